@@ -1,0 +1,53 @@
+"""`regraft ticket bake`: from a ticket to plain weights that need nothing of Regraft."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .output import print_json, say, size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bake:
+    """Write the ticket's network as a plain safetensors state dict with zeroed weights."""
+
+    ticket: Annotated[Path, tyro.conf.Positional]
+    """The ticket file, or the run folder that holds it."""
+    out: Path
+    """File to write, e.g. model.safetensors."""
+    model: str | None = None
+    """Check against another model than the ticket's own: a name or package.module:factory."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+    def run(self) -> int:
+        """Rebuild the weights, check them against the architecture, and write them."""
+        from regraft.config import ModelConfig
+        from regraft.errors import InputError
+        from regraft.files import write_tensors
+        from regraft.models import build
+        from regraft.tickets import fill, load_ticket
+
+        ticket = load_ticket(self.ticket)
+        header = ticket.header
+        if "model" not in header:
+            raise InputError(f"{self.ticket} does not say which model it is of: give --model")
+        config = ModelConfig(**header["model"])
+        if self.model is not None:
+            config = ModelConfig(name=self.model)
+        network = build(config, num_classes=len(header["classes"]), **header["input"])
+        state = fill(network, ticket).state_dict()
+        about = {k: v for k, v in header.items() if k not in ("masks", "stream", "schema")}
+        tensors = {k: v.contiguous().clone() for k, v in state.items()}
+        write_tensors(self.out, tensors, {"regraft.model": jsonlib.dumps(about)})
+        found = {"out": str(self.out), "bytes": self.out.stat().st_size, "tensors": len(tensors)}
+        if self.json:
+            print_json(found)
+        else:
+            say(f"{self.out}: {found['tensors']} tensors, {size(found['bytes'])}")
+        return 0

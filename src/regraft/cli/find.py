@@ -1,0 +1,200 @@
+"""`regraft ticket find`: search for a ticket on any data and any model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from regraft.config import (
+    Augmentation,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+    Schedule,
+    TicketConfig,
+    TicketMethod,
+)
+
+from .output import print_json, say, size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Find:
+    """Search a random network for a subnetwork that solves a task; only scores are trained.
+
+    Leaves a run folder with `ticket.safetensors` (masks and a seed), metrics and report; the same
+    command goes on after an interruption. The controls are methods too.
+    """
+
+    data: str = "digits"
+    """A known data set (`regraft data list`) or a folder of images, one subfolder a class."""
+    model: str = "conv_small"
+    """A built-in network, timm/NAME, torchvision/NAME or package.module:factory."""
+    out: Path
+    """Run folder to make or go on with."""
+    method: TicketMethod = "iterand"
+    """iterand, edge_popup, or a control: dense, random_mask, random_mask_trained."""
+    sparsity: float = 0.5
+    """Fraction of the weights removed."""
+    scope: Literal["layer", "global"] = "layer"
+    """One threshold for each layer or one for all."""
+    score: Literal["signed", "magnitude"] = "signed"
+    """Rank by score or by its absolute value."""
+    weight_init: Literal["signed_kaiming_constant", "kaiming_uniform", "kaiming_normal"] = (
+        "signed_kaiming_constant"
+    )
+    """Law of the frozen random weights."""
+    every: int = 100
+    """IteRand: iterations between two re-randomisations."""
+    rate: float = 0.1
+    """IteRand: probability that a pruned weight is redrawn."""
+    anneal: float = 0.0
+    """Share of training over which the sparsity grows from 0."""
+    penalty: float = 0.0
+    """Weight of the sum of squared scores in the loss."""
+    trainable: tuple[str, ...] = ()
+    """Patterns of parameter names to train normally instead, e.g. "fc.*"."""
+    width: float = 1.0
+    """Width factor of a built-in network."""
+    model_options: str = "{}"
+    """Further keyword arguments of the model's factory, as a JSON object."""
+    epochs: int = 20
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images in a global batch."""
+    lr: float = 0.1
+    """Learning rate."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum 0.9, or AdamW."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    schedule: Schedule = "epoch-cosine"
+    """How the learning rate falls."""
+    warmup_epochs: int = 0
+    """Epochs of linear warm-up."""
+    clip_norm: float | None = None
+    """Clip the gradients' norm."""
+    accumulate: int = 1
+    """Chunks into which a batch is cut."""
+    augment: Augmentation = "none"
+    """Augmentation of the training images."""
+    data_root: str | None = None
+    """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
+    download: bool = True
+    """Fetch a missing known set where a network exists."""
+    image_size: int | None = None
+    """Side of the images in pixels; a folder without it takes 224."""
+    validation: float = 0.1
+    """Share of the training images held out."""
+    train_size: int | None = None
+    """Keep this many training images, stratified."""
+    shots: int | None = None
+    """Keep this many training images of each class."""
+    split_seed: int = 777
+    """Seed of the split."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """Stop at an image that cannot be decoded, or warn and go on."""
+    seed: int = 1
+    """Seed of weights, scores and batches."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    devices: int = 1
+    """Processes; use torchrun for several."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    """Numerical precision."""
+    threads: int | None = None
+    """CPU threads; exact resuming needs them unchanged."""
+    compile: bool = False
+    """Compile the network."""
+    checkpoint_seconds: float = 30.0
+    """Least time between two checkpoints."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+    def run(self) -> int:
+        """Search, show progress, and tell what was found."""
+        from regraft.errors import InputError
+        from regraft.recipes.job import Job, run_in
+        from regraft.train import keep_freed_memory
+
+        if self.method == "shuffled_mask":
+            raise InputError(
+                "method='shuffled_mask' shuffles a finished search: `regraft reproduce iterand` runs it"
+            )
+        keep_freed_memory()
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        job = Job(
+            setting=f"{Path(self.data).name}/{self.model.replace('/', '-').replace(':', '-')}",
+            arm=self.method,
+            data=_pick(DataConfig, values, name=self.data, root=self.data_root),
+            model=ModelConfig(name=self.model, width=self.width, options=self._options()),
+            ticket=_pick(TicketConfig, values),
+            optim=_pick(OptimConfig, values),
+            runtime=_pick(RuntimeConfig, values),
+        )
+        with _Bar(enabled=not self.json) as bar:
+            result = run_in(job, self.out, progress=bar.update)
+        found = {
+            "out": str(self.out),
+            "method": self.method,
+            "metrics": result["metrics"],
+            "seconds": result["seconds"],
+            "trainable_parameters": result["trainable_parameters"],
+            "stored_bytes": result["stored_bytes"],
+        }
+        if self.json:
+            print_json(found)
+            return 0
+        for name, value in result["metrics"].items():
+            if name.endswith("accuracy"):
+                say(f"{name.replace('_', ' ')}: [bold]{value:.2f}%[/]")
+        kind = "ticket" if (self.out / "ticket.safetensors").exists() else "model"
+        say(f"{kind}: {self.out / f'{kind}.safetensors'} ({size(result['stored_bytes'])})")
+        return 0
+
+    def _options(self) -> dict[str, Any]:
+        from regraft.errors import InputError
+
+        try:
+            options = jsonlib.loads(self.model_options)
+        except ValueError as error:
+            raise InputError(f"--model-options is no JSON object: {error}") from error
+        if not isinstance(options, dict):
+            raise InputError("--model-options is no JSON object: write e.g. '{\"depth\": 3}'")
+        return options
+
+
+def _pick(kind: Any, values: dict[str, Any], **more: Any) -> Any:
+    names = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{k: v for k, v in values.items() if k in names}, **more)
+
+
+class _Bar:
+    """A progress bar on standard error."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Left
+
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("step"), BarColumn(), MofNCompleteColumn(), Left(), TextColumn("{task.description}"),
+            console=console, disable=not enabled,
+        )  # fmt: skip
+        self._task = self._progress.add_task("")
+
+    def update(self, step: int, steps: int, row: dict[str, float]) -> None:
+        text = f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.1f}%" if row else ""
+        self._progress.update(self._task, completed=step, total=steps, description=text)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

@@ -1,0 +1,41 @@
+"""What verbs print: a table for a person or one JSON object for a program."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on standard output."""
+    print(json.dumps(value, indent=2))
+
+
+def say(text: str = "") -> None:
+    """Print a line for a person, marked up by rich, on standard output."""
+    from rich.console import Console
+
+    Console(soft_wrap=True, highlight=False).print(text)
+
+
+def table(headings: list[str], lines: list[list[str]], *, title: str | None = None) -> None:
+    """Print a table; columns after the first that hold numbers are aligned to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for i, heading in enumerate(headings):
+        numeric = i > 0 and all(line[i][:1] in "0123456789+-–" for line in lines if line[i])
+        grid.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for line in lines:
+        grid.add_row(*line)
+    Console().print(grid)
+
+
+def size(count: float) -> str:
+    """Write a number of bytes for a person."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

@@ -1,0 +1,83 @@
+"""`regraft reproduce`: a paper's experiment with all its controls."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from .output import print_json, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Run a recipe: every arm, every control, every seed; then a table and a report page.
+
+    What is finished is not run again: the same command goes on after an interruption.
+    """
+
+    recipe: Annotated[str, tyro.conf.Positional]
+    """Name of the recipe: iterand."""
+    scale: Literal["smoke", "cpu", "gpu", "paper"] = "smoke"
+    """smoke: a minute or two; cpu: under an hour on two cores; gpu; paper: the published settings."""
+    seeds: int | None = None
+    """Seeds for each arm; the recipe's own number by default."""
+    out: Path | None = None
+    """Folder of the runs; runs/RECIPE-SCALE by default."""
+    data_root: str | None = None
+    """Folder of the data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
+    workers: int | None = None
+    """Runs side by side; by default as many as fit the cores."""
+    results: Path | None = None
+    """Write NAME.md, NAME.json and the figures into this folder as well."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+    def run(self) -> int:
+        """Run the recipe and report."""
+        from rich.console import Console
+
+        from regraft.recipes import load_recipe, reproduce
+        from regraft.report import to_rich
+        from regraft.train import keep_freed_memory
+
+        keep_freed_memory()
+        recipe = load_recipe(self.recipe, self.scale, self.seeds)
+        if self.data_root is not None:
+            recipe = dataclasses.replace(
+                recipe, jobs=[job.with_data_root(self.data_root) for job in recipe.jobs]
+            )
+        out = self.out or Path("runs") / f"{self.recipe}-{self.scale}"
+        outcome = reproduce(
+            recipe, out, workers=self.workers, results=self.results, console=Console(stderr=True)
+        )
+        if self.json:
+            print_json(
+                {
+                    "rows": [row.to_dict() for row in outcome.rows],
+                    "claims": [
+                        {
+                            "paper": c.paper,
+                            "held": c.held,
+                            "evidence": list(c.evidence),
+                            "note": c.note,
+                        }
+                        for c in outcome.reading.claims
+                    ],
+                    "page": str(outcome.page),
+                    "results": [str(p) for p in outcome.results],
+                    "seconds": outcome.seconds,
+                }
+            )
+            return 0
+        console = Console()
+        for grid in to_rich(outcome.rows):
+            console.print(grid)
+        for claim in outcome.reading.claims:
+            mark = "[green]held[/]" if claim.held else "[yellow]not held[/]"
+            say(f"{mark}: {claim.paper}" + (f" ({claim.note})" if claim.note else ""))
+        say(f"report: {outcome.page}")
+        return 0

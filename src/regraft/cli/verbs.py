@@ -1,0 +1,54 @@
+"""The tree of verbs; each verb is a dataclass with `run()`, in a file of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from .bake import Bake
+from .data import Get, List
+from .doctor import Doctor
+from .find import Find
+from .inspect import Inspect
+from .report import Report
+from .reproduce import Reproduce
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Strong lottery tickets: good subnetworks of random networks."""
+
+    verb: (
+        Annotated[Find, tyro.conf.subcommand("find")]
+        | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+        | Annotated[Bake, tyro.conf.subcommand("bake")]
+    )
+
+    def run(self) -> int:
+        """Run the verb."""
+        return self.verb.run()
+
+
+@dataclass(frozen=True)
+class Data:
+    """Known data sets: which are here, and how to get the others."""
+
+    verb: (
+        Annotated[List, tyro.conf.subcommand("list")] | Annotated[Get, tyro.conf.subcommand("get")]
+    )
+
+    def run(self) -> int:
+        """Run the verb."""
+        return self.verb.run()
+
+
+_Verb = (
+    Annotated[Ticket, tyro.conf.subcommand("ticket")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
+VERBS = tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[_Verb]]

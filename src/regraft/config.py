@@ -1,0 +1,142 @@
+"""What a run is, as plain data: frozen dataclasses without torch, written into the run folder.
+
+A recipe is a function that returns these; the command line fills the same ones. `to_dict` gives
+the JSON form, and `digest` the identity by which a run folder knows its own command again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Augmentation = Literal["none", "flip", "crop", "crop-flip", "resized-crop-flip"]
+Schedule = Literal["constant", "cosine", "epoch-cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, and how they are split."""
+
+    name: str = "digits"
+    """A known set (`digits`, `mnist`, `fashion_mnist`, ...) or the path of an image folder."""
+    root: str | None = None
+    """Folder of the known sets; without it `REGRAFT_DATA`, then `~/.cache/regraft/data`."""
+    download: bool = True
+    """Fetch a missing set where a network exists."""
+    train_size: int | None = None
+    """Keep this many training images, stratified by class."""
+    shots: int | None = None
+    """Keep this many training images of each class."""
+    validation: float = 0.1
+    """Share of the training images held out for validation, stratified by class."""
+    split_seed: int = 777
+    augment: Augmentation = "none"
+    image_size: int | None = None
+    """Resize to this square, in pixels; an image folder without it takes 224."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """What to do with an image that cannot be decoded: stop and name it, or warn and go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network: a built-in name, `timm/NAME`, or `package.module:factory`."""
+
+    name: str = "conv_small"
+    width: float = 1.0
+    """Width factor of the built-in networks."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the factory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser, schedule and length of training."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    nesterov: bool = False
+    epochs: int = 10
+    batch_size: int = 128
+    """Global batch: over all processes and accumulation chunks together."""
+    accumulate: int = 1
+    """Chunks into which each process cuts its share of a batch."""
+    schedule: Schedule = "epoch-cosine"
+    warmup_epochs: int = 0
+    cooldown_epochs: int = 0
+    """Epochs at `cooldown_lr` after the cosine has ended."""
+    cooldown_lr: float = 1e-5
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+
+
+TicketMethod = Literal[
+    "iterand", "edge_popup", "dense", "random_mask", "random_mask_trained", "shuffled_mask"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TicketConfig:
+    """How a strong lottery ticket is searched for, or which control is run instead.
+
+    `dense` trains the weights normally; `random_mask` leaves a random subnetwork of random weights
+    untrained, `random_mask_trained` trains the weights under such a mask, and `shuffled_mask`
+    shuffles the masks that a finished search found, layer by layer.
+    """
+
+    method: TicketMethod = "iterand"
+    sparsity: float = 0.5
+    """Fraction of the weights removed, s."""
+    scope: Literal["layer", "global"] = "layer"
+    score: Literal["signed", "magnitude"] = "signed"
+    weight_init: Literal["signed_kaiming_constant", "kaiming_uniform", "kaiming_normal"] = (
+        "signed_kaiming_constant"
+    )
+    score_init: Literal["kaiming_uniform", "kaiming_normal"] = "kaiming_uniform"
+    rescale: bool = False
+    """Multiply the weights' scale by 1/sqrt(1 - s)."""
+    every: int = 300
+    """IteRand: iterations between two re-randomisations, K_per."""
+    rate: float = 0.1
+    """IteRand: probability that a pruned weight is redrawn, r."""
+    anneal: float = 0.0
+    """Share of training over which the sparsity grows linearly from 0; 0 keeps it constant."""
+    penalty: float = 0.0
+    """Weight of the sum of squared scores in the loss."""
+    trainable: tuple[str, ...] = ()
+    """Patterns of parameter names to leave unmasked and trainable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Where and how exactly a run computes; the seed of everything but the data split."""
+
+    seed: int = 1
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    threads: int | None = None
+    """Threads of one process on the CPU; bit-identical resuming needs it unchanged."""
+    compile: bool = False
+    checkpoint_seconds: float = 30.0
+    """Least time between two checkpoints; 0 writes one after every step."""
+    log_every: int = 50
+    """Steps between two rows of training metrics; losses are checked as often."""
+    eval_every: int = 1
+    """Epochs between two evaluations on the validation split."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the JSON form of a config dataclass, nested ones included."""
+    return dataclasses.asdict(config)
+
+
+def digest(config: Any) -> str:
+    """Return 16 hex digits that identify a config (a dataclass or its JSON form)."""
+    plain = config if isinstance(config, dict) else to_dict(config)
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

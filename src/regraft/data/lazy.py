@@ -1,0 +1,153 @@
+"""Images that stay in their files until they are needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regraft.errors import InputError, MissingExtraError
+
+_T = TypeVar("_T")
+
+
+def decode(path: Path, image_size: int) -> Tensor:
+    """Decode one image to RGB, turn it upright, fit its shorter side and cut out the centre.
+
+    Grayscale and palette images become RGB, transparency is laid over white, and the orientation
+    a camera noted (EXIF) is applied.
+
+    Args:
+        path: An image file.
+        image_size: Side of the result in pixels.
+
+    Returns:
+        uint8 [3, image_size, image_size].
+
+    Raises:
+        InputError: The file cannot be decoded; the message names it.
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise MissingExtraError("pillow", "vision", "decoding images") from error
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I;16"):
+                levels = np.asarray(image).astype(np.uint16) >> 8
+                image = Image.fromarray(levels.astype(np.uint8))
+            if image.has_transparency_data:
+                front = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
+            image = image.convert("RGB")
+            fitted = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+            pixels = np.array(fitted)
+    # Pillow's plugins raise nearly anything on damaged files.
+    except Exception as error:
+        raise InputError(f"{path} cannot be decoded as an image ({error})") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class FileSet:
+    """Labelled image files, decoded one at a time.
+
+    Args:
+        paths: The files.
+        labels: Class of every file, int64 [N].
+        num_classes: Number of classes.
+        image_size: Side in pixels to which every image is brought.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+    num_classes: int
+    image_size: int
+
+    channels: int = 3
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return one image, uint8 [3, image_size, image_size]."""
+        return decode(self.paths[index], self.image_size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all images take once decoded."""
+        return len(self) * self.channels * self.image_size**2
+
+    def subset(self, indices: Tensor) -> FileSet:
+        """Return the files at `indices`, int64 [n], as a new set."""
+        paths = tuple(self.paths[i] for i in indices.tolist())
+        return FileSet(paths, self.labels[indices], self.num_classes, self.image_size)
+
+    def decoded(self) -> Tensor:
+        """Return all images, uint8 [N, 3, image_size, image_size].
+
+        Raises:
+            InputError: Files cannot be decoded; the message names the first ones.
+        """
+        out = torch.empty(
+            len(self), self.channels, self.image_size, self.image_size, dtype=torch.uint8
+        )
+
+        def put(index: int) -> None:
+            out[index] = self[index]
+
+        refuse(list(self._failures(put).values()))
+        return out
+
+    def unreadable(self) -> dict[int, str]:
+        """Decode every image once and return what was wrong with those that cannot be."""
+        return self._failures(self.__getitem__)
+
+    def _failures(self, use: Callable[[int], object]) -> dict[int, str]:
+        def attempt(index: int) -> str | None:
+            try:
+                use(index)
+            except InputError as error:
+                return str(error)
+            return None
+
+        # Pillow warns about harmless oddities (stray EXIF bytes); failures still raise. The filters
+        # belong to the process: threads that each set and restored them would leave them astray.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = threaded(attempt, range(len(self)))
+        return {index: reason for index, reason in enumerate(found) if reason}
+
+
+def threaded(function: Callable[[int], _T], items: Iterable[int]) -> list[_T]:
+    """Map over `items` with a few threads (Pillow decodes outside the interpreter lock)."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(function, items))
+
+
+def cores() -> int:
+    """Return how many processor cores this process may decode on, 8 at most."""
+    # A container or a job scheduler may allow fewer cores than the machine has.
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(8, allowed)
+
+
+def refuse(reasons: list[str]) -> None:
+    """Raise an InputError that lists the first unreadable images, if there are any."""
+    if reasons:
+        shown = "; ".join(reasons[:5])
+        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        raise InputError(
+            f"{shown}{more}: remove or repair these files, or pass data.unreadable='skip'"
+        )

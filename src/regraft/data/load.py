@@ -1,0 +1,129 @@
+"""From a `DataConfig` to the splits of a data set, whatever its kind."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from regraft.config import DataConfig
+from regraft.errors import InputError
+
+from .folder import scan_folder
+from .images import ImageSet, Splits, channel_moments, resize
+from .known import known_names, load_known
+from .lazy import FileSet
+from .split import per_class_subset, stratified_split, stratified_subset
+
+_EAGER_BYTES = 2 << 30
+_FOLDER_SIZE = 224
+_SAMPLE = 2048
+
+_Set = TypeVar("_Set", ImageSet, FileSet)
+
+
+def load(config: DataConfig) -> Splits:
+    """Load a known set or a user's folder, split it, and cut the training images down.
+
+    The validation images are held out of the training images first (a folder's own `val` is used
+    as it is), then `train_size` or `shots` of the rest are kept; the seed is `split_seed`. A
+    folder's images become one tensor when they fit into 2 GiB and stay in their files otherwise;
+    mean and std of the latter come from at most 2,048 of the training images.
+
+    Args:
+        config: The data part of a run's configuration.
+
+    Raises:
+        InputError: An unknown name, a missing set or folder, or splits that cannot be made.
+        MissingExtraError: A package that the set needs is not installed.
+    """
+    if config.train_size is not None and config.shots is not None:
+        raise InputError(
+            f"train_size={config.train_size} and shots={config.shots} exclude each other: give one"
+        )
+    if config.image_size is not None and config.image_size < 1:
+        raise InputError(f"image_size={config.image_size}: expected at least 1 pixel")
+    if config.name in known_names():
+        return _load_known(config)
+    if _is_path(config.name):
+        return _load_folder(config)
+    close = difflib.get_close_matches(config.name, known_names(), n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise InputError(
+        f"data name={config.name!r} is neither a known set nor a folder: {hint}"
+        f"known are {', '.join(known_names())}; write ./{config.name} for a folder"
+    )
+
+
+def _is_path(name: str) -> bool:
+    separators = {"/", os.sep, os.altsep or os.sep}
+    return any(s in name for s in separators) or Path(name).expanduser().is_dir()
+
+
+def _load_known(config: DataConfig) -> Splits:
+    known = load_known(config.name, config.root, download=config.download)
+    train, validation = _divide(known.train, config)
+    test = known.test
+    if config.image_size is not None:
+        train, test = _resized(train, config.image_size), _resized(test, config.image_size)
+        validation = None if validation is None else _resized(validation, config.image_size)
+    mean, std = channel_moments(train.images)
+    return Splits(config.name, train, validation, test, known.classes, mean, std)
+
+
+def _load_folder(config: DataConfig) -> Splits:
+    found = scan_folder(
+        config.name, image_size=config.image_size or _FOLDER_SIZE, unreadable=config.unreadable
+    )
+    if found.validation is None:
+        train, validation = _divide(found.train, config)
+    else:
+        train, validation = _reduce(found.train, config), found.validation
+    name = Path(config.name).expanduser().resolve().name
+    parts = (train, validation, found.test)
+    if sum(part.nbytes for part in parts if part is not None) > _EAGER_BYTES:
+        every = max(1, -(-len(train) // _SAMPLE))
+        mean, std = channel_moments(train.subset(torch.arange(0, len(train), every)).decoded())
+        return Splits(name, *parts, found.classes, mean, std)
+    in_memory = _decoded(train)
+    mean, std = channel_moments(in_memory.images)
+    held_out, test = (None if part is None else _decoded(part) for part in parts[1:])
+    return Splits(name, in_memory, held_out, test, found.classes, mean, std)
+
+
+def _divide(train: _Set, config: DataConfig) -> tuple[_Set, _Set | None]:
+    if config.validation == 0:
+        return _reduce(train, config), None
+    try:
+        kept, held_out = stratified_split(train.labels, config.validation, config.split_seed)
+    except InputError as error:
+        raise InputError(f"validation split: {error}") from error
+    return _reduce(train.subset(kept), config), train.subset(held_out)
+
+
+def _reduce(train: _Set, config: DataConfig) -> _Set:
+    try:
+        if config.shots is not None:
+            chosen = per_class_subset(train.labels, config.shots, config.split_seed)
+        elif config.train_size is not None:
+            chosen = stratified_subset(train.labels, config.train_size, config.split_seed)
+        else:
+            return train
+    except InputError as error:
+        asked = "shots" if config.shots is not None else "train_size"
+        raise InputError(
+            f"{asked}, of the {len(train)} images left after holding out "
+            f"validation={config.validation}: {error}"
+        ) from error
+    return train.subset(chosen)
+
+
+def _decoded(files: FileSet) -> ImageSet:
+    return ImageSet(files.decoded(), files.labels, files.num_classes)
+
+
+def _resized(images: ImageSet, size: int) -> ImageSet:
+    return ImageSet(resize(images.images, size), images.labels, images.num_classes)

@@ -1,0 +1,36 @@
+"""The errors that reach a user, and the exit code each ends the command line with."""
+
+from __future__ import annotations
+
+
+class RegraftError(Exception):
+    """Base of every error Regraft raises on purpose; its text is one sentence with the cure.
+
+    `exit_code` is what the command line ends with: 1 for a run that failed, 2 for input that
+    cannot be used, 3 for a missing optional part.
+    """
+
+    exit_code: int = 1
+
+
+class InputError(RegraftError, ValueError):
+    """An argument, file or folder that cannot be used as given."""
+
+    exit_code = 2
+
+
+class DivergenceError(RegraftError, ArithmeticError):
+    """The loss stopped being a finite number; the message names the step."""
+
+
+class MissingExtraError(RegraftError, ImportError):
+    """An optional dependency is not installed; the message holds the install line."""
+
+    exit_code = 3
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed: pip install 'regraft[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra

@@ -1,0 +1,116 @@
+"""From a `ModelConfig` to a network: a built-in one, torchvision's, timm's, or the user's own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from regraft.config import ModelConfig
+from regraft.errors import InputError
+
+from .base import scaled
+from .conv import ConvN, ConvSmall
+from .external import Shape, call, from_factory, from_timm, from_torchvision
+from .mlp import MLP
+from .resnet import ResNet
+
+
+def model_names() -> tuple[str, ...]:
+    """Return the names of the built-in networks, sorted."""
+    return tuple(sorted(_BUILT_IN))
+
+
+def build(config: ModelConfig, *, num_classes: int, channels: int, image_size: int) -> nn.Module:
+    """Build a network for images [b, channels, image_size, image_size].
+
+    `config.name` is a built-in network, `torchvision/NAME`, `timm/NAME`, or
+    `package.module:factory`, importable also from the current folder. A factory is given
+    `num_classes`, `in_channels` or `in_chans`, `image_size` or `img_size`, and `width` where its
+    signature has them. `config.options` goes to the factory of any kind and wins over these.
+
+    Networks that are not built in are tried on one blank image.
+
+    Args:
+        config: Which network, its width factor and further arguments.
+        num_classes: Number of classes.
+        channels: Channels of the images.
+        image_size: Side of the images in pixels.
+
+    Raises:
+        InputError: An unknown name, a module or attribute that cannot be imported, a factory that
+            fails or returns something else than a network for these images, or a width that is
+            not positive or not supported.
+        MissingExtraError: torchvision or timm is not installed.
+    """
+    shape = Shape(num_classes, channels, image_size)
+    if config.width <= 0:
+        raise InputError(f"width={config.width}: expected a factor above 0")
+    if config.name in _BUILT_IN:
+        factory = partial(_BUILT_IN[config.name], shape, config.width)
+        return call(config.name, factory, config.options)
+    for prefix, source in (("torchvision/", from_torchvision), ("timm/", from_timm)):
+        if config.name.startswith(prefix):
+            _refuse_width(config)
+            return source(config.name.removeprefix(prefix), shape, config.options)
+    if ":" in config.name:
+        return from_factory(config.name, shape, config.width, config.options)
+    close = difflib.get_close_matches(config.name, _BUILT_IN, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise InputError(
+        f"model name={config.name!r} is unknown: {hint}expected one of "
+        f"{', '.join(model_names())}, torchvision/NAME, timm/NAME or package.module:factory"
+    )
+
+
+def _refuse_width(config: ModelConfig) -> None:
+    if config.width != 1.0:
+        raise InputError(
+            f"width={config.width}: {config.name} has no width factor; leave it at 1 "
+            "or choose a built-in network"
+        )
+
+
+def _mlp(shape: Shape, width: float, **options: Any) -> nn.Module:
+    widths = [scaled(size, width) for size in options.pop("widths", (256, 256))]
+    return MLP(shape.channels * shape.image_size**2, widths, shape.num_classes, **options)
+
+
+def _conv(depth: int, shape: Shape, width: float, **options: Any) -> nn.Module:
+    return ConvN(
+        depth,
+        shape.num_classes,
+        channels=shape.channels,
+        image_size=shape.image_size,
+        width=width,
+        **options,
+    )
+
+
+def _conv_small(shape: Shape, width: float, **options: Any) -> nn.Module:
+    return ConvSmall(
+        shape.num_classes,
+        channels=shape.channels,
+        image_size=shape.image_size,
+        width=width,
+        **options,
+    )
+
+
+def _resnet(depth: int, shape: Shape, width: float, **options: Any) -> nn.Module:
+    return ResNet(depth, shape.num_classes, channels=shape.channels, width=width, **options)
+
+
+_BUILT_IN: dict[str, Callable[..., nn.Module]] = {
+    "mlp": _mlp,
+    "conv2": partial(_conv, 2),
+    "conv4": partial(_conv, 4),
+    "conv6": partial(_conv, 6),
+    "conv8": partial(_conv, 8),
+    "conv_small": _conv_small,
+    "resnet18": partial(_resnet, 18),
+    "resnet34": partial(_resnet, 34),
+}

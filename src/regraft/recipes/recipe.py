@@ -1,0 +1,187 @@
+"""What a recipe is: jobs, and how to read their numbers against the paper."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regraft.errors import InputError
+from regraft.files import make_folder, write_text
+from regraft.report import (
+    Claim,
+    Row,
+    Run,
+    find_runs,
+    learning_curves,
+    render_page,
+    rows,
+    write_results,
+)
+
+from .job import Job
+from .pool import default_workers, run_all
+
+RECIPES = {"iterand": "regraft.recipes.iterand"}
+"""Recipes by name: modules with a function `recipe(scale, seeds) -> Recipe`."""
+
+SCALES = ("smoke", "cpu", "gpu", "paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the numbers of a finished recipe say.
+
+    Attributes:
+        claims: The paper's claims, held or not.
+        text: Markdown for a reader.
+        figures: SVG text by name.
+    """
+
+    claims: Sequence[Claim]
+    text: str
+    figures: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A paper's experiment at one scale.
+
+    Attributes:
+        name: Name on the command line.
+        scale: One of `SCALES`.
+        title: Heading of the report.
+        asked: The question, in a paragraph.
+        jobs: Every run, controls included.
+        read: Reads the finished runs.
+    """
+
+    name: str
+    scale: str
+    title: str
+    asked: str
+    jobs: Sequence[Job]
+    read: Callable[[list[Run], list[Row]], Reading]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What reproducing a recipe left: the table, the reading, and where the files are."""
+
+    rows: list[Row]
+    reading: Reading
+    page: Path
+    results: list[Path]
+    seconds: float
+
+
+def load_recipe(name: str, scale: str, seeds: int | None = None) -> Recipe:
+    """Return a recipe at a scale, with its own number of seeds unless another is given.
+
+    Raises:
+        InputError: An unknown recipe or scale, or fewer than one seed.
+    """
+    if name not in RECIPES:
+        close = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"recipe {name!r} is unknown: {hint}known are {', '.join(RECIPES)}")
+    if scale not in SCALES:
+        raise InputError(f"scale {scale!r} is unknown: expected one of {', '.join(SCALES)}")
+    if seeds is not None and seeds < 1:
+        raise InputError(f"seeds={seeds}: expected at least 1")
+    return importlib.import_module(RECIPES[name]).recipe(scale, seeds)
+
+
+def reproduce(
+    recipe: Recipe,
+    out: Path,
+    *,
+    workers: int | None = None,
+    results: Path | None = None,
+    console: Any = None,
+) -> Outcome:
+    """Run whatever of a recipe is not finished below `out`, then report on it.
+
+    Args:
+        recipe: The recipe.
+        out: Folder of the runs and of `report.html`.
+        workers: Runs side by side; by default as many as fit the cores.
+        results: Where to write the committed form of the results as well, or None.
+        console: A rich console for progress.
+
+    Raises:
+        RegraftError: A run failed, or nothing could be written.
+    """
+    make_folder(out)
+    started = time.monotonic()
+    threads = recipe.jobs[0].runtime.threads
+    run_all(
+        recipe.jobs,
+        out,
+        workers=default_workers(threads) if workers is None else workers,
+        console=console,
+    )
+    folders = [job.folder(out) for job in recipe.jobs]
+    runs = find_runs(folders)
+    table = rows(runs)
+    reading = recipe.read(runs, table)
+    seconds = _spent(runs, out, time.monotonic() - started)
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    facts = {
+        "command": command,
+        "hardware": _hardware(runs),
+        "commit": str(runs[0].environment.get("commit") or "unknown"),
+    }
+    page = out / "report.html"
+    html = render_page(
+        runs,
+        title=recipe.title,
+        asked=recipe.asked,
+        claims=reading.claims,
+        reading=reading.text,
+        figures=reading.figures,
+        **facts,
+    )
+    write_text(page, html)
+    written: list[Path] = []
+    if results is not None:
+        curves = {"curves": learning_curves(runs)}
+        written = write_results(
+            results,
+            recipe.name if recipe.scale == "cpu" else f"{recipe.name}_{recipe.scale}",
+            title=recipe.title,
+            asked=recipe.asked,
+            recipe=recipe.name,
+            scale=recipe.scale,
+            seconds=seconds,
+            rows=table,
+            claims=reading.claims,
+            figures={**reading.figures, **curves},
+            reading=reading.text,
+            **facts,
+        )
+    return Outcome(table, reading, page, written, seconds)
+
+
+def _spent(runs: Sequence[Run], out: Path, now: float) -> float:
+    """Return the wall-clock seconds of the whole recipe, over all the times it was started."""
+    file = out / "seconds.txt"
+    before = float(file.read_text()) if file.exists() else 0.0
+    total = before + now if any(run.finished for run in runs) else now
+    write_text(file, f"{total:.1f}\n")
+    return round(total, 1)
+
+
+def _hardware(runs: Sequence[Run]) -> str:
+    found = runs[0].environment
+    device = found.get("device")
+    cores = found.get("cores")
+    processor = found.get("processor") or platform.machine()
+    where = f"{device}, " if device and device != "cpu" else ""
+    return f"{where}{processor}, {cores} cores"

@@ -1,0 +1,31 @@
+"""Runs turned into tables, figures, one self-contained page, and committed results."""
+
+from .figure import Line, Panel, lines
+from .page import render_page
+from .plots import efficiency, learning_curves
+from .results import Claim, write_results
+from .runs import Result, Run, find_runs, read_run
+from .stats import Estimate, estimate, paired_difference
+from .table import Row, rows, to_markdown, to_rich
+
+__all__ = [
+    "Claim",
+    "Estimate",
+    "Line",
+    "Panel",
+    "Result",
+    "Row",
+    "Run",
+    "efficiency",
+    "estimate",
+    "find_runs",
+    "learning_curves",
+    "lines",
+    "paired_difference",
+    "read_run",
+    "render_page",
+    "rows",
+    "to_markdown",
+    "to_rich",
+    "write_results",
+]

@@ -1,0 +1,103 @@
+"""The controls every ticket is held against: random masks, shuffled masks, trained sparse nets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from regraft import streams
+from regraft.errors import InputError
+
+from .bake import bake
+from .edge_popup import _choose
+from .mask import FixedMask, masks
+from .select import pruned_count
+
+
+def random_masks(model: nn.Module, sparsity: float, *, seed: int) -> dict[str, Tensor]:
+    """Return a random mask for every maskable weight, bool, exactly `sparsity` in each.
+
+    Raises:
+        InputError: No maskable weight, or a sparsity outside [0, 1].
+    """
+    chosen = _choose(model, None, ())
+    if not chosen:
+        raise InputError("model has no maskable weight (Linear, Conv1d/2d/3d): nothing to prune")
+    out = {}
+    for _, _, name, parameter in chosen:
+        order = streams.permutation(seed, f"{name}#random_mask", 0, parameter.numel())
+        kept = order >= pruned_count(parameter.numel(), sparsity)
+        out[name] = kept.reshape(parameter.shape)
+    return out
+
+
+def shuffled_masks(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
+    """Return the masks of `model`, each shuffled within its tensor: same sparsity, no structure.
+
+    Raises:
+        InputError: The model has no masked weight.
+    """
+    out = {}
+    for name, mask in masks(model).items():
+        order = streams.permutation(seed, f"{name}#shuffled_mask", 0, mask.numel())
+        out[name] = mask.reshape(-1).cpu()[order].reshape(mask.shape)
+    return out
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Fix `masks` on a plain model in place and return it: W * M with trainable W.
+
+    Args:
+        model: A model without masks.
+        masks: Bool tensors by parameter name.
+
+    Raises:
+        InputError: A name the model lacks, or a mask of another shape.
+    """
+    for name, mask in masks.items():
+        prefix, _, attribute = name.rpartition(".")
+        try:
+            owner = model.get_submodule(prefix)
+            parameter = owner.get_parameter(attribute)
+        except AttributeError as error:
+            raise InputError(f"masks: the model has no parameter {name!r}") from error
+        if parameter.shape != mask.shape:
+            raise InputError(
+                f"masks: {name!r} has shape {tuple(mask.shape)}, the parameter "
+                f"{tuple(parameter.shape)}"
+            )
+        fixed = FixedMask(mask.to(parameter.device))
+        parametrize.register_parametrization(owner, attribute, fixed, unsafe=False)
+    return model
+
+
+def shuffled(model: nn.Module, *, seed: int) -> nn.Module:
+    """Return a copy of a masked model with the same frozen weights and its masks shuffled.
+
+    Raises:
+        InputError: The model has no masked weight.
+    """
+    mixed = shuffled_masks(model, seed=seed)
+    copy = unmask(model)
+    for name, mask in mixed.items():
+        copy.get_parameter(name).data.mul_(mask.to(copy.get_parameter(name).device))
+    return copy
+
+
+@torch.no_grad()
+def unmask(model: nn.Module) -> nn.Module:
+    """Return a plain copy of an edge-popup model with its whole frozen weights, nothing pruned.
+
+    Raises:
+        InputError: The model has no masked weight.
+    """
+    from .mask import Mask, named_masks
+
+    plain = bake(model)
+    for name, _, mask in named_masks(model):
+        if isinstance(mask, Mask):
+            plain.get_parameter(name).copy_(mask.weight)
+    return plain

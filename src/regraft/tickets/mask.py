@@ -1,0 +1,284 @@
+"""Masks as parametrisations: the trained tensor is the score, the weight is frozen and random.
+
+A masked parameter `conv.weight` becomes
+
+* `conv.parametrizations.weight.original`: the scores, the only trainable tensor;
+* `conv.weight`: W * M(scores), computed at each access, with a straight-through gradient;
+* a buffer with W that is not in checkpoints: the checkpoint holds the seed it is rebuilt from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from regraft import streams
+from regraft.errors import InputError
+
+from .select import ThresholdSelector, flat_array, kth_value, kth_value_op, pruned_count
+from .source import WeightSource
+from .straight_through import masked_weight
+
+SCHEMA = 1
+
+
+class Mask(nn.Module):
+    """Parametrisation scores -> W * 1[scores >= tau], the edge-popup subnetwork of one tensor.
+
+    Args:
+        source: Where W comes from.
+        score_source: Where the first scores come from.
+        sparsity: Fraction of the weights removed, s in [0, 1].
+        magnitude: Compare |scores| instead of scores.
+
+    Attributes:
+        weight: W, a buffer shaped like the parameter, outside checkpoints.
+        draw: Event at which each position of W was last drawn, or None where all stand as first
+            drawn; inside checkpoints.
+    """
+
+    weight: Tensor
+    draw: Tensor | None
+
+    def __init__(
+        self,
+        source: WeightSource,
+        score_source: WeightSource,
+        *,
+        sparsity: float,
+        magnitude: bool = False,
+    ) -> None:
+        super().__init__()
+        pruned_count(source.numel, sparsity)
+        self.source = source
+        self.score_source = score_source
+        self.sparsity = float(sparsity)
+        self.magnitude = magnitude
+        self.scope: GlobalScope | None = None
+        self._selector = ThresholdSelector(magnitude=magnitude)
+        self.register_buffer("weight", source.rebuild(), persistent=False)
+        self.register_buffer("draw", None)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Return the first scores, with the dtype and device of the weight they replace."""
+        self.weight = self.weight.to(weight)
+        return self.score_source.rebuild().to(weight)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Return W * M, shaped like `scores`."""
+        return masked_weight(self.weight, scores, self.threshold(scores), magnitude=self.magnitude)
+
+    def mask(self, scores: Tensor) -> Tensor:
+        """Return M, bool, shaped like `scores`."""
+        scores = scores.detach()
+        values = scores.abs() if self.magnitude else scores
+        return values >= self.threshold(scores)
+
+    def threshold(self, scores: Tensor) -> Tensor | float:
+        """Return tau: a number on the CPU, elsewhere a 0-dim tensor without synchronisation."""
+        if self.scope is not None:
+            return self.scope.threshold(self)
+        return select_threshold(
+            [scores], pruned_count(scores.numel(), self.sparsity), self._selector
+        )
+
+    def redraw_(self, index: Tensor, event: int) -> None:
+        """Replace W at flat positions `index` (int64, CPU) by the stream's values at `event`."""
+        if self.draw is None:
+            self.draw = torch.zeros_like(self.weight, dtype=torch.int16)
+        if event > torch.iinfo(self.draw.dtype).max:
+            self.draw = self.draw.to(torch.int32)
+        where = torch.unravel_index(index.to(self.weight.device), self.weight.shape)
+        self.draw[where] = event
+        self.weight[where] = self.source.draw(event, index=index.numpy()).to(self.weight)
+
+    def extra_repr(self) -> str:
+        """Show the law, the seed and the sparsity."""
+        size = "|score|" if self.magnitude else "score"
+        where = "global" if self.scope is not None else "layer"
+        return (
+            f"{self.source.init}, seed={self.source.seed}, sparsity={self.sparsity:g} by {size}, "
+            f"{where}"
+        )
+
+    def get_extra_state(self) -> Tensor:
+        """Return what rebuilds W, as UTF-8 JSON in a uint8 tensor (so that safetensors take it)."""
+        state = {
+            "schema": SCHEMA,
+            "stream": streams.VERSION,
+            "source": asdict(self.source),
+            "sparsity": self.sparsity,
+            "magnitude": self.magnitude,
+        }
+        return torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8).clone()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over seed, law and sparsity of a checkpoint and rebuild W from them.
+
+        Raises:
+            InputError: The checkpoint comes from a newer schema or another stream version, or its
+                tensor has another shape.
+        """
+        found = json.loads(bytes(state.cpu().tolist()))
+        if found["schema"] > SCHEMA or found["stream"] != streams.VERSION:
+            raise InputError(
+                f"masked weight {found['source']['name']!r} was saved with schema {found['schema']} "
+                f"and stream {found['stream']}, this version reads schema {SCHEMA} and stream "
+                f"{streams.VERSION}: load it with the version that wrote it"
+            )
+        found["source"]["shape"] = tuple(found["source"]["shape"])
+        source = WeightSource(**found["source"])
+        if source.shape != self.source.shape:
+            raise InputError(
+                f"masked weight {source.name!r} has shape {source.shape} in the checkpoint and "
+                f"{self.source.shape} in the model: build the model the checkpoint was made with"
+            )
+        self.source = source
+        self.sparsity = found["sparsity"]
+        self.magnitude = found["magnitude"]
+        self._selector = ThresholdSelector(magnitude=self.magnitude)
+        self._rebuild_()
+
+    def _rebuild_(self) -> None:
+        self.weight = self.source.rebuild(self.draw).to(self.weight)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        saved = state_dict.get(f"{prefix}draw")
+        if saved is not None:
+            self.draw = torch.zeros_like(saved, device=self.weight.device)
+        else:
+            self.draw = None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Mask:
+        before = self.weight.dtype
+        super()._apply(fn, recurse)
+        # Casting down and up again must give back the stream's values, not rounded ones.
+        if self.weight.dtype != before and self.weight.device.type != "meta":
+            self._rebuild_()
+        return self
+
+
+class GlobalScope:
+    """One threshold for all masks of a model: tau is the order statistic of all scores together.
+
+    The masks share the sparsity of the first. The threshold is found once per forward pass: anew
+    as soon as a mask asks for the second time or any score tensor has changed.
+    """
+
+    def __init__(self, lists: list[parametrize.ParametrizationList]) -> None:
+        self.lists = lists
+        self._selector = ThresholdSelector(magnitude=self._masks()[0].magnitude)
+        self._served: set[int] = set()
+        self._seen: list[tuple[int, int]] = []
+        self._threshold: Tensor | float = 0.0
+
+    def _masks(self) -> list[Mask]:
+        return [m for entry in self.lists for m in entry if isinstance(m, Mask)]
+
+    def threshold(self, mask: Mask) -> Tensor | float:
+        """Return the shared threshold for `mask`."""
+        scores = [entry.original for entry in self.lists]
+        if torch.compiler.is_compiling():
+            return self._select(scores)
+        seen = [(s.data_ptr(), s._version) for s in scores]
+        if id(mask) in self._served or seen != self._seen:
+            self._threshold = self._select(scores)
+            self._served.clear()
+            self._seen = seen
+        self._served.add(id(mask))
+        return self._threshold
+
+    def _select(self, scores: list[Tensor]) -> Tensor | float:
+        first = self._masks()[0]
+        if self._selector.magnitude != first.magnitude:
+            self._selector = ThresholdSelector(magnitude=first.magnitude)
+        total = sum(s.numel() for s in scores)
+        return select_threshold(scores, pruned_count(total, first.sparsity), self._selector)
+
+
+def select_threshold(
+    scores: list[Tensor], rank: int, selector: ThresholdSelector
+) -> Tensor | float:
+    """Return the order statistic `rank` of all `scores`, by the fastest exact way at hand."""
+    if not torch.compiler.is_compiling() and scores[0].device.type == "cpu":
+        try:
+            return selector([flat_array(s) for s in scores], rank)
+        except (RuntimeError, TypeError):
+            pass  # functorch tensors and bfloat16 have no NumPy view: take the path below
+    values = torch.cat([s.detach().reshape(-1) for s in scores])
+    values = values.abs() if selector.magnitude else values
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return kth_value_op(values, rank)
+    return kth_value(values, rank)
+
+
+class FixedMask(nn.Module):
+    """Parametrisation W -> W * M with a mask that never changes; W is trained where M is set.
+
+    Args:
+        mask: Bool, shaped like the weight.
+    """
+
+    fixed: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("fixed", mask.to(torch.bool))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return W * M, shaped like `weight`."""
+        return weight * self.fixed
+
+    def mask(self, weight: Tensor) -> Tensor:
+        """Return M, bool, shaped like the weight."""
+        return self.fixed
+
+    def extra_repr(self) -> str:
+        """Show the shape and the sparsity."""
+        kept = self.fixed.float().mean().item()
+        return f"shape={tuple(self.fixed.shape)}, sparsity={1 - kept:.4g}"
+
+
+AnyMask = Mask | FixedMask
+
+
+def named_masks(
+    model: nn.Module,
+) -> Iterator[tuple[str, parametrize.ParametrizationList, AnyMask]]:
+    """Yield (parameter name, its `ParametrizationList`, its mask), tied parameters once."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules(remove_duplicate=True):
+        if not parametrize.is_parametrized(module):
+            continue
+        for name, entry in module.parametrizations.items():  # pyrefly: ignore
+            mask = next((p for p in entry if isinstance(p, Mask | FixedMask)), None)
+            if mask is not None and id(entry) not in seen:
+                seen.add(id(entry))
+                yield f"{prefix}.{name}" if prefix else name, entry, mask
+
+
+def masks(model: nn.Module) -> dict[str, Tensor]:
+    """Return the current masks by parameter name, bool tensors.
+
+    Raises:
+        InputError: The model has none.
+    """
+    found = {name: mask.mask(entry.original).clone() for name, entry, mask in named_masks(model)}
+    if not found:
+        raise InputError("model has no masked weight: mask it first, with `edge_popup(model)`")
+    return found
+
+
+def sparsity(model: nn.Module) -> float:
+    """Return the fraction of masked weights that is removed, over all masks together."""
+    found = masks(model).values()
+    return 1.0 - sum(int(m.sum()) for m in found) / sum(m.numel() for m in found)

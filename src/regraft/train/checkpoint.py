@@ -1,0 +1,103 @@
+"""Any state tree as one safetensors file, written atomically and read without pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from regraft.errors import InputError
+from regraft.files import write_tensors
+
+SCHEMA = 1
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a tree of dicts, lists, tensors, numbers, strings, bools and None to one file.
+
+    The structure goes into the header as JSON, the tensors into the body; tensors that share memory
+    are stored once. Either the whole new file is there afterwards or the old one.
+
+    Raises:
+        TypeError: A leaf of another type.
+        RegraftError: The file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    known: dict[tuple[Any, ...], str] = {}
+    tree = json.dumps(_pack(state, "", tensors, known))
+    write_tensors(path, tensors, {"schema": str(SCHEMA), "tree": tree})
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        InputError: The file is damaged, is not such a file, or comes from a newer schema.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "tree" not in metadata:
+                raise InputError(f"{path} is not a Regraft state file: its header has no tree")
+            if int(metadata["schema"]) > SCHEMA:
+                raise InputError(
+                    f"{path} has schema {metadata['schema']}, this version reads up to {SCHEMA}: "
+                    "update regraft"
+                )
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return _unpack(json.loads(metadata["tree"]), tensors)
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} cannot be read as a state file ({error}): delete the folder to start again"
+        ) from error
+
+
+def _pack(
+    node: Any, path: str, tensors: dict[str, Tensor], known: dict[tuple[Any, ...], str]
+) -> Any:
+    if isinstance(node, Tensor):
+        place = (node.data_ptr(), tuple(node.shape), node.stride(), node.dtype, str(node.device))
+        key = known.get(place) if node.numel() else None
+        if key is None:
+            key = known[place] = path
+            tensors[key] = node.detach().cpu().contiguous().clone()
+        return {"t": key}
+    if isinstance(node, dict):
+        return {"d": [[k, _pack(v, f"{path}/{k}", tensors, known)] for k, v in node.items()]}
+    if isinstance(node, list | tuple):
+        return {"l": [_pack(v, f"{path}/{i}", tensors, known) for i, v in enumerate(node)]}
+    if node is None or isinstance(node, bool | int | float | str):
+        return {"v": node}
+    raise TypeError(f"state at {path or '/'} is a {type(node).__name__}: store tensors and numbers")
+
+
+def _unpack(node: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    if "t" in node:
+        return tensors[node["t"]]
+    if "d" in node:
+        return {k: _unpack(v, tensors) for k, v in node["d"]}
+    if "l" in node:
+        return [_unpack(v, tensors) for v in node["l"]]
+    return node["v"]
+
+
+def random_state() -> dict[str, Tensor]:
+    """Return the states of torch's own generators, which dropout and the like draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state |= {f"cuda:{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    return state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Restore what `random_state` returned, as far as the same devices are there."""
+    torch.set_rng_state(state["cpu"])
+    for i in range(torch.cuda.device_count()):
+        if f"cuda:{i}" in state:
+            torch.cuda.set_rng_state(state[f"cuda:{i}"], i)

@@ -1,0 +1,49 @@
+"""Lightning Fabric, made from our config: devices, precision, processes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regraft.config import RuntimeConfig
+from regraft.errors import InputError, MissingExtraError
+
+
+def make_fabric(runtime: RuntimeConfig) -> Any:
+    """Return a launched `lightning_fabric.Fabric`; sets the CPU threads of this process as well.
+
+    Raises:
+        MissingExtraError: Lightning Fabric is not installed.
+        InputError: The accelerator asked for is not there.
+    """
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise MissingExtraError("lightning-fabric", "train", "training") from error
+    if runtime.accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError("accelerator='cuda': torch sees no CUDA device; use 'cpu' or 'auto'")
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    accelerator = runtime.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    # Under torchrun the environment says how many processes there are, not the config.
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", runtime.devices))
+    nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        precision=runtime.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def cast(x: Tensor, fabric: Any) -> Tensor:
+    """Return images in the dtype that a model set up by `fabric` computes in."""
+    return x.double() if fabric._precision.precision == "64-true" else x

@@ -1,0 +1,277 @@
+"""One small training loop for the recipes and the command line, on Lightning Fabric.
+
+It adds nothing to a method: whatever runs here runs in any other loop by the same three lines.
+Killed at any point and started again, it ends with the same numbers: on the CPU with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regraft.config import OptimConfig, RuntimeConfig
+from regraft.errors import DivergenceError, InputError
+from regraft.protocols import BatchSource, Stepper
+
+from .checkpoint import random_state, set_random_state
+from .fabric import cast, make_fabric
+from .measure import evaluate
+from .memory import peak_bytes, reset_peak
+from .optim import make_optimizer, make_scheduler
+from .run import RunFolder
+
+Progress = Callable[[int, int, dict[str, Any]], None]
+"""Called as `progress(step, steps, newest row of metrics)`."""
+
+
+@dataclass
+class Batches:
+    """The batches a run sees: for training, for choosing, for the final figure."""
+
+    train: BatchSource
+    validation: BatchSource | None = None
+    test: BatchSource | None = None
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    optim: OptimConfig,
+    runtime: RuntimeConfig,
+    folder: RunFolder,
+    steppers: Mapping[str, Stepper] | None = None,
+    loss: nn.Module | None = None,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
+    progress: Progress | None = None,
+    fabric: Any = None,
+) -> dict[str, Any]:
+    """Train `model` in place and return the result, without writing it as the folder's.
+
+    A finished run returns its result at once; an unfinished one goes on from its checkpoint.
+
+    Args:
+        model: The network; the parameters that take gradients are trained.
+        batches: Training, validation and test batches.
+        optim: Optimiser, schedule, length.
+        runtime: Device, precision, threads, seed, intervals.
+        folder: An open run folder.
+        steppers: By name, what is stepped once after every optimiser step.
+        loss: Module (outputs [b, K], labels [b]) -> scalar mean; cross-entropy by default.
+        penalty: Added to the loss of every step, e.g. `score_penalty`.
+        progress: Called after every step.
+        fabric: A launched Fabric; one is made from `runtime` by default.
+
+    Returns:
+        `metrics` (name -> number), `seconds` of training, `trainable_parameters`,
+        `peak_memory_bytes`.
+
+    Raises:
+        DivergenceError: A loss is not finite; the message names the step.
+        InputError: The folder's files are damaged.
+    """
+    fabric = fabric or make_fabric(runtime)
+    finished = folder.result
+    if finished is not None:
+        state = folder.load_checkpoint()
+        if state is not None:
+            model.load_state_dict(state["model"])
+        return finished
+    reset_peak()
+    torch.manual_seed(runtime.seed)
+    run = _Training(model, batches, optim, runtime, folder, steppers or {}, fabric)
+    run.loss = loss or nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
+    run.penalty = penalty
+    run.resume()
+    run.train(progress)
+    return run.finish()
+
+
+@dataclass
+class _Position:
+    """Everything of the loop itself that a checkpoint holds."""
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    correct: int = 0
+    seen: int = 0
+
+
+class _Training:
+    """The state of one run while it trains."""
+
+    loss: nn.Module
+    penalty: Callable[[nn.Module], Tensor] | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        optim: OptimConfig,
+        runtime: RuntimeConfig,
+        folder: RunFolder,
+        steppers: Mapping[str, Stepper],
+        fabric: Any,
+    ) -> None:
+        self.model, self.batches, self.folder, self.fabric = model, batches, folder, fabric
+        self.optim, self.runtime, self.steppers = optim, runtime, steppers
+        self.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        optimizer = make_optimizer(model, optim)
+        self.scheduler = make_scheduler(optimizer, optim, len(batches.train))
+        compiled = torch.compile(model) if runtime.compile else model
+        self.forward, self.optimizer = fabric.setup(compiled, optimizer)
+        self.at = _Position()
+        self.newest: dict[str, Any] = {}
+        self.pending: list[tuple[Tensor, Tensor]] = []
+        self.steps_per_epoch = len(batches.train)
+        self.steps = self.steps_per_epoch * optim.epochs
+        self._clock = self._saved = time.monotonic()
+
+    def train(self, progress: Progress | None) -> None:
+        """Go on to the last step."""
+        on_cpu = self.fabric.device.type == "cpu"
+        share = {"rank": self.fabric.global_rank, "world": self.fabric.world_size}
+        self.forward.train()
+        while self.at.step < self.steps:
+            epoch, offset = divmod(self.at.step, self.steps_per_epoch)
+            for x, y, size in self.batches.train.batches(epoch, start=offset, **share):
+                self.pending.append(self._step(x, y, size))
+                self.scheduler.step()
+                for stepper in self.steppers.values():
+                    stepper.step()
+                self.at.step += 1
+                self.at.seen += size
+                ends = self.at.step % self.steps_per_epoch == 0
+                logs = ends or self.at.step % self.runtime.log_every == 0
+                due = time.monotonic() - self._saved >= self.runtime.checkpoint_seconds
+                if on_cpu or logs or due:  # reading a loss makes a GPU wait: done rarely there
+                    self._drain()
+                if logs:
+                    self._log_training(epoch)
+                if ends and (epoch + 1) % self.runtime.eval_every == 0:
+                    self._evaluate(epoch, "validation", self.batches.validation)
+                if progress is not None:
+                    progress(self.at.step, self.steps, self.newest)
+                if due:
+                    self.save()
+
+    def finish(self) -> dict[str, Any]:
+        """Save the last state, evaluate, and return the result."""
+        # Saved before the last rows are logged: going on from here logs them again, with equal bits.
+        self.save()
+        metrics: dict[str, float] = {}
+        for split in ("validation", "test"):
+            found = self._evaluate(self.optim.epochs - 1, split, getattr(self.batches, split))
+            metrics |= {f"{split}_{key}": value for key, value in found.items()}
+        return {
+            "metrics": metrics,
+            "seconds": round(self.at.seconds, 3),
+            "trainable_parameters": self.trainable,
+            "peak_memory_bytes": peak_bytes(),
+        }
+
+    def _step(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Take one optimiser step; return mean loss and correct answers of the global batch."""
+        fabric, world = self.fabric, self.fabric.world_size
+        self.optimizer.zero_grad()
+        sums = torch.zeros(2, device=fabric.device, dtype=torch.float64)
+        chunks = list(
+            zip(x.chunk(self.optim.accumulate), y.chunk(self.optim.accumulate), strict=True)
+        )
+        for i, batch in enumerate(chunks):
+            x, y = fabric.to_device(batch)
+            last = i == len(chunks) - 1
+            with fabric.no_backward_sync(self.forward, enabled=not last and world > 1):
+                output = self.forward(cast(x, fabric))
+                # Gradients are averaged over processes: a chunk counts by its share of the whole.
+                part = self.loss(output, y) * (len(y) * world / size)
+                sums[0] += part.detach().double() / world
+                sums[1] += (output.detach().argmax(1) == y).sum()
+                if last and self.penalty is not None:
+                    part = part + self.penalty(self.model)
+                fabric.backward(part)
+        if self.optim.clip_norm is not None:
+            fabric.clip_gradients(self.forward, self.optimizer, max_norm=self.optim.clip_norm)
+        self.optimizer.step()
+        if world > 1:
+            sums = fabric.all_reduce(sums, reduce_op="sum")
+        return sums[0], sums[1]
+
+    def _drain(self) -> None:
+        """Read the pending losses; refuse one that is not finite."""
+        first = self.at.step - len(self.pending) + 1
+        for i, (value, correct) in enumerate(self.pending):
+            number = value.item()
+            if not math.isfinite(number):
+                raise DivergenceError(
+                    f"the loss became {number} at step {first + i} of {self.folder.path}: lower the "
+                    f"learning rate (now {self.optim.lr:g}) or clip gradients (clip_norm)"
+                )
+            self.at.losses.append(number)
+            self.at.correct += int(correct.item())
+        self.pending.clear()
+
+    def _log_training(self, epoch: int) -> None:
+        at = self.at
+        loss, accuracy = math.fsum(at.losses) / len(at.losses), 100.0 * at.correct / at.seen
+        self._log(epoch, "train", {"loss": loss, "accuracy": accuracy})
+        at.losses, at.correct, at.seen = [], 0, 0
+
+    def _evaluate(self, epoch: int, split: str, source: BatchSource | None) -> dict[str, float]:
+        if source is None:
+            return {}
+        found = evaluate(self.forward, source, fabric=self.fabric)
+        self.forward.train()
+        self._log(epoch, split, found)
+        return found
+
+    def _log(self, epoch: int, split: str, found: dict[str, float]) -> None:
+        self.newest = {"step": self.at.step, "epoch": epoch, "split": split, **found}
+        self.folder.log(self.newest)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        now = time.monotonic()
+        self.at.seconds += now - self._clock
+        self._clock = self._saved = now
+        if self.folder.writes:
+            self.folder.save_checkpoint(
+                {
+                    "position": {**vars(self.at), "metrics_bytes": self.folder.sync_metrics()},
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scheduler": self.scheduler.state_dict(),
+                    "steppers": {name: s.state_dict() for name, s in self.steppers.items()},
+                    "random": random_state(),
+                }
+            )
+            self._saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Take up the folder's checkpoint, or start from nothing."""
+        state = self.folder.load_checkpoint()
+        if state is None:
+            self.folder.truncate_metrics(0)
+            return
+        try:
+            position = dict(state["position"])
+            self.folder.truncate_metrics(position.pop("metrics_bytes"))
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            for name, stepper in self.steppers.items():
+                stepper.load_state_dict(state["steppers"][name])
+            set_random_state(state["random"])
+            self.at = _Position(**position)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InputError(
+                f"{self.folder.path} has a checkpoint of another run or version ({error}): remove "
+                "the folder to start again"
+            ) from error

@@ -1,0 +1,38 @@
+"""How good a classifier is on a set of batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from regraft.protocols import BatchSource
+
+from .fabric import cast
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, source: BatchSource, *, fabric: Any = None) -> dict[str, float]:
+    """Return the mean cross-entropy (`loss`, nats) and the `accuracy` (percent) in eval mode.
+
+    The model is left in the mode it was found in.
+    """
+    training = model.training
+    model.eval()
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    sums = torch.zeros(3, dtype=torch.float64)
+    for x, y, _ in source.batches(0, rank=rank, world=world):
+        if fabric:
+            x, y = fabric.to_device((x, y))
+            x = cast(x, fabric)
+        output = model(x).float()
+        sums[0] += F.cross_entropy(output, y, reduction="sum").item()
+        sums[1] += (output.argmax(1) == y).sum().item()
+        sums[2] += len(y)
+    if world > 1:
+        sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum").cpu()
+    model.train(training)
+    count = max(sums[2].item(), 1.0)
+    return {"loss": sums[0].item() / count, "accuracy": 100.0 * sums[1].item() / count}

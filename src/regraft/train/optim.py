@@ -1,0 +1,73 @@
+"""torch's optimisers with the papers' schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from regraft.config import OptimConfig
+from regraft.errors import InputError
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+    """Return SGD or AdamW over the parameters of `model` that take gradients.
+
+    Raises:
+        InputError: No parameter takes gradients, or the optimiser is unknown.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InputError("model has no trainable parameter: nothing to optimise")
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
+        )
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    raise InputError(f"optimizer={config.optimizer!r}: expected 'sgd' or 'adamw'")
+
+
+def lr_factor(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """Return step -> lr(step) / lr, a pure function, so that resuming needs no scheduler state.
+
+    With W warm-up, C cool-down and E epochs in all: lr (e + 1) / W in warm-up epoch e; then
+    `epoch-cosine` lr (1 + cos(pi e / (E - W - C))) / 2, constant within each epoch e counted from
+    the end of warm-up, `cosine` the same with a fractional e, or `constant`; then `cooldown_lr`.
+
+    Raises:
+        InputError: Warm-up and cool-down leave no epoch between them.
+    """
+    middle = config.epochs - config.warmup_epochs - config.cooldown_epochs
+    if config.epochs > 0 and middle < 1:
+        raise InputError(
+            f"epochs={config.epochs}: {config.warmup_epochs} warm-up and {config.cooldown_epochs} "
+            "cool-down epochs leave none between them"
+        )
+
+    def factor(step: int) -> float:
+        epoch = step // steps_per_epoch
+        if epoch < config.warmup_epochs:
+            return (epoch + 1) / config.warmup_epochs
+        if config.cooldown_epochs and epoch >= config.epochs - config.cooldown_epochs:
+            return config.cooldown_lr / config.lr
+        if config.schedule == "constant":
+            return 1.0
+        at = epoch if config.schedule == "epoch-cosine" else step / steps_per_epoch
+        done = min((at - config.warmup_epochs) / middle, 1.0)
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+
+    return factor
+
+
+def make_scheduler(optimizer: Optimizer, config: OptimConfig, steps_per_epoch: int) -> LambdaLR:
+    """Return the schedule as a torch scheduler, stepped once after every optimiser step."""
+    return LambdaLR(optimizer, lr_factor(config, steps_per_epoch))

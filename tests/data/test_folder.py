@@ -1,0 +1,103 @@
+import pytest
+
+from regraft.data import scan_folder
+from regraft.errors import InputError
+
+
+def test_classes_and_images_are_sorted(tmp_path, make_images):
+    for name, count in (("dog", 2), ("ant", 3)):
+        make_images(tmp_path / name, count)
+    (tmp_path / "ant" / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden").mkdir()
+    found = scan_folder(tmp_path)
+    assert found.classes == ("ant", "dog")
+    assert found.train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert [p.name for p in found.train.paths[:3]] == ["000.png", "001.png", "002.png"]
+    assert found.train.image_size == 224
+    assert found.validation is None
+    assert found.test is None
+
+
+def test_images_below_a_class_belong_to_it(tmp_path, make_images):
+    make_images(tmp_path / "a" / "deep" / "deeper", 2)
+    make_images(tmp_path / "b", 1)
+    assert scan_folder(tmp_path).train.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_parts_are_found(tmp_path, make_images, name):
+    for part, count in (("train", 3), (name, 2), ("test", 1)):
+        for cls in ("a", "b"):
+            make_images(tmp_path / part / cls, count)
+    found = scan_folder(tmp_path, image_size=8)
+    assert found.validation is not None
+    assert found.test is not None
+    assert (len(found.train), len(found.validation), len(found.test)) == (6, 4, 2)
+    assert found.classes == ("a", "b")
+
+
+def test_classes_called_train_and_other_are_classes(tmp_path, make_images):
+    make_images(tmp_path / "train", 2)
+    make_images(tmp_path / "bus", 2)
+    assert scan_folder(tmp_path).classes == ("bus", "train")
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        scan_folder(tmp_path / "nowhere")
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file is a file: expected a folder"):
+        scan_folder(tmp_path / "file")
+
+
+def test_a_folder_without_class_folders_is_refused(tmp_path, make_images):
+    make_images(tmp_path, 2)
+    with pytest.raises(InputError, match="has no class folders"):
+        scan_folder(tmp_path)
+
+
+def test_a_single_class_is_refused(tmp_path, make_images):
+    make_images(tmp_path / "only", 2)
+    with pytest.raises(InputError, match="has a single class, 'only'"):
+        scan_folder(tmp_path)
+
+
+def test_a_class_without_images_is_named(tmp_path, make_images):
+    make_images(tmp_path / "a", 2)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"class folder .*empty has no images"):
+        scan_folder(tmp_path)
+
+
+def test_a_class_that_training_does_not_have_is_named(tmp_path, make_images):
+    for cls in ("a", "b"):
+        make_images(tmp_path / "train" / cls, 1)
+    make_images(tmp_path / "test" / "c", 1)
+    with pytest.raises(InputError, match=r"test has the class 'c'.*expected only a, b"):
+        scan_folder(tmp_path)
+
+
+def test_a_size_below_one_pixel_is_refused(tmp_path, make_images):
+    make_images(tmp_path / "a", 1)
+    with pytest.raises(InputError, match="image_size=0"):
+        scan_folder(tmp_path, image_size=0)
+
+
+def test_unreadable_images_are_left_out_with_a_warning(tmp_path, make_images):
+    for cls in ("a", "b"):
+        make_images(tmp_path / cls, 3)
+    (tmp_path / "a" / "001.png").write_bytes(b"?")
+    with pytest.warns(UserWarning, match=r"left out 1 unreadable image\(s\): .*001.png"):
+        found = scan_folder(tmp_path, unreadable="skip")
+    assert found.train.labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_a_class_of_which_nothing_can_be_read_is_refused(tmp_path, make_images):
+    make_images(tmp_path / "a", 1)
+    make_images(tmp_path / "b", 1)
+    (tmp_path / "b" / "000.png").write_bytes(b"?")
+    with pytest.raises(InputError, match="no image of class 'b'"):
+        scan_folder(tmp_path, unreadable="skip")
