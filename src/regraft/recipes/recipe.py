@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from regraft.report import (
     rows,
     write_results,
 )
+from regraft.train import command_line
 
 from .job import Job
 from .pool import default_workers, run_all
@@ -132,9 +132,8 @@ def reproduce(
     table = rows(runs)
     reading = recipe.read(runs, table)
     seconds = _spent(runs, out, time.monotonic() - started)
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     facts = {
-        "command": command,
+        "command": command_line(),
         "hardware": _hardware(runs),
         "commit": str(runs[0].environment.get("commit") or "unknown"),
     }

@@ -6,11 +6,12 @@ from .loop import Batches, fit
 from .measure import evaluate
 from .memory import keep_freed_memory, peak_bytes, reset_peak
 from .optim import lr_factor, make_optimizer, make_scheduler
-from .run import RunFolder, environment, read_json
+from .run import RunFolder, command_line, environment, read_json
 
 __all__ = [
     "Batches",
     "RunFolder",
+    "command_line",
     "environment",
     "evaluate",
     "fit",

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -242,8 +243,14 @@ def environment() -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "commit": commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
+
+
+def command_line() -> str:
+    """Return the command that started this process, as one would type it."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["regraft" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def commit() -> str | None:
