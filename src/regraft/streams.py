@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regraft._shapes import Bool, Float, Int
+
 VERSION = 1
 
 _CHUNK = 1 << 20
@@ -59,7 +61,9 @@ def words32(
     return words if index is None else words[index]
 
 
-def signs(seed: int, name: str, event: int, n: int, *, index: np.ndarray | None = None) -> Tensor:
+def signs(
+    seed: int, name: str, event: int, n: int, *, index: np.ndarray | None = None
+) -> Float[Tensor, " m"]:
     """Return +1 or -1 with equal chance, float32 [n]; bit i of the stream is position i.
 
     Args:
@@ -76,7 +80,9 @@ def signs(seed: int, name: str, event: int, n: int, *, index: np.ndarray | None 
     return torch.from_numpy(_BYTE_TO_SIGNS[packed].view(np.int8)[:n].astype(np.float32))
 
 
-def uniform(seed: int, name: str, event: int, n: int, *, index: np.ndarray | None = None) -> Tensor:
+def uniform(
+    seed: int, name: str, event: int, n: int, *, index: np.ndarray | None = None
+) -> Float[Tensor, " m"]:
     """Return values uniform on (-1, 1), float32 [n]: (2k + 1 - 2^24) / 2^24 for 24-bit k.
 
     The grid is symmetric about zero, never hits 0 or +-1, and every value is exact in float32.
@@ -88,7 +94,9 @@ def uniform(seed: int, name: str, event: int, n: int, *, index: np.ndarray | Non
     return torch.from_numpy(out)
 
 
-def normal(seed: int, name: str, event: int, n: int, *, index: np.ndarray | None = None) -> Tensor:
+def normal(
+    seed: int, name: str, event: int, n: int, *, index: np.ndarray | None = None
+) -> Float[Tensor, " m"]:
     """Return standard normal values, float32 [n]: the inverse distribution at (w + 1/2) / 2^32.
 
     The quantile function is AS 241 in float64 with elementary operations only (the logarithm too is
@@ -103,7 +111,7 @@ def normal(seed: int, name: str, event: int, n: int, *, index: np.ndarray | None
     return torch.from_numpy(out)
 
 
-def bernoulli(seed: int, name: str, event: int, n: int, p: float) -> Tensor:
+def bernoulli(seed: int, name: str, event: int, n: int, p: float) -> Bool[Tensor, " n"]:
     """Return bool [n], each True with probability `p` (rounded to a multiple of 2^-32).
 
     Raises:
@@ -115,7 +123,7 @@ def bernoulli(seed: int, name: str, event: int, n: int, p: float) -> Tensor:
     return torch.from_numpy(words32(seed, name, event, n).astype(np.uint64) < limit)
 
 
-def integers(seed: int, name: str, event: int, n: int, high: int) -> Tensor:
+def integers(seed: int, name: str, event: int, n: int, high: int) -> Int[Tensor, " n"]:
     """Return int64 [n] in [0, high) by multiply-and-shift of 32-bit words.
 
     The bias is below `high` / 2^32.
@@ -129,7 +137,7 @@ def integers(seed: int, name: str, event: int, n: int, high: int) -> Tensor:
     return torch.from_numpy((product >> np.uint64(32)).astype(np.int64))
 
 
-def permutation(seed: int, name: str, event: int, n: int) -> Tensor:
+def permutation(seed: int, name: str, event: int, n: int) -> Int[Tensor, " n"]:
     """Return a permutation of 0..n-1, int64 [n]: the stable order of `n` 64-bit words."""
     order = np.argsort(raw(seed, name, event, n), kind="stable")
     return torch.from_numpy(order.astype(np.int64, copy=False))

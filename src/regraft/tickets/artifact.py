@@ -60,7 +60,7 @@ class Ticket:
             k.removeprefix("state/"): t for k, t in self.tensors.items() if k.startswith("state/")
         }
         for name, mask in self.masks().items():
-            source = WeightSource(**self.header["masks"][name]["source"])
+            source = WeightSource.from_json(self.header["masks"][name]["source"])
             state[name] = self._weight(name, source, mask)
         return state
 

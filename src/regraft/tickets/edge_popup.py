@@ -82,21 +82,25 @@ def edge_popup(
         )
     if scope == "global" and isinstance(sparsity, Mapping):
         raise InputError("sparsity: scope='global' has one threshold, so give one number")
-    _freeze_(model, trainable)
-    lists: list[parametrize.ParametrizationList] = []
-    first_owner: dict[int, parametrize.ParametrizationList] = {}
+    # All masks are built, and so all arguments checked, before anything is changed.
+    built = []
     for owner, attribute, name, parameter in chosen:
         s = _sparsity_of(name, sparsity)
         scale = gain / math.sqrt(max(1.0 - s, 1.0 / parameter.numel())) if rescale else gain
         shape = tuple(parameter.shape)
-        parametrization = Mask(
+        mask = Mask(
             WeightSource(weight_init, seed, name, shape, scale),
             WeightSource(score_init, seed, f"{name}#score", shape, score_gain),
             sparsity=s,
             magnitude=score == "magnitude",
         )
+        built.append((owner, attribute, parameter, mask))
+    _freeze_(model, trainable)
+    lists: list[parametrize.ParametrizationList] = []
+    first_owner: dict[int, parametrize.ParametrizationList] = {}
+    for owner, attribute, parameter, mask in built:
         tied = first_owner.get(id(parameter))
-        parametrize.register_parametrization(owner, attribute, parametrization)
+        parametrize.register_parametrization(owner, attribute, mask)
         if tied is not None:
             owner.parametrizations[attribute] = tied  # pyrefly: ignore
             continue

@@ -132,8 +132,7 @@ class Mask(nn.Module):
                 f"and stream {found['stream']}, this version reads schema {SCHEMA} and stream "
                 f"{streams.VERSION}: load it with the version that wrote it"
             )
-        found["source"]["shape"] = tuple(found["source"]["shape"])
-        source = WeightSource(**found["source"])
+        source = WeightSource.from_json(found["source"])
         if source.shape != self.source.shape:
             raise InputError(
                 f"masked weight {source.name!r} has shape {source.shape} in the checkpoint and "
@@ -189,7 +188,10 @@ class GlobalScope:
         scores = [entry.original for entry in self.lists]
         if torch.compiler.is_compiling():
             return self._select(scores)
-        seen = [(s.data_ptr(), s._version) for s in scores]
+        try:
+            seen = [(s.data_ptr(), s._version) for s in scores]
+        except RuntimeError:  # tensors inside functorch transforms have neither
+            return self._select(scores)
         if id(mask) in self._served or seen != self._seen:
             self._threshold = self._select(scores)
             self._served.clear()

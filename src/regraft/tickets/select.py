@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regraft._shapes import Bool, Float
 from regraft.errors import InputError
 
 _SMALL = 4096
@@ -44,7 +45,9 @@ def pruned_count(n: int, sparsity: float) -> int:
     return round(sparsity * (n - 1))
 
 
-def topk_mask(scores: Tensor, sparsity: float, *, magnitude: bool = False) -> Tensor:
+def topk_mask(
+    scores: Float[Tensor, "*shape"], sparsity: float, *, magnitude: bool = False
+) -> Bool[Tensor, "*shape"]:
     """Return the mask that keeps the highest scores, bool, shaped like `scores`.
 
     M = 1[S >= tau], tau the (1 + round(s (n - 1)))-th smallest score; scores equal to tau are all
@@ -57,7 +60,7 @@ def topk_mask(scores: Tensor, sparsity: float, *, magnitude: bool = False) -> Te
     return values >= kth_value(values, pruned_count(values.numel(), sparsity))
 
 
-def kth_value(values: Tensor, rank: int) -> Tensor:
+def kth_value(values: Float[Tensor, "*shape"], rank: int) -> Float[Tensor, ""]:
     """Return the value with exactly `rank` values sorted before it, a 0-dim tensor.
 
     Plain torch: it works inside `vmap`, `torch.export` and on every device.

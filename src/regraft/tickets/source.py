@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from regraft import streams
+from regraft._shapes import Float
 from regraft.errors import InputError
 
 WeightInit = Literal["signed_kaiming_constant", "kaiming_uniform", "kaiming_normal"]
@@ -67,12 +68,17 @@ class WeightSource:
             raise InputError(f"init={self.init!r}: expected one of {', '.join(INITS)}")
         fan_in(self.shape, self.name)
 
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> WeightSource:
+        """Return the source whose `dataclasses.asdict` went through JSON."""
+        return cls(**{**fields, "shape": tuple(fields["shape"])})
+
     @property
     def numel(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
 
-    def draw(self, event: int = 0, *, index: np.ndarray | None = None) -> Tensor:
+    def draw(self, event: int = 0, *, index: np.ndarray | None = None) -> Float[Tensor, " m"]:
         """Return the values of one event, flat float32: all of them, or those at `index`."""
         sigma = self.gain / math.sqrt(fan_in(self.shape, self.name))
         law, scale = {

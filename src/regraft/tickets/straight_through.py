@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regraft._shapes import Float
+
 
 class _MaskedWeight(torch.autograd.Function):
     generate_vmap_rule = True
@@ -50,8 +52,12 @@ class _MaskedWeight(torch.autograd.Function):
 
 
 def masked_weight(
-    weight: Tensor, scores: Tensor, threshold: Tensor | float, *, magnitude: bool = False
-) -> Tensor:
+    weight: Float[Tensor, "*shape"],
+    scores: Float[Tensor, "*shape"],
+    threshold: Tensor | float,
+    *,
+    magnitude: bool = False,
+) -> Float[Tensor, "*shape"]:
     """Return W * M with M = 1[S >= tau], and dL/dM passed straight through to S.
 
     Gradients: dL/dS = W * dL/d(W * M) (times sign(S) with `magnitude`, where M = 1[|S| >= tau]),

@@ -1,0 +1,72 @@
+import pytest
+import torch
+from networks import conv_net, images
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
+
+from regraft.errors import InputError
+from regraft.tickets import bake, edge_popup, masks, unmask
+
+
+def test_a_baked_model_is_plain_and_gives_equal_outputs():
+    model = edge_popup(conv_net(), sparsity=0.7, seed=1).eval()
+    x, _ = images()
+    baked = bake(model)
+    assert torch.equal(baked(x), model(x))
+    assert [type(m) for m in baked] == [type(m) for m in conv_net()]
+    assert baked.state_dict().keys() == conv_net().state_dict().keys()
+    assert all(p.requires_grad for p in baked.parameters())
+    for name, mask in masks(model).items():
+        assert torch.equal(baked.get_parameter(name) != 0, mask)
+
+
+def test_the_masked_model_goes_on_as_it_was():
+    model = edge_popup(conv_net(), seed=1).eval()
+    x, _ = images()
+    before = model(x)
+    bake(model)
+    assert torch.equal(model(x), before)
+    assert parametrize.is_parametrized(model[0])
+
+
+def test_other_parametrisations_stay():
+    model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+    edge_popup(model, params=["1.weight"])
+    x = torch.randn(3, 4)
+    model.eval()
+    baked = bake(model)
+    assert parametrize.is_parametrized(baked[0], "weight")
+    assert torch.equal(baked(x), model(x))
+
+
+def test_two_parametrised_tensors_of_one_module_part_ways():
+    layer = nn.Bilinear(3, 4, 2)
+    edge_popup(layer, params=["weight"])
+    parametrize.register_parametrization(layer, "bias", nn.Tanh())
+    a, b = torch.randn(5, 3), torch.randn(5, 4)
+    baked = bake(layer)
+    assert parametrize.is_parametrized(baked, "bias")
+    assert not parametrize.is_parametrized(baked, "weight")
+    assert torch.equal(baked(a, b), layer(a, b))
+    assert torch.equal(layer(a, b), layer(a, b))
+
+
+def test_a_tied_weight_is_baked_once():
+    net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    net[1].weight = net[0].weight
+    baked = bake(edge_popup(net))
+    assert baked[0].weight is baked[1].weight
+
+
+def test_unmasking_gives_the_whole_random_network():
+    model = edge_popup(conv_net(), sparsity=0.9, seed=1)
+    whole = unmask(model)
+    for name, mask in masks(model).items():
+        weight = whole.get_parameter(name)
+        assert (weight != 0).all()
+        assert torch.equal(weight * mask, bake(model).get_parameter(name))
+
+
+def test_a_plain_model_is_refused():
+    with pytest.raises(InputError, match="no masked weight"):
+        bake(conv_net())
