@@ -72,7 +72,7 @@ def floor_ms(model: nn.Module) -> float:
         flags = np.empty(scores.numel(), dtype=bool)
         flat = scores.reshape(-1).numpy()
 
-        def passes(w=weight, s=scores, f=flat, out=flags) -> None:
+        def passes(w: Any = weight, s: Any = scores, f: Any = flat, out: Any = flags) -> None:
             np.count_nonzero(np.less(f, np.float32(0), out=out))
             torch.ops.aten.threshold_backward(w, s, 0.0)
             torch.mul(w, s)
@@ -113,11 +113,12 @@ def variants(threads: int) -> list[Ratio]:
     make, shape, batch, n = NETWORKS["Conv6, batch 128"]
     plain = training_step(edge_popup(make(), seed=0), shape, batch, "cpu")
     rows = []
-    for name, options in {
+    named: dict[str, dict[str, Any]] = {
         "magnitude": {"score": "magnitude"},
         "global threshold": {"scope": "global"},
         "IteRand, a redraw at every step": {},
-    }.items():
+    }
+    for name, options in named.items():
         model = edge_popup(make(), seed=0, **options)
         after = IteRand(model, every=1, rate=0.1) if "IteRand" in name else None
         arm = training_step(model, shape, batch, "cpu", after=after)

@@ -56,7 +56,9 @@ def test_another_process_with_other_threads_and_order_draws_the_same():
         "print(hashlib.sha256(x.numpy().tobytes()).hexdigest())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "123"}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
     mine = hashlib.sha256(streams.signs(7, "a", 0, 4097).numpy().tobytes()).hexdigest()
     assert out.stdout.strip() == mine
 

@@ -48,7 +48,9 @@ def test_every_layer_loses_exactly_its_share(score, s):
 
 
 def test_a_global_threshold_removes_the_share_of_all_layers_together():
-    model = edge_popup(conv_net(), sparsity=0.8, scope="global", score_init="kaiming_normal", seed=2)
+    model = edge_popup(
+        conv_net(), sparsity=0.8, scope="global", score_init="kaiming_normal", seed=2
+    )
     found = masks(model)
     n = sum(m.numel() for m in found.values())
     assert sum(int((~m).sum()) for m in found.values()) == pruned_count(n, 0.8)

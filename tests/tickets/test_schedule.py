@@ -38,7 +38,9 @@ def test_it_goes_on_where_it_stopped():
 def test_the_penalty_is_the_sum_of_squared_scores():
     model = edge_popup(conv_net(), seed=1)
     scores = [p for p in model.parameters() if p.requires_grad]
-    assert score_penalty(model).detach().item() == pytest.approx(sum((s.detach() ** 2).sum().item() for s in scores))
+    assert score_penalty(model).detach().item() == pytest.approx(
+        sum((s.detach() ** 2).sum().item() for s in scores)
+    )
     score_penalty(model).backward()
     torch.testing.assert_close(scores[0].grad, 2 * scores[0].detach())
 

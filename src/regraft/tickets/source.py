@@ -71,7 +71,8 @@ class WeightSource:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> WeightSource:
         """Return the source whose `dataclasses.asdict` went through JSON."""
-        return cls(**{**fields, "shape": tuple(fields["shape"])})
+        plain: dict[str, Any] = {**fields, "shape": tuple(fields["shape"])}
+        return cls(**plain)
 
     @property
     def numel(self) -> int:

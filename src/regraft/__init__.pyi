@@ -1,0 +1,16 @@
+from . import data as data
+from . import models as models
+from . import report as report
+from . import streams as streams
+from . import tickets as tickets
+from . import train as train
+from ._version import __version__ as __version__
+from .errors import DivergenceError as DivergenceError
+from .errors import InputError as InputError
+from .errors import MissingExtraError as MissingExtraError
+from .errors import RegraftError as RegraftError
+from .tickets import IteRand as IteRand
+from .tickets import bake as bake
+from .tickets import edge_popup as edge_popup
+from .tickets import masks as masks
+from .tickets import sparsity as sparsity
