@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def run_in(
                     raise InputError("a shuffled mask needs the folder of the finished search")
                 trained = _shuffle(arm.model, job, root)
             result = _measure(trained, batches, job, fabric, folder)
-        result["stored_bytes"] = _store(trained, job, splits, path) if folder.writes else 0
+        result["stored_bytes"] = _store(trained, job, splits, path, root) if folder.writes else 0
         folder.finish(result)
         return {"schema": 1, **result}
 
@@ -225,7 +226,7 @@ def _measure(
     }
 
 
-def _store(model: nn.Module, job: Job, splits: Splits, path: Path) -> int:
+def _store(model: nn.Module, job: Job, splits: Splits, path: Path, root: Path | None) -> int:
     about = {
         "model": to_dict(job.model),
         "input": {"channels": splits.channels, "image_size": splits.image_size},
@@ -237,11 +238,8 @@ def _store(model: nn.Module, job: Job, splits: Splits, path: Path) -> int:
     }
     if job.ticket.method in ("iterand", "edge_popup", "random_mask"):
         return save_ticket(path / "ticket.safetensors", model, about=about)
-    if job.ticket.method == "shuffled_mask":
-        source = load_ticket(path) if (path / "ticket.safetensors").exists() else None
-        return source.size if source else 0
+    if job.source is not None and root is not None:
+        return load_ticket(job.source.folder(root)).size
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    import json
-
     write_tensors(path / "model.safetensors", tensors, {"regraft.model": json.dumps(about)})
     return stored_bytes(model)
