@@ -15,10 +15,9 @@ def test_importing_the_package_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_subpackage_lists_its_surface_sorted_and_documented():
+def test_every_subpackage_lists_its_surface_and_documents_it():
     for name in ("data", "models", "recipes", "report", "tickets", "train"):
         module = __import__(f"regraft.{name}", fromlist=["*"])
-        assert list(module.__all__) == sorted(module.__all__), name
         assert module.__doc__
         for symbol in module.__all__:
             value = getattr(module, symbol)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from regraft.errors import InputError
 
 from .folder import scan_folder
 from .images import ImageSet, Splits, channel_moments, resize
-from .known import known_names, load_known
+from .known import data_root, known_names, load_known
 from .lazy import FileSet
 from .split import per_class_subset, stratified_split, stratified_subset
 
@@ -34,7 +35,8 @@ def load(config: DataConfig) -> Splits:
     mean and std of the latter come from at most 2,048 of the training images.
 
     Args:
-        config: The data part of a run's configuration.
+        config: The data part of a run's configuration; a name that is no known set is a folder,
+            here or below the data root.
 
     Raises:
         InputError: An unknown name, a missing set or folder, or splits that cannot be made.
@@ -50,11 +52,15 @@ def load(config: DataConfig) -> Splits:
         return _load_known(config)
     if _is_path(config.name):
         return _load_folder(config)
+    below = data_root(config.root) / config.name
+    if below.is_dir():
+        return _load_folder(replace(config, name=str(below)))
     close = difflib.get_close_matches(config.name, known_names(), n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise InputError(
         f"data name={config.name!r} is neither a known set nor a folder: {hint}"
-        f"known are {', '.join(known_names())}; write ./{config.name} for a folder"
+        f"known are {', '.join(known_names())}, and there is no folder {config.name} here or in "
+        f"{below.parent}"
     )
 
 
