@@ -23,7 +23,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     are stored once. Either the whole new file is there afterwards or the old one.
 
     Raises:
-        TypeError: A leaf of another type.
+        TypeError: A leaf of another type, or a key that is neither text nor an integer.
         RegraftError: The file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
@@ -50,7 +50,7 @@ def load_state(path: Path) -> dict[str, Any]:
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return _unpack(json.loads(metadata["tree"]), tensors)
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -65,10 +65,14 @@ def _pack(
         place = (node.data_ptr(), tuple(node.shape), node.stride(), node.dtype, str(node.device))
         key = known.get(place) if node.numel() else None
         if key is None:
-            key = known[place] = path
+            # The number keeps apart what the path does not: the keys 1 and "1", a "/" in a key.
+            key = known[place] = f"{len(tensors)}:{path}"
             tensors[key] = node.detach().cpu().contiguous().clone()
         return {"t": key}
     if isinstance(node, dict):
+        for key in node:
+            if not isinstance(key, str | int):
+                raise TypeError(f"state at {path or '/'} has the key {key!r}: use text or integers")
         return {"d": [[k, _pack(v, f"{path}/{k}", tensors, known)] for k, v in node.items()]}
     if isinstance(node, list | tuple):
         return {"l": [_pack(v, f"{path}/{i}", tensors, known) for i, v in enumerate(node)]}

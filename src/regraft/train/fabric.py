@@ -38,10 +38,24 @@ def make_fabric(runtime: RuntimeConfig) -> Any:
         devices=devices,
         num_nodes=nodes,
         strategy="ddp" if devices * nodes > 1 else "auto",
-        precision=runtime.precision,
+        **_precision(runtime.precision),
     )
     fabric.launch()
     return fabric
+
+
+def _precision(name: str) -> dict[str, Any]:
+    """Return the arguments of Fabric for a precision."""
+    if name != "64-true":
+        return {"precision": name}
+    from lightning_fabric.plugins import DoublePrecision
+
+    class Double(DoublePrecision):
+        # Fabric's own rounds the outputs to float32, and with them the loss and its gradients.
+        def convert_output(self, data: Any) -> Any:
+            return data
+
+    return {"plugins": [Double()]}
 
 
 def cast(x: Tensor, fabric: Any) -> Tensor:

@@ -74,8 +74,9 @@ def fit(
 
     Raises:
         DivergenceError: A loss is not finite; the message names the step.
-        InputError: The folder's files are damaged.
+        InputError: The folder's files are damaged, or an interval or number of chunks is below 1.
     """
+    _check(optim, runtime)
     fabric = fabric or make_fabric(runtime)
     finished = folder.result
     if finished is not None:
@@ -91,6 +92,12 @@ def fit(
     run.resume()
     run.train(progress)
     return run.finish()
+
+
+def _check(optim: OptimConfig, runtime: RuntimeConfig) -> None:
+    for config, name in ((optim, "accumulate"), (runtime, "log_every"), (runtime, "eval_every")):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)}: expected at least 1")
 
 
 @dataclass
@@ -191,7 +198,9 @@ class _Training:
             with fabric.no_backward_sync(self.forward, enabled=not last and world > 1):
                 output = self.forward(cast(x, fabric))
                 # Gradients are averaged over processes: a chunk counts by its share of the whole.
-                part = self.loss(output, y) * (len(y) * world / size)
+                # A process may have no image of a last, small batch; the mean of none is no number.
+                mean = self.loss(output, y) if len(y) else output.sum() * 0.0
+                part = mean * (len(y) * world / size)
                 sums[0] += part.detach().double() / world
                 sums[1] += (output.detach().argmax(1) == y).sum()
                 if last and self.penalty is not None:
@@ -270,7 +279,9 @@ class _Training:
                 stepper.load_state_dict(state["steppers"][name])
             set_random_state(state["random"])
             self.at = _Position(**position)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"{self.folder.path} has a checkpoint of another run or version ({error}): remove "
                 "the folder to start again"

@@ -17,9 +17,9 @@ from .fabric import cast
 def evaluate(model: nn.Module, source: BatchSource, *, fabric: Any = None) -> dict[str, float]:
     """Return the mean cross-entropy (`loss`, nats) and the `accuracy` (percent) in eval mode.
 
-    The model is left in the mode it was found in.
+    Every part of the model is left in the mode it was found in.
     """
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     sums = torch.zeros(3, dtype=torch.float64)
@@ -33,6 +33,7 @@ def evaluate(model: nn.Module, source: BatchSource, *, fabric: Any = None) -> di
         sums[2] += len(y)
     if world > 1:
         sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum").cpu()
-    model.train(training)
+    for module, training in modes:
+        module.training = training
     count = max(sums[2].item(), 1.0)
     return {"loss": sums[0].item() / count, "accuracy": 100.0 * sums[1].item() / count}

@@ -18,21 +18,22 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """Return SGD or AdamW over the parameters of `model` that take gradients.
 
     Raises:
-        InputError: No parameter takes gradients, or the optimiser is unknown.
+        InputError: No parameter takes gradients, the optimiser is unknown, or a value is out of its
+            range.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("model has no trainable parameter: nothing to optimise")
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.nesterov,
-        )
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    try:
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters, momentum=config.momentum, nesterov=config.nesterov, **shared
+            )
+        if config.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, **shared)
+    except ValueError as error:
+        raise InputError(f"optimizer={config.optimizer!r}: {error}") from error
     raise InputError(f"optimizer={config.optimizer!r}: expected 'sgd' or 'adamw'")
 
 
@@ -44,9 +45,11 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], floa
     the end of warm-up, `cosine` the same with a fractional e, or `constant`; then `cooldown_lr`.
 
     Raises:
-        InputError: Warm-up and cool-down leave no epoch between them.
+        InputError: Fewer than 0 epochs, or warm-up and cool-down that leave none between them.
     """
     middle = config.epochs - config.warmup_epochs - config.cooldown_epochs
+    if config.epochs < 0:
+        raise InputError(f"epochs={config.epochs}: expected at least 0")
     if config.epochs > 0 and middle < 1:
         raise InputError(
             f"epochs={config.epochs}: {config.warmup_epochs} warm-up and {config.cooldown_epochs} "
@@ -62,7 +65,7 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], floa
         if config.schedule == "constant":
             return 1.0
         at = epoch if config.schedule == "epoch-cosine" else step / steps_per_epoch
-        done = min((at - config.warmup_epochs) / middle, 1.0)
+        done = min((at - config.warmup_epochs) / max(middle, 1), 1.0)
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
     return factor

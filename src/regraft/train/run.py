@@ -15,10 +15,12 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,6 +33,9 @@ from regraft.files import make_folder, write_text
 from .checkpoint import load_state, save_state
 
 SCHEMA = 1
+
+# What a killed process leaves of a file it was writing: our own name, and safetensors' own.
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp|\.tmp[A-Za-z0-9]{6}")
 
 
 class RunFolder:
@@ -81,8 +86,8 @@ class RunFolder:
         if not self.writes:
             return self
         make_folder(self.path)
-        self._claim()
         try:
+            self._claim()
             self._check_or_start()
             self._metrics = (self.path / "metrics.jsonl").open("ab")
         except OSError as error:
@@ -104,7 +109,9 @@ class RunFolder:
     def close(self) -> None:
         """Close the files and let other processes have the folder."""
         if self._metrics is not None:
-            self._metrics.close()
+            # Only a row that could not be written, and was reported, is still to be flushed here.
+            with contextlib.suppress(OSError):
+                self._metrics.close()
             self._metrics = None
         if self._lock is not None:
             os.close(self._lock)
@@ -127,18 +134,19 @@ class RunFolder:
 
     def _check_or_start(self) -> None:
         file = self.path / "config.json"
+        unfinished = [p for p in self.path.iterdir() if _UNFINISHED.fullmatch(p.name)]
         if not file.exists():
-            if any(self.path.iterdir()):
+            if any(p not in unfinished for p in self.path.iterdir()):
                 raise InputError(
                     f"{self.path} is not empty and is no run folder (it has no config.json): choose "
                     "another folder"
                 )
-            write_text(self.path / "environment.json", _json(environment()))
             write_text(file, _json(self.identity))
-            return
         try:
             found = json.loads(file.read_text())
-            if not isinstance(found, dict) or "digest" not in found:
+            if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+                raise ValueError("no config in it")
+            if "digest" not in found:
                 raise ValueError("no digest in it")
         except (ValueError, OSError) as error:
             raise InputError(
@@ -149,6 +157,11 @@ class RunFolder:
                 f"{self.path} holds another run ({_difference(found, self.identity)}): choose "
                 "another folder, or remove this one to start again"
             )
+        # From here on the folder is ours, and nobody else writes to it.
+        for path in unfinished:
+            path.unlink()
+        if not (self.path / "environment.json").exists():
+            write_text(self.path / "environment.json", _json(environment()))
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -160,16 +173,36 @@ class RunFolder:
         return read_json(self.path / "result.json")
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append one row of metrics; `sync_metrics` makes it last."""
+        """Append one row of metrics; `sync_metrics` makes it last.
+
+        Raises:
+            RegraftError: The disk is full or failing.
+        """
         if not self.writes:
             return
-        self._metrics.write((json.dumps(row) + "\n").encode())
-        self._metrics.flush()
+        with self._writing_metrics():
+            self._metrics.write((json.dumps(row) + "\n").encode())
+            self._metrics.flush()
 
     def sync_metrics(self) -> int:
-        """Force the metrics to the disk and return their length in bytes."""
-        os.fsync(self._metrics.fileno())
+        """Force the metrics to the disk and return their length in bytes.
+
+        Raises:
+            RegraftError: The disk is full or failing.
+        """
+        with self._writing_metrics():
+            os.fsync(self._metrics.fileno())
         return self._metrics.tell()
+
+    @contextlib.contextmanager
+    def _writing_metrics(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RegraftError(
+                f"writing {self.path / 'metrics.jsonl'} failed ({error.strerror}): free some space "
+                "and run the same command again"
+            ) from error
 
     def truncate_metrics(self, length: int) -> None:
         """Drop rows written after the checkpoint whose state is taken up again.
