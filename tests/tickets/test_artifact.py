@@ -41,6 +41,18 @@ def test_a_ticket_rebuilds_the_network_bit_by_bit(tmp_path, law, redraw):
     assert sum(ticket.bytes_by_part().values()) == size
 
 
+def test_a_ticket_of_tied_weights_fills_every_owner(tmp_path):
+    def tied():
+        net = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False))
+        net[1].weight = net[0].weight
+        return net
+
+    model = edge_popup(tied(), seed=1)
+    save_ticket(tmp_path / "t.safetensors", model)
+    x = torch.randn(3, 6)
+    assert torch.equal(fill(tied(), load_ticket(tmp_path / "t.safetensors"))(x), model(x))
+
+
 def test_no_weight_is_stored(tmp_path):
     save_ticket(tmp_path / "t.safetensors", edge_popup(nn.Linear(1000, 1000, bias=False)))
     assert load_ticket(tmp_path / "t.safetensors").size < 1000 * 1000 / 8 + 2048
@@ -115,8 +127,11 @@ def rewritten(tmp_path, change):
         (lambda h, t: h.update(stream=99), "stream 99"),
         (lambda h, t: h.pop("masks"), "not a readable ticket"),
         (lambda h, t: t.pop("mask/7.weight"), "not a readable ticket"),
-        (lambda h, t: t["mask/7.weight"].bitwise_not_(), "does not fit its header"),
-        (lambda h, t: t.update({"mask/7.weight": t["mask/7.weight"][:-1]}), "does not fit"),
+        (lambda h, t: t["mask/7.weight"].bitwise_not_(), "checksum of mask/7.weight"),
+        (lambda h, t: t.update({"sign/7.weight": t["sign/7.weight"][:-1]}), "checksum of sign"),
+        (lambda h, t: t["state/1.running_mean"].add_(1e-6), "checksum of state/1.running_mean"),
+        (lambda h, t: t.update(more=torch.zeros(1)), "missing or too many"),
+        (lambda h, t: h["masks"]["7.weight"].update(kept=3), "does not fit its header"),
     ],
 )
 def test_a_damaged_or_newer_ticket_is_refused(tmp_path, change, message):

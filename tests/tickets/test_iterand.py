@@ -119,6 +119,33 @@ def test_loading_a_search_without_redraws_forgets_the_redraws():
     assert all(torch.equal(w, weights(plain)[n]) for n, w in weights(model).items())
 
 
+def test_a_partial_load_leaves_the_draws_alone():
+    model = edge_popup(conv_net(), seed=4)
+    IteRand(model, every=1, rate=1.0).step()
+    state = model.state_dict()
+    model.load_state_dict({"0.bias": state["0.bias"]}, strict=False)
+    other = edge_popup(conv_net(), seed=4)
+    other.load_state_dict(model.state_dict())
+    assert all(torch.equal(w, weights(other)[n]) for n, w in weights(model).items())
+
+
+def test_a_second_object_does_not_draw_the_same_events_again():
+    model = edge_popup(nn.Linear(50, 50), seed=4)
+    IteRand(model, every=1, rate=1.0).step()
+    before = weights(model)["weight"]
+    IteRand(model, every=1, rate=1.0).step()
+    assert not torch.equal(weights(model)["weight"], before)
+
+
+def test_weight_averages_made_before_a_redraw_keep_up():
+    model = edge_popup(conv_net(), seed=4)
+    iterand = IteRand(model, every=1, rate=1.0)
+    average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    iterand.step()
+    average.update_parameters(model)
+    average.update_parameters(model)
+
+
 def test_many_events_outgrow_small_integers_without_loss():
     model = edge_popup(nn.Linear(4, 4), seed=1)
     mask = next(m for _, _, m in named_masks(model))

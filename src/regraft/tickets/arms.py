@@ -7,7 +7,7 @@ trains, and what is added to its loss. Recipes and the command line choose arms 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -93,18 +93,22 @@ def _dense(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Arm
 
 def _random_mask(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Arm:
     # The first scores are random, so the subnetwork a search starts from is a random mask.
-    return Arm(_search(model, config, seed, steps).model, trains=False)
+    return Arm(_search(model, replace(config, anneal=0.0), seed, steps).model, trains=False)
 
 
 def _random_mask_trained(
     model: nn.Module, config: TicketConfig, seed: int, steps: int
 ) -> Arm:  # fmt: skip
-    return Arm(apply_masks(model, random_masks(model, config.sparsity, seed=seed)))
+    return Arm(
+        apply_masks(
+            model, random_masks(model, config.sparsity, trainable=config.trainable, seed=seed)
+        )
+    )
 
 
 def _shuffled_mask(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Arm:
     # The caller loads the finished search into this model and then shuffles its masks.
-    return Arm(_search(model, config, seed, steps).model, trains=False)
+    return Arm(_search(model, replace(config, anneal=0.0), seed, steps).model, trains=False)
 
 
 ARMS: dict[str, Callable[[nn.Module, TicketConfig, int, int], Arm]] = {

@@ -8,6 +8,7 @@ seed, law, model and classes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ import numpy as np
 import safetensors
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from regraft import streams
 from regraft.errors import InputError
@@ -62,6 +64,8 @@ class Ticket:
         for name, mask in self.masks().items():
             source = WeightSource.from_json(self.header["masks"][name]["source"])
             state[name] = self._weight(name, source, mask)
+            for alias in self.header["masks"][name].get("tied", ()):
+                state[alias] = state[name]
         return state
 
     def _weight(self, name: str, source: WeightSource, mask: Tensor) -> Tensor:
@@ -107,22 +111,32 @@ def save_ticket(
     entries = {n: (e, m) for n, e, m in named_masks(model) if isinstance(m, Mask)}
     if not entries:
         raise InputError("model has no edge-popup mask to store: call `edge_popup(model)` first")
+    owners = _owners(model)
     tensors: dict[str, Tensor] = {}
     masks: dict[str, Any] = {}
     for name, (entry, mask) in entries.items():
         kept = mask.mask(entry.original).reshape(-1).cpu()
         tensors[f"mask/{name}"] = _pack_bits(kept.numpy())
         masks[name] = {"source": asdict(mask.source), "kept": int(kept.sum())}
-        if mask.draw is not None:
+        if aliases := [n for n in owners[id(entry)] if n != name]:
+            masks[name]["tied"] = aliases
+        if mask.draw is not None and bool(mask.draw.any()):
             if mask.source.init == "signed_kaiming_constant":
                 positive = (mask.weight.reshape(-1).cpu() > 0)[kept]
                 tensors[f"sign/{name}"] = _pack_bits(positive.numpy())
             else:
                 tensors[f"draw/{name}"] = mask.draw.reshape(-1).cpu()[kept]
+    prefixes = [_parametrized(name) for names in owners.values() for name in names]
     for key, tensor in model.state_dict().items():
-        if ".parametrizations." not in f".{key}":
+        if not any(key.startswith(prefix) for prefix in prefixes):
             tensors[f"state/{key}"] = tensor.detach().cpu().contiguous().clone()
-    header = {"schema": SCHEMA, "stream": streams.VERSION, "masks": masks, **dict(about or {})}
+    header = {
+        "schema": SCHEMA,
+        "stream": streams.VERSION,
+        "masks": masks,
+        "checksums": {key: _checksum(tensor) for key, tensor in tensors.items()},
+        **dict(about or {}),
+    }
     write_tensors(path, tensors, {"regraft.ticket": json.dumps(header)})
     return Path(path).stat().st_size
 
@@ -151,6 +165,11 @@ def load_ticket(path: Path | str) -> Ticket:
                 )
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         ticket = Ticket(header, tensors, path.stat().st_size)
+        if tensors.keys() != header["checksums"].keys():
+            raise ValueError("tensors are missing or too many")
+        for key, tensor in tensors.items():
+            if _checksum(tensor) != header["checksums"][key]:
+                raise ValueError(f"the checksum of {key} is wrong")
         for name, entry in header["masks"].items():
             n = math.prod(entry["source"]["shape"])
             bits = tensors[f"mask/{name}"].numpy()
@@ -190,6 +209,28 @@ def stored_bytes(model: nn.Module) -> int:
     return sum(
         t.numel() * t.element_size() for t in model.state_dict().values() if t.is_floating_point()
     )
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Return every name of each parametrised parameter, by the identity of its parametrisations."""
+    names: dict[int, list[str]] = {}
+    for prefix, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for attribute, entry in module.parametrizations.items():  # pyrefly: ignore
+                if any(isinstance(p, Mask) for p in entry):
+                    name = f"{prefix}.{attribute}" if prefix else attribute
+                    names.setdefault(id(entry), []).append(name)
+    return names
+
+
+def _parametrized(name: str) -> str:
+    prefix, _, attribute = name.rpartition(".")
+    return f"{prefix}{'.' if prefix else ''}parametrizations.{attribute}."
+
+
+def _checksum(tensor: Tensor) -> str:
+    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _pack_bits(flags: np.ndarray) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,22 @@ from regraft import streams
 from regraft.errors import InputError
 
 from .bake import bake
-from .edge_popup import _choose
-from .mask import FixedMask, masks
+from .edge_popup import choose
+from .mask import FixedMask, Mask, masks, named_masks
 from .select import pruned_count
 
 
-def random_masks(model: nn.Module, sparsity: float, *, seed: int) -> dict[str, Tensor]:
+def random_masks(
+    model: nn.Module, sparsity: float, *, trainable: Sequence[str] = (), seed: int
+) -> dict[str, Tensor]:
     """Return a random mask for every maskable weight, bool, exactly `sparsity` in each.
+
+    Weights that match a pattern of `trainable` get none.
 
     Raises:
         InputError: No maskable weight, or a sparsity outside [0, 1].
     """
-    chosen = _choose(model, None, ())
+    chosen = choose(model, trainable=trainable)
     if not chosen:
         raise InputError("model has no maskable weight (Linear, Conv1d/2d/3d): nothing to prune")
     out = {}
@@ -94,8 +98,6 @@ def unmask(model: nn.Module) -> nn.Module:
     Raises:
         InputError: The model has no masked weight.
     """
-    from .mask import Mask, named_masks
-
     plain = bake(model)
     for name, _, mask in named_masks(model):
         if isinstance(mask, Mask):

@@ -74,7 +74,13 @@ def edge_popup(
         >>> model = edge_popup(torchvision.models.resnet18(), sparsity=0.6, seed=1)
         >>> optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     """
-    chosen = _choose(model, params, trainable)
+    if scope not in ("layer", "global"):
+        raise InputError(f"scope={scope!r}: expected 'layer' or 'global'")
+    if score not in ("signed", "magnitude"):
+        raise InputError(f"score={score!r}: expected 'signed' or 'magnitude'")
+    if score_init not in ("kaiming_uniform", "kaiming_normal"):
+        raise InputError(f"score_init={score_init!r}: expected kaiming_uniform or kaiming_normal")
+    chosen = choose(model, params, trainable)
     if not chosen:
         raise InputError(
             "model has no maskable weight (no Linear, Conv1d/2d/3d or attention projection outside "
@@ -100,10 +106,12 @@ def edge_popup(
     first_owner: dict[int, parametrize.ParametrizationList] = {}
     for owner, attribute, parameter, mask in built:
         tied = first_owner.get(id(parameter))
-        parametrize.register_parametrization(owner, attribute, mask)
         if tied is not None:
+            # An identity makes the owner a parametrised one without touching the shared scores.
+            parametrize.register_parametrization(owner, attribute, nn.Identity())
             owner.parametrizations[attribute] = tied  # pyrefly: ignore
             continue
+        parametrize.register_parametrization(owner, attribute, mask)
         entry: Any = owner.parametrizations[attribute]  # pyrefly: ignore
         entry.original.requires_grad_(True)
         first_owner[id(parameter)] = entry
@@ -116,15 +124,28 @@ def edge_popup(
     return model
 
 
-def _choose(
-    model: nn.Module, params: Sequence[str] | None, trainable: Sequence[str]
+def choose(
+    model: nn.Module, params: Sequence[str] | None = None, trainable: Sequence[str] = ()
 ) -> list[tuple[nn.Module, str, str, nn.Parameter]]:
+    """Return the weights to mask: (owner, attribute, full name, parameter), tied ones repeatedly.
+
+    Args:
+        model: Any model.
+        params: Patterns of names to choose instead of the default layers' weights.
+        trainable: Patterns of names to leave out.
+
+    Raises:
+        InputError: As `edge_popup`.
+    """
     chosen = []
+    held: dict[int, list[str]] = {}
     unmatched = set(params or ())
+    unmatched |= {p for p in trainable if not any(_matching(model, p))}
     for prefix, module in model.named_modules():
         maskable = _maskable(module)
         for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             name = f"{prefix}.{attribute}" if prefix else attribute
+            held.setdefault(id(parameter), []).append(name)
             if params is None:
                 wanted = attribute in maskable
             else:
@@ -152,10 +173,29 @@ def _choose(
                     )
     if unmatched:
         raise InputError(
-            f"params: {sorted(unmatched)[0]!r} matches no parameter; `dict(model.named_parameters())` "
+            f"pattern {sorted(unmatched)[0]!r} matches no parameter; `dict(model.named_parameters())` "
             "lists the names"
         )
+    _refuse_half_tied(chosen, held)
     return chosen
+
+
+def _refuse_half_tied(
+    chosen: Sequence[tuple[nn.Module, str, str, nn.Parameter]], held: Mapping[int, Sequence[str]]
+) -> None:
+    """Refuse a weight that an unmasked parameter shares: it would turn into scores as well."""
+    for _, _, name, parameter in chosen:
+        others = set(held[id(parameter)]) - {n for _, _, n, _ in chosen}
+        if others:
+            raise InputError(
+                f"weight {name!r} is tied to {sorted(others)[0]!r}, which is not masked: name both in "
+                "`params`, or both in `trainable`"
+            )
+
+
+def _matching(model: nn.Module, pattern: str) -> Iterable[str]:
+    names = (name for name, _ in model.named_parameters(remove_duplicate=False))
+    return (name for name in names if fnmatchcase(name, pattern))
 
 
 def _maskable(module: nn.Module) -> Iterable[str]:
@@ -195,10 +235,13 @@ def _sparsity_of(name: str, sparsity: float | Mapping[str, float]) -> float:
 
 def _spare_broadcast_(model: nn.Module) -> None:
     """Tell DDP not to broadcast W: every rank draws the same one from the stream."""
+    # A mask has no `draw` yet, but may when it is resumed; gloo cannot broadcast its 16-bit numbers.
     names = [
-        name for name, _ in model.named_buffers() if name.endswith((".0.weight", ".0.draw"))
-        and ".parametrizations." in f".{name}"
-    ]  # fmt: skip
+        f"{prefix}.{buffer}"
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, Mask)
+        for buffer in ("weight", "draw")
+    ]
     known = list(getattr(model, "_ddp_params_and_buffers_to_ignore", []))
     model._ddp_params_and_buffers_to_ignore = known + names  # pyrefly: ignore
 

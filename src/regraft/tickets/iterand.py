@@ -74,11 +74,15 @@ class IteRand:
         self.every = every
         self.rate = rate
         self.iteration = 0
-        self.events = 0
         if not self._masks():
             raise InputError(
                 "model has no edge-popup mask to re-randomise: call `edge_popup(model)` first"
             )
+
+        # Kept from the start, so that copies made now (weight averages, say) have the same buffers,
+        # and never drawn twice from the same event.
+        draws = [mask.remember_draws_() for mask, _ in self._masks()]
+        self.events = max(int(draw.max()) for draw in draws)
 
     def _masks(self) -> list[tuple[Mask, torch.Tensor]]:
         return [

@@ -88,23 +88,27 @@ class Mask(nn.Module):
             [scores], pruned_count(scores.numel(), self.sparsity), self._selector
         )
 
-    def redraw_(self, index: Tensor, event: int) -> None:
-        """Replace W at flat positions `index` (int64, CPU) by the stream's values at `event`."""
+    def remember_draws_(self) -> Tensor:
+        """Start keeping the event each position was drawn at, 0 so far, unless that is kept."""
         if self.draw is None:
             self.draw = torch.zeros_like(self.weight, dtype=torch.int16)
-        if event > torch.iinfo(self.draw.dtype).max:
-            self.draw = self.draw.to(torch.int32)
+        return self.draw
+
+    def redraw_(self, index: Tensor, event: int) -> None:
+        """Replace W at flat positions `index` (int64, CPU) by the stream's values at `event`."""
+        draw = self.remember_draws_()
+        if event > torch.iinfo(draw.dtype).max:
+            draw = self.draw = draw.to(torch.int32)
         where = torch.unravel_index(index.to(self.weight.device), self.weight.shape)
-        self.draw[where] = event
+        draw[where] = event
         self.weight[where] = self.source.draw(event, index=index.numpy()).to(self.weight)
 
     def extra_repr(self) -> str:
         """Show the law, the seed and the sparsity."""
         size = "|score|" if self.magnitude else "score"
-        where = "global" if self.scope is not None else "layer"
         return (
             f"{self.source.init}, seed={self.source.seed}, sparsity={self.sparsity:g} by {size}, "
-            f"{where}"
+            f"{self._scope_name()}"
         )
 
     def get_extra_state(self) -> Tensor:
@@ -115,6 +119,7 @@ class Mask(nn.Module):
             "source": asdict(self.source),
             "sparsity": self.sparsity,
             "magnitude": self.magnitude,
+            "scope": self._scope_name(),
         }
         return torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8).clone()
 
@@ -138,11 +143,19 @@ class Mask(nn.Module):
                 f"masked weight {source.name!r} has shape {source.shape} in the checkpoint and "
                 f"{self.source.shape} in the model: build the model the checkpoint was made with"
             )
+        if found["scope"] != self._scope_name():
+            raise InputError(
+                f"masked weight {source.name!r} has scope {found['scope']!r} in the checkpoint and "
+                f"{self._scope_name()!r} in the model: mask the model as the checkpoint's was"
+            )
         self.source = source
         self.sparsity = found["sparsity"]
         self.magnitude = found["magnitude"]
         self._selector = ThresholdSelector(magnitude=self.magnitude)
         self._rebuild_()
+
+    def _scope_name(self) -> str:
+        return "layer" if self.scope is None else "global"
 
     def _rebuild_(self) -> None:
         self.weight = self.source.rebuild(self.draw).to(self.weight)
@@ -150,11 +163,12 @@ class Mask(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        saved = state_dict.get(f"{prefix}draw")
-        if saved is not None:
-            self.draw = torch.zeros_like(saved, device=self.weight.device)
-        else:
-            self.draw = None
+        # A state without anything of this mask (a partial load) leaves its draws alone.
+        if f"{prefix}_extra_state" in state_dict:
+            saved = state_dict.get(f"{prefix}draw")
+            self.draw = (
+                None if saved is None else torch.zeros_like(saved, device=self.weight.device)
+            )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Mask:
@@ -192,6 +206,8 @@ class GlobalScope:
             seen = [(s.data_ptr(), s._version) for s in scores]
         except RuntimeError:  # tensors inside functorch transforms have neither
             return self._select(scores)
+        first = self._masks()[0]
+        seen.append((int(first.magnitude), hash(first.sparsity)))
         if id(mask) in self._served or seen != self._seen:
             self._threshold = self._select(scores)
             self._served.clear()

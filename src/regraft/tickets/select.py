@@ -38,7 +38,7 @@ def pruned_count(n: int, sparsity: float) -> int:
     Raises:
         InputError: `sparsity` outside [0, 1].
     """
-    if not 0.0 <= sparsity <= 1.0:
+    if not isinstance(sparsity, (int, float)) or not 0.0 <= sparsity <= 1.0:
         raise InputError(
             f"sparsity={sparsity}: expected the fraction of weights to remove, in [0, 1]"
         )
