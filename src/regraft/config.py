@@ -9,8 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from .errors import InputError
 
 Augmentation = Literal["none", "flip", "crop", "crop-flip", "resized-crop-flip"]
 Schedule = Literal["constant", "cosine", "epoch-cosine"]
@@ -130,9 +134,66 @@ class RuntimeConfig:
     """Epochs between two evaluations on the validation split."""
 
 
+_Range = tuple[str, Callable[[Any], bool]]
+
+_AT_LEAST_1: _Range = ("at least 1", lambda v: v >= 1)
+_NOT_NEGATIVE: _Range = (
+    "a finite number from 0 up",
+    lambda v: 0 <= v < math.inf,
+)
+_POSITIVE: _Range = (
+    "a finite number above 0",
+    lambda v: 0 < v < math.inf,
+)
+_SHARE: _Range = ("a share in [0, 1]", lambda v: 0 <= v <= 1)
+_BELOW_1: _Range = ("a number in [0, 1)", lambda v: 0 <= v < 1)
+
+# Written so that NaN, which compares with nothing, fails every one of them.
+_RANGES = {
+    "lr": _POSITIVE,
+    "momentum": _BELOW_1,
+    "weight_decay": _NOT_NEGATIVE,
+    "epochs": _AT_LEAST_1,
+    "batch_size": _AT_LEAST_1,
+    "accumulate": _AT_LEAST_1,
+    "warmup_epochs": _NOT_NEGATIVE,
+    "cooldown_epochs": _NOT_NEGATIVE,
+    "cooldown_lr": _NOT_NEGATIVE,
+    "label_smoothing": _BELOW_1,
+    "clip_norm": _POSITIVE,
+    "sparsity": _SHARE,
+    "every": _AT_LEAST_1,
+    "rate": _SHARE,
+    "anneal": _SHARE,
+    "penalty": _NOT_NEGATIVE,
+    "width": _POSITIVE,
+    "devices": _AT_LEAST_1,
+    "threads": _AT_LEAST_1,
+    "checkpoint_seconds": _NOT_NEGATIVE,
+    "log_every": _AT_LEAST_1,
+    "eval_every": _AT_LEAST_1,
+}
+
+
+def check(*configs: Any) -> None:
+    """Refuse numbers that no run can use, before anything is loaded or written.
+
+    Raises:
+        InputError: A number of one of the config dataclasses is out of its range or not a number.
+    """
+    for config in configs:
+        for name, value in vars(config).items():
+            if value is None or name not in _RANGES:
+                continue
+            expected, fits = _RANGES[name]
+            if not fits(value):
+                raise InputError(f"{name}={value!r}: expected {expected}")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Return the JSON form of a config dataclass, nested ones included."""
-    return dataclasses.asdict(config)
+    # As it comes back from a file: a tuple that has become a list would look like another config.
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def digest(config: Any) -> str:

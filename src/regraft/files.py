@@ -74,8 +74,12 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
+        # safetensors makes files that only their owner can read; keep the mode the user asked for.
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata=header)
+            temporary.chmod(mode)
         except safetensors.SafetensorError as error:
             raise RegraftError(
                 f"writing {path} failed ({error}): free some space, or write elsewhere"

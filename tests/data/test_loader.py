@@ -28,6 +28,16 @@ def same(left, right):
         assert n == n2
 
 
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(9, [4, 5]), (10, [4, 4, 2]), (1, [1]), (4, [4]), (5, [5])]
+)
+def test_a_single_image_joins_the_batch_before_it(n, sizes):
+    source = loader(n, 4)
+    assert len(source) == len(sizes)
+    assert [len(y) for _, y, _ in source.batches(0)] == sizes
+    assert [size for _, _, size in source.batches(0)] == sizes
+
+
 kinds = st.sampled_from(["none", "crop-flip", "resized-crop-flip"])
 
 

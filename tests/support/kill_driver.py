@@ -19,7 +19,7 @@ import sklearn.datasets  # noqa: F401
 
 import regraft.cli
 import regraft.cli.find
-import regraft.recipes.job  # noqa: F401
+import regraft.recipes.job
 
 
 def start(arguments):

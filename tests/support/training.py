@@ -1,5 +1,7 @@
 """Small data and networks that the tests of the training loop share."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -17,7 +19,7 @@ class Points:
         self.batch_size, self.shuffle = batch_size, shuffle
 
     def __len__(self):
-        return -(-len(self.x) // self.batch_size)
+        return math.ceil(len(self.x) / self.batch_size)
 
     def batches(self, epoch, *, start=0, rank=0, world=1):
         order = torch.arange(len(self.x))
@@ -28,7 +30,7 @@ class Points:
             yield self.x[share], self.y[share], len(rows)
 
 
-class Stop(Exception):
+class Stop(Exception):  # noqa: N818
     """What a test interrupts a run with."""
 
 

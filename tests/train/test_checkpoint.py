@@ -140,7 +140,9 @@ def test_a_newer_schema_is_refused(tmp_path, monkeypatch):
         load_state(tmp_path / "state")
 
 
-@pytest.mark.parametrize("data", [b"", b"garbage", b"\x08" + b"\x00" * 7 + b"{}      ", b"\xff" * 64])
+@pytest.mark.parametrize(
+    "data", [b"", b"garbage", b"\x08" + b"\x00" * 7 + b"{}      ", b"\xff" * 64]
+)
 def test_garbage_is_refused(tmp_path, data):
     (tmp_path / "state").write_bytes(data)
     with pytest.raises(InputError, match=r"state (cannot be read|is not a Regraft)"):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import torch
 from regraft.train import load_state
 
 DRIVER = Path(__file__).parents[1] / "support" / "kill_driver.py"
-FIND = (
+FIND = shlex.split(
     "ticket find --data digits --model conv_small --width 0.25 --method iterand --every 5 "
     "--epochs 6 --batch-size 64 --threads 1 --accelerator cpu --json"
-).split()
+)
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and fork are of POSIX")
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -58,7 +59,7 @@ def test_the_published_imagenet_schedule():
     assert rates[5 + 19] == pytest.approx(0.05 * (1 + math.cos(math.pi * 19 / 95)))
     assert rates[99] == pytest.approx(0.05 * (1 + math.cos(math.pi * 94 / 95)))
     assert rates[100:] == pytest.approx([1e-5] * 5)
-    assert all(a > b for a, b in zip(rates[5:100], rates[6:101], strict=True))
+    assert all(a > b for a, b in itertools.pairwise(rates[5:101]))
     # Within an epoch the rate stands still.
     assert {factor(step) for step in range(400, 410)} == {factor(400)}
 

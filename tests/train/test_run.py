@@ -81,7 +81,8 @@ def test_what_a_kill_left_half_written_is_cleared_away(tmp_path, kept):
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"schema": 1, "arm": "it', "[1, 2]", "{}", '{"digest": "0", "config": []}', "\xff"]
+    "text",
+    ["", '{"schema": 1, "arm": "it', "[1, 2]", "{}", '{"digest": "0", "config": []}', "\xff"],
 )
 def test_a_damaged_config_is_refused(tmp_path, text):
     with opened(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,11 +35,15 @@ class Bake:
 
         ticket = load_ticket(self.ticket)
         header = ticket.header
-        if "model" not in header:
-            raise InputError(f"{self.ticket} does not say which model it is of: give --model")
+        missing = [k for k in ("model", "classes", "input") if k not in header]
+        if missing:
+            raise InputError(
+                f"{self.ticket} does not say which {missing[0]} it is of, so it was saved by a program: "
+                "fill its model there, with regraft.tickets.fill(model, load_ticket(path))"
+            )
         config = ModelConfig(**header["model"])
         if self.model is not None:
-            config = ModelConfig(name=self.model)
+            config = replace(config, name=self.model)
         network = build(config, num_classes=len(header["classes"]), **header["input"])
         state = fill(network, ticket).state_dict()
         about = {k: v for k, v in header.items() if k not in ("masks", "stream", "schema")}

@@ -29,7 +29,10 @@ class List:
         if self.json:
             print_json({"sets": [{k: _plain(v) for k, v in asdict(s).items()} for s in found]})
             return 0
-        lines = [[s.name, "yes" if s.present else "no", str(s.folder)] for s in found]
+        lines = [
+            [s.name, "yes" if s.present else "no", str(s.folder or "inside scikit-learn")]
+            for s in found
+        ]
         table(["set", "here", "folder"], lines)
         return 0
 
@@ -53,4 +56,4 @@ class Get:
 
 
 def _plain(value: object) -> object:
-    return value if isinstance(value, bool | int | str) else str(value)
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

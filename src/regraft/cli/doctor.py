@@ -32,7 +32,7 @@ class Doctor:
         if self.json:
             print_json(found)
             return 0
-        say(f"[bold]regraft[/] {found['regraft']}, Python {found['python']}, {found['device']}")
+        say(f"regraft {found['regraft']}, Python {found['python']}, {found['device']}")
         say()
         table(["package", "version"], [[n, v or "missing"] for n, v in found["core"].items()])
         say()
@@ -57,9 +57,8 @@ class Doctor:
                 "versions": {p: _version(p) for p in packages},
                 "missing": missing,
                 "unlocks": unlocks,
-                "install": f"pip install 'regraft\\[{name}]'" if not self.json else
-                f"pip install 'regraft[{name}]'",
-            }  # fmt: skip
+                "install": f"pip install 'regraft[{name}]'",
+            }
         return {
             "regraft": __version__,
             "python": platform.python_version(),
@@ -83,4 +82,5 @@ def _device() -> str:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return f"CUDA: {', '.join(names)}"
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads != 1 else ''}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +28,8 @@ from .output import print_json, say, size
 class Find:
     """Search a random network for a subnetwork that solves a task; only scores are trained.
 
-    Leaves a run folder with `ticket.safetensors` (masks and a seed), metrics and report; the same
-    command goes on after an interruption. The controls are methods too.
+    Leaves a run folder with `ticket.safetensors` (masks and a seed) and metrics; the same command
+    goes on after an interruption. The controls are methods too.
     """
 
     data: str = "digits"
@@ -85,7 +87,7 @@ class Find:
     data_root: str | None = None
     """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
     download: bool = True
-    """Fetch a missing known set where a network exists."""
+    """Stop at a missing known set instead of fetching it."""
     image_size: int | None = None
     """Side of the images in pixels; a folder without it takes 224."""
     validation: float = 0.1
@@ -117,7 +119,8 @@ class Find:
 
     def run(self) -> int:
         """Search, show progress, and tell what was found."""
-        from regraft.errors import InputError
+        from regraft.config import check
+        from regraft.errors import InputError, MissingExtraError
         from regraft.recipes.job import Job, run_in
         from regraft.train import keep_freed_memory
 
@@ -128,16 +131,26 @@ class Find:
         keep_freed_memory()
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         job = Job(
-            setting=f"{Path(self.data).name}/{self.model.replace('/', '-').replace(':', '-')}",
+            setting=self._setting(),
             arm=self.method,
+            control="edge_popup" if self.method == "iterand" else None,
             data=_pick(DataConfig, values, name=self.data, root=self.data_root),
             model=ModelConfig(name=self.model, width=self.width, options=self._options()),
             ticket=_pick(TicketConfig, values),
             optim=_pick(OptimConfig, values),
             runtime=_pick(RuntimeConfig, values),
         )
-        with _Bar(enabled=not self.json) as bar:
-            result = run_in(job, self.out, progress=bar.update)
+        check(job.model, job.ticket, job.optim, job.runtime)
+        new = not self.out.exists()
+        try:
+            with _Bar(enabled=not self.json and _is_first_process()) as bar:
+                result = run_in(job, self.out, progress=bar.update)
+        except (InputError, MissingExtraError):
+            if new:
+                _forget(self.out)
+            raise
+        if not _is_first_process():
+            return 0
         found = {
             "out": str(self.out),
             "method": self.method,
@@ -151,10 +164,21 @@ class Find:
             return 0
         for name, value in result["metrics"].items():
             if name.endswith("accuracy"):
-                say(f"{name.replace('_', ' ')}: [bold]{value:.2f}%[/]")
+                say(f"{name.replace('_', ' ')}: {value:.2f}%")
         kind = "ticket" if (self.out / "ticket.safetensors").exists() else "model"
         say(f"{kind}: {self.out / f'{kind}.safetensors'} ({size(result['stored_bytes'])})")
         return 0
+
+    def _setting(self) -> str:
+        """Return what runs must share to be compared, so that a report can pair them."""
+        model = self.model.replace("/", "-").replace(":", "-")
+        parts = [
+            Path(self.data).name or self.data,
+            model,
+            self.weight_init,
+            f"sparsity={self.sparsity:g}",
+        ]
+        return "/".join([*parts, f"width={self.width:g}"])
 
     def _options(self) -> dict[str, Any]:
         from regraft.errors import InputError
@@ -173,8 +197,22 @@ def _pick(kind: Any, values: dict[str, Any], **more: Any) -> Any:
     return kind(**{k: v for k, v in values.items() if k in names}, **more)
 
 
+def _is_first_process() -> bool:
+    """Whether this is the one of several processes that speaks."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def _forget(folder: Path) -> None:
+    """Remove the folder of a run that never began, so that the corrected command may have it."""
+    started = {"config.json", "data.json", "environment.json", "metrics.jsonl"}
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    metrics = folder / "metrics.jsonl"
+    if {p.name for p in found} <= started and not (metrics.exists() and metrics.stat().st_size):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class _Bar:
-    """A progress bar on standard error."""
+    """A progress bar on standard error, shown from the first step on."""
 
     def __init__(self, *, enabled: bool) -> None:
         from rich.console import Console
@@ -189,12 +227,14 @@ class _Bar:
         self._task = self._progress.add_task("")
 
     def update(self, step: int, steps: int, row: dict[str, float]) -> None:
+        if not self._progress.live.is_started:
+            self._progress.start()
         text = f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.1f}%" if row else ""
         self._progress.update(self._task, completed=step, total=steps, description=text)
 
     def __enter__(self) -> _Bar:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()

@@ -29,9 +29,7 @@ class Inspect:
         if self.json:
             print_json(found)
             return 0
-        say(
-            f"[bold]{self.ticket}[/]: {found['method']} on {found['data']}, {found['model']['name']}"
-        )
+        say(f"{self.ticket}: {found['method']} on {found['data']}, {found['model']['name']}")
         lines = [
             [m["name"], "x".join(map(str, m["shape"])), f"{m['sparsity']:.4f}", m["init"], str(m["seed"])]
             for m in found["masks"]

@@ -11,24 +11,25 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def say(text: str = "") -> None:
-    """Print a line for a person, marked up by rich, on standard output."""
+def say(text: str = "", style: str | None = None) -> None:
+    """Print a line for a person on standard output, as it stands: a path may hold brackets."""
     from rich.console import Console
 
-    Console(soft_wrap=True, highlight=False).print(text)
+    Console(soft_wrap=True, highlight=False).print(text, style=style, markup=False)
 
 
 def table(headings: list[str], lines: list[list[str]], *, title: str | None = None) -> None:
     """Print a table; columns after the first that hold numbers are aligned to the right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for i, heading in enumerate(headings):
         numeric = i > 0 and all(line[i][:1] in "0123456789+-–" for line in lines if line[i])
         grid.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for line in lines:
-        grid.add_row(*line)
+        grid.add_row(*map(Text, line))
     Console().print(grid)
 
 

@@ -77,7 +77,8 @@ class Reproduce:
         for grid in to_rich(outcome.rows):
             console.print(grid)
         for claim in outcome.reading.claims:
-            mark = "[green]held[/]" if claim.held else "[yellow]not held[/]"
-            say(f"{mark}: {claim.paper}" + (f" ({claim.note})" if claim.note else ""))
+            mark = "held" if claim.held else "not held"
+            note = f" {claim.note}" if claim.note else ""
+            say(f"{mark}: {claim.paper}.{note}", style="green" if claim.held else "yellow")
         say(f"report: {outcome.page}")
         return 0

@@ -51,4 +51,6 @@ _Verb = (
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
-VERBS = tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[_Verb]]
+VERBS = tyro.conf.OmitSubcommandPrefixes[
+    tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[_Verb]]
+]

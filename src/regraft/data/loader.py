@@ -59,7 +59,11 @@ class _Loader:
         self._shift = shift.float().view(1, -1, 1, 1).to(self.device)
 
     def __len__(self) -> int:
-        return math.ceil(self._size / self.batch_size)
+        return max(math.ceil(self._size / self.batch_size) - self._lonely(), 1)
+
+    def _lonely(self) -> bool:
+        # Batch statistics of a single image are no statistics: it joins the batch before it.
+        return self._size % self.batch_size == 1 and self._size > self.batch_size > 1
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices of the images in the order of `epoch`, int64 [n]."""
@@ -76,9 +80,13 @@ class _Loader:
             )
         if not 0 <= rank < world:
             raise InputError(f"rank={rank} of world={world}: expected 0 to {world - 1}")
+        if start == len(self):
+            return [], []
         # `split` on the rest keeps the cuts where they are in the whole epoch.
         rest = self.order(epoch)[start * self.batch_size :].split(self.batch_size)
         rest = [rows for rows in rest if len(rows)]
+        if self._lonely() and len(rest) > 1:
+            rest[-2:] = [torch.cat(rest[-2:])]
         return [rows[rank::world] for rows in rest], [len(rows) for rows in rest]
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -89,7 +97,8 @@ class TensorLoader(_Loader):
     """Batches of a set that lies in memory as one tensor; follows `regraft.protocols.BatchSource`.
 
     Pixels stay uint8 on the device and become float32 (x / 255 - mean) / std batch by batch. The
-    last, smaller batch of an epoch is kept. Rank r of w takes rows r, r + w, ... of each global
+    last, smaller batch of an epoch is kept; a single image joins the batch before it. Rank r of w
+    takes rows r, r + w, ... of each global
     batch, which may be none of them when the last batch is smaller than w.
 
     Args:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from regraft.config import (
     OptimConfig,
     RuntimeConfig,
     TicketConfig,
+    check,
     digest,
     to_dict,
 )
@@ -24,7 +28,16 @@ from regraft.errors import InputError
 from regraft.files import write_tensors
 from regraft.models import build
 from regraft.protocols import BatchSource
-from regraft.tickets import load_ticket, prepare, save_ticket, shuffled, stored_bytes
+from regraft.tickets import (
+    bake,
+    load_ticket,
+    masks,
+    named_masks,
+    prepare,
+    save_ticket,
+    shuffled,
+    stored_bytes,
+)
 from regraft.train import Batches, RunFolder, evaluate, fit, make_fabric, peak_bytes, reset_peak
 from regraft.train.loop import Progress
 
@@ -59,7 +72,7 @@ class Job:
         config = {
             name: to_dict(getattr(self, name)) for name in ("data", "model", "ticket", "optim")
         }
-        # The data root, and how often a run saves or reports, change no number.
+        # Where the data lie and how often a run saves change no number and no row.
         config["data"].pop("root")
         config["data"].pop("download")
         config["runtime"] = to_dict(self.runtime)
@@ -91,6 +104,21 @@ def load_once(config: DataConfig) -> Splits:
     return _loaded[key]
 
 
+def fingerprint(splits: Splits) -> dict[str, Any]:
+    """Return what tells whether a data set is still the one a run was started with."""
+    found: dict[str, Any] = {"classes": len(splits.classes)}
+    for name in ("train", "validation", "test"):
+        images = getattr(splits, name)
+        if images is None:
+            continue
+        seen = hashlib.blake2b(images.labels.numpy().tobytes(), digest_size=8)
+        if isinstance(images, ImageSet):
+            seen.update(images.images.contiguous().numpy().data)
+        found[f"{name}_images"] = len(images)
+        found[f"{name}_digest"] = seen.hexdigest()
+    return found
+
+
 def loaders(splits: Splits, job: Job, device: torch.device) -> Batches:
     """Return the batches of a job: augmented and shuffled for training, plain for the rest."""
 
@@ -108,6 +136,7 @@ def loaders(splits: Splits, job: Job, device: torch.device) -> Batches:
                 shuffle=train,
                 augment=job.data.augment if train else "none",
                 seed=job.runtime.seed,
+                device=device,
             )
         return TensorLoader(
             images,
@@ -143,6 +172,7 @@ def run_in(
     job: Job, path: Path, *, root: Path | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Run a job in the folder `path`; as `run_job` otherwise."""
+    check(job.data, job.model, job.ticket, job.optim, job.runtime)
     identity: dict[str, Any] = {
         "config": job.config(),
         "setting": job.setting,
@@ -155,6 +185,7 @@ def run_in(
             return folder.result
         fabric = make_fabric(job.runtime)
         splits = load_once(job.data)
+        folder.pin("data", fingerprint(splits))
         batches = loaders(splits, job, fabric.device)
         torch.manual_seed(job.runtime.seed)
         model = build(
@@ -205,12 +236,13 @@ def _measure(
     model: nn.Module, batches: Batches, job: Job, fabric: Any, folder: RunFolder
 ) -> dict[str, Any]:
     """Evaluate a network that is not trained, its normalisation statistics taken from the data."""
+    folder.truncate_metrics(0)
     reset_peak()
     model = fabric.setup_module(model)
     model.train()
-    for i, (x, _, _) in enumerate(batches.train.batches(0)):
-        if i >= 200:
-            break
+    # With momentum 0.1 nothing of older statistics is left after 200 batches.
+    epochs = itertools.chain.from_iterable(batches.train.batches(e) for e in itertools.count())
+    for x, _, _ in itertools.islice(epochs, 200):
         model(fabric.to_device(x))
     metrics = {}
     for split, source in (("validation", batches.validation), ("test", batches.test)):
@@ -240,6 +272,12 @@ def _store(model: nn.Module, job: Job, splits: Splits, path: Path, root: Path | 
         return save_ticket(path / "ticket.safetensors", model, about=about)
     if job.source is not None and root is not None:
         return load_ticket(job.source.folder(root)).size
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    sparse = masks(model) if any(True for _ in named_masks(model)) else {}
+    plain = bake(model) if sparse else model
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in plain.state_dict().items()}
     write_tensors(path / "model.safetensors", tensors, {"regraft.model": json.dumps(about)})
-    return stored_bytes(model)
+    size = stored_bytes(plain)
+    for mask in sparse.values():
+        # A sparse network would be stored as a bit a weight and its kept values.
+        size -= 4 * int((~mask).sum()) - math.ceil(mask.numel() / 8)
+    return size

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from regraft.errors import RegraftError
+from regraft.errors import InputError, RegraftError
 
 from .job import Job, run_job
 
@@ -32,7 +32,7 @@ def run_all(
     console = console or Console(stderr=True)
     first = [j for j in jobs if j.source is None]
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -46,7 +46,7 @@ def run_all(
             text = f"{job.setting} {job.arm} seed {job.runtime.seed}: {accuracy:.1f}%"
             display.update(task, advance=1, description=text)
             if not console.is_terminal:
-                console.print(f"{text} ({result['seconds']:.0f} s)")
+                console.print(f"{text} ({result['seconds']:.0f} s)", markup=False, highlight=False)
 
         for wave in (first, [j for j in jobs if j.source is not None]):
             if workers <= 1:
@@ -69,6 +69,10 @@ def _spread(jobs: Sequence[Job], root: Path, workers: int, done: Any) -> None:
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     done(running.pop(future), future.result())
+        except BrokenProcessPool as error:
+            raise RegraftError(
+                "a worker process was killed, most likely for want of memory: use fewer --workers"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -85,13 +89,12 @@ def _run(job: Job, root: Path) -> dict[str, Any]:
     try:
         return run_job(job, root)
     except RegraftError as error:
-        # Exceptions of our own cross process borders as their one sentence.
-        raise RegraftError(f"{job.setting} {job.arm} seed {job.runtime.seed}: {error}") from None
+        # Exceptions of our own cross process borders as their one sentence and their exit code.
+        kind = InputError if error.exit_code == InputError.exit_code else RegraftError
+        raise kind(f"{job.setting} {job.arm} seed {job.runtime.seed}: {error}") from None
 
 
 def default_workers(threads: int | None) -> int:
     """Return how many runs of `threads` threads fit this machine's cores side by side."""
-    if "PYTEST_CURRENT_TEST" in os.environ or sys.platform == "win32":
-        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max((cores or 1) // (threads or cores or 1), 1)

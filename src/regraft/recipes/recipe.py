@@ -121,17 +121,21 @@ def reproduce(
     make_folder(out)
     started = time.monotonic()
     threads = recipe.jobs[0].runtime.threads
-    run_all(
-        recipe.jobs,
-        out,
-        workers=default_workers(threads) if workers is None else workers,
-        console=console,
-    )
+    finished = all((job.folder(out) / "result.json").exists() for job in recipe.jobs)
+    try:
+        run_all(
+            recipe.jobs,
+            out,
+            workers=default_workers(threads) if workers is None else workers,
+            console=console,
+        )
+    finally:
+        # Reading again what is finished is no part of what the numbers cost.
+        seconds = _spent(out, 0.0 if finished else time.monotonic() - started)
     folders = [job.folder(out) for job in recipe.jobs]
     runs = find_runs(folders)
     table = rows(runs)
     reading = recipe.read(runs, table)
-    seconds = _spent(runs, out, time.monotonic() - started)
     facts = {
         "command": command_line(),
         "hardware": _hardware(runs),
@@ -168,13 +172,15 @@ def reproduce(
     return Outcome(table, reading, page, written, seconds)
 
 
-def _spent(runs: Sequence[Run], out: Path, now: float) -> float:
-    """Return the wall-clock seconds of the whole recipe, over all the times it was started."""
+def _spent(out: Path, more: float) -> float:
+    """Return the wall-clock seconds of a recipe over all the times it was started, short of kills."""
     file = out / "seconds.txt"
-    before = float(file.read_text()) if file.exists() else 0.0
-    total = before + now if any(run.finished for run in runs) else now
-    write_text(file, f"{total:.1f}\n")
-    return round(total, 1)
+    try:
+        before = float(file.read_text())
+    except (OSError, ValueError):
+        before = 0.0
+    write_text(file, f"{before + more:.1f}\n")
+    return round(before + more, 1)
 
 
 def _hardware(runs: Sequence[Run]) -> str:

@@ -1,12 +1,13 @@
 """The loop behind the recipes and the command line; nobody has to adopt it to use a method."""
 
 from .checkpoint import load_state, save_state
+from .environment import command_line, environment
 from .fabric import make_fabric
 from .loop import Batches, fit
 from .measure import evaluate
 from .memory import keep_freed_memory, peak_bytes, reset_peak
 from .optim import lr_factor, make_optimizer, make_scheduler
-from .run import RunFolder, command_line, environment, read_json
+from .run import RunFolder, read_json
 
 __all__ = [
     "Batches",

@@ -109,6 +109,8 @@ class _Position:
     losses: list[float] = field(default_factory=list)
     correct: int = 0
     seen: int = 0
+    validated: dict[str, float] = field(default_factory=dict)
+    validated_at: int = -1
 
 
 class _Training:
@@ -160,10 +162,12 @@ class _Training:
                 due = time.monotonic() - self._saved >= self.runtime.checkpoint_seconds
                 if on_cpu or logs or due:  # reading a loss makes a GPU wait: done rarely there
                     self._drain()
+                if logs or due:
+                    self._refuse_divergence()
                 if logs:
                     self._log_training(epoch)
                 if ends and (epoch + 1) % self.runtime.eval_every == 0:
-                    self._evaluate(epoch, "validation", self.batches.validation)
+                    self._evaluate(epoch, "validation")
                 if progress is not None:
                     progress(self.at.step, self.steps, self.newest)
                 if due:
@@ -175,7 +179,7 @@ class _Training:
         self.save()
         metrics: dict[str, float] = {}
         for split in ("validation", "test"):
-            found = self._evaluate(self.optim.epochs - 1, split, getattr(self.batches, split))
+            found = self._evaluate(self.optim.epochs - 1, split)
             metrics |= {f"{split}_{key}": value for key, value in found.items()}
         return {
             "metrics": metrics,
@@ -201,10 +205,10 @@ class _Training:
                 # A process may have no image of a last, small batch; the mean of none is no number.
                 mean = self.loss(output, y) if len(y) else output.sum() * 0.0
                 part = mean * (len(y) * world / size)
-                sums[0] += part.detach().double() / world
                 sums[1] += (output.detach().argmax(1) == y).sum()
                 if last and self.penalty is not None:
                     part = part + self.penalty(self.model)
+                sums[0] += part.detach().double() / world
                 fabric.backward(part)
         if self.optim.clip_norm is not None:
             fabric.clip_gradients(self.forward, self.optimizer, max_norm=self.optim.clip_norm)
@@ -227,18 +231,33 @@ class _Training:
             self.at.correct += int(correct.item())
         self.pending.clear()
 
+    def _refuse_divergence(self) -> None:
+        """Refuse trained tensors that are not finite: a mask can hide them from the loss."""
+        trained = [p.detach() for p in self.model.parameters() if p.requires_grad]
+        if not math.isfinite(torch.nn.utils.get_total_norm(trained).item()):
+            raise DivergenceError(
+                f"the trained tensors are no longer finite at step {self.at.step} of "
+                f"{self.folder.path} (looked at every {self.runtime.log_every} steps): lower the "
+                f"learning rate (now {self.optim.lr:g}) or clip gradients (clip_norm)"
+            )
+
     def _log_training(self, epoch: int) -> None:
         at = self.at
         loss, accuracy = math.fsum(at.losses) / len(at.losses), 100.0 * at.correct / at.seen
         self._log(epoch, "train", {"loss": loss, "accuracy": accuracy})
         at.losses, at.correct, at.seen = [], 0, 0
 
-    def _evaluate(self, epoch: int, split: str, source: BatchSource | None) -> dict[str, float]:
+    def _evaluate(self, epoch: int, split: str) -> dict[str, float]:
+        source: BatchSource | None = getattr(self.batches, split)
         if source is None:
             return {}
+        if split == "validation" and self.at.validated_at == self.at.step:
+            return self.at.validated
         found = evaluate(self.forward, source, fabric=self.fabric)
         self.forward.train()
         self._log(epoch, split, found)
+        if split == "validation":
+            self.at.validated, self.at.validated_at = found, self.at.step
         return found
 
     def _log(self, epoch: int, split: str, found: dict[str, float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import sys
 from pathlib import Path
 
@@ -31,6 +32,10 @@ def keep_freed_memory() -> bool:
 
 def reset_peak() -> None:
     """Start measuring the peak from here, as far as the platform allows."""
+    gc.collect()
+    # What earlier work freed and the allocator kept would count as this one's.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):

@@ -14,25 +14,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
-import shlex
-import shutil
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from regraft._version import __version__
 from regraft.config import digest
 from regraft.errors import InputError, RegraftError
 from regraft.files import make_folder, write_text
 
 from .checkpoint import load_state, save_state
+from .environment import environment
 
 SCHEMA = 1
+
+_LOCK_SECONDS = 6.0
 
 # What a killed process leaves of a file it was writing: our own name, and safetensors' own.
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp|\.tmp[A-Za-z0-9]{6}")
@@ -123,14 +121,22 @@ class RunFolder:
         except ImportError:  # Windows has no flock; one process at a time is the user's care there
             return
         self._lock = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        # The data workers of a run that was just killed hold its lock until they notice.
+        patience = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                refused = error
+            if time.monotonic() < patience:
+                time.sleep(0.1)
+                continue
             self.close()
             raise RegraftError(
                 f"{self.path} is being written by another process: wait for it or choose another "
                 "folder"
-            ) from error
+            ) from refused
 
     def _check_or_start(self) -> None:
         file = self.path / "config.json"
@@ -171,6 +177,25 @@ class RunFolder:
             InputError: result.json is damaged.
         """
         return read_json(self.path / "result.json")
+
+    def pin(self, name: str, value: dict[str, Any]) -> None:
+        """Write `value` as NAME.json the first time; afterwards refuse any other.
+
+        Raises:
+            InputError: The run was started with another value, or the file is damaged.
+        """
+        if not self.writes:
+            return
+        file = self.path / f"{name}.json"
+        found = read_json(file)
+        if found is None:
+            write_text(file, _json(value))
+        elif found != value:
+            changed = next(k for k in {**found, **value} if found.get(k) != value.get(k))
+            raise InputError(
+                f"{self.path} was started with other {name} ({changed} was {found.get(changed)!r}, now "
+                f"{value.get(changed)!r}): restore it, or choose another folder"
+            )
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one row of metrics; `sync_metrics` makes it last.
@@ -257,54 +282,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise InputError(f"{path} is damaged (no JSON object): remove its folder to start again")
     return found
-
-
-def environment() -> dict[str, Any]:
-    """Return versions, machine and commit, as far as they can be told."""
-    import torch
-
-    device = "cpu"
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name(0)
-    return {
-        "regraft": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "commit": commit(),
-        "command": command_line(),
-    }
-
-
-def command_line() -> str:
-    """Return the command that started this process, as one would type it."""
-    program = Path(sys.argv[0]).name
-    return shlex.join(["regraft" if program == "__main__.py" else program, *sys.argv[1:]])
-
-
-def commit() -> str | None:
-    """Return the commit of the source tree this package runs from, or None outside one."""
-    git = shutil.which("git")
-    if git is None:
-        return None
-    here = Path(__file__).resolve().parent
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        ask = [git, "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-        answer = subprocess.run(ask, capture_output=True, text=True, timeout=10, check=False)
-        return answer.stdout.strip() or None
-    return None
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _json(value: Any) -> str:

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from regraft.cli import main
+
+
+@pytest.fixture
+def regraft(capfd, monkeypatch, tmp_path):
+    """Run the command line in this process: regraft(*words) -> (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*words):
+        code = main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def answer(regraft):
+    """Run a verb with --json: answer(*words) -> the one object on standard output."""
+
+    def run(*words):
+        code, out, err = regraft(*words, "--json")
+        assert code == 0, err
+        assert err == ""
+        found = json.loads(out)
+        assert isinstance(found, dict)
+        return found
+
+    return run
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """A folder of small random images, three classes of eight."""
+    image = pytest.importorskip("PIL.Image")
+    numpy = pytest.importorskip("numpy")
+    chance = numpy.random.default_rng(0)
+    for label, name in enumerate(("ant", "bee", "cat")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = chance.integers(0, 80, (10, 12, 3), dtype=numpy.uint8) + 80 * label
+            image.fromarray(pixels.astype("uint8")).save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def factory(tmp_path):
+    """Write a module of factories that `--model factories_of_NAME:FACTORY` imports."""
+    # A name of its own for each test, as a module is imported once in a process.
+    name = f"factories_of_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(
+        "from torch import nn\n\n"
+        "def small(num_classes, in_channels, image_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, 16),\n"
+        "                         nn.ReLU(), nn.Linear(16, num_classes))\n\n"
+        "class NoWeight(nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.bias = nn.Parameter(__import__('torch').zeros(num_classes))\n\n"
+        "    def forward(self, x):\n"
+        "        return x.flatten(1).mean(1, keepdim=True) + self.bias\n\n"
+        "def broken():\n"
+        "    raise RuntimeError('no luck\\ntoday')\n"
+    )
+    return name

@@ -1,0 +1,82 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from regraft.cli import main
+
+VERBS = [
+    (),
+    ("ticket",),
+    ("ticket", "find"),
+    ("ticket", "inspect"),
+    ("ticket", "bake"),
+    ("reproduce",),
+    ("report",),
+    ("data",),
+    ("data", "list"),
+    ("data", "get"),
+    ("doctor",),
+]
+
+
+def processor_seconds(command):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="processor time of a child needs wait4")
+def test_help_answers_in_half_a_second():
+    command = [sys.executable, "-m", "regraft.cli", "--help"]
+    assert min(processor_seconds(command) for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("words", [["--help"], ["ticket", "find", "--help"]])
+def test_help_imports_nothing_heavy(words):
+    code = (
+        "import sys; from regraft.cli import main; "
+        f"code = main({words!r}); "
+        "heavy = {'torch', 'numpy', 'scipy', 'matplotlib', 'lightning_fabric'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: regraft" in done.stdout
+
+
+@pytest.mark.parametrize("words", VERBS, ids=" ".join)
+def test_every_verb_has_help(words, capsys):
+    assert main([*words, "--help"]) == 0
+    assert " ".join(["usage: regraft", *words]) in capsys.readouterr().out
+
+
+def test_help_says_what_exit_codes_mean(capsys):
+    main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for meaning in ("0 done", "1 a run failed", "2 unusable input", "130 interrupted"):
+        assert meaning in text
+    assert "3 a missing optional part" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["frobnicate"],
+        ["ticket", "find"],
+        ["ticket", "find", "--out", "x", "--sparsity", "much"],
+        ["ticket", "find", "--out", "x", "--method", "magic"],
+        ["reproduce", "iterand", "--scale", "galactic"],
+        ["doctor", "--loudly"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_unusable_input(words, capsys):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
