@@ -213,6 +213,21 @@ mean includes the steps at which the band had to be taken anew or the threshold 
 """
 
 
+def against_targets(rows: list[Ratio]) -> str:
+    """Say in words which targets are met, and where even the floor is above one."""
+    lines = ["**Against the targets.**"]
+    for r in rows:
+        if r.target is None:
+            continue
+        met = "met" if r.ratio <= r.target else "missed"
+        sure = (
+            "" if (r.ratio_high <= r.target) == (r.ratio <= r.target) else ", within its interval"
+        )
+        floor = "; the floor itself lies above it" if r.floor and r.floor > r.target else ""
+        lines.append(f"{r.setting}: {met}{sure}{floor}.")
+    return " ".join(lines)
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -236,7 +251,8 @@ def main() -> None:
     title = "Edge-popup beside dense training"
     command = command_line().replace("tickets.py", "python benchmarks/tickets.py", 1)
     if options.only is None:
-        write(options.out, "tickets", title, command, rows, READING.strip())
+        reading = f"{against_targets(rows)}\n\n{READING.strip()}"
+        write(options.out, "tickets", title, command, rows, reading)
 
 
 if __name__ == "__main__":
