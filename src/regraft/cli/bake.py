@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from .output import print_json, say, size
+from .output import print_json, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class Bake:
         from regraft.errors import InputError
         from regraft.files import write_tensors
         from regraft.models import build
+        from regraft.report.wording import size
         from regraft.tickets import fill, load_ticket
 
         ticket = load_ticket(self.ticket)

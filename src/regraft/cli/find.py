@@ -21,7 +21,7 @@ from regraft.config import (
     TicketMethod,
 )
 
-from .output import print_json, say, size
+from .output import print_json, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,7 @@ class Find:
         from regraft.config import check
         from regraft.errors import InputError, MissingExtraError
         from regraft.recipes.job import Job, run_in
+        from regraft.report.wording import size
         from regraft.train import keep_freed_memory
 
         if self.method == "shuffled_mask":

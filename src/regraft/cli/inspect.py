@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from .output import print_json, say, size, table
+from .output import print_json, say, table
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Inspect:
 
     def run(self) -> int:
         """Read the file and tell."""
+        from regraft.report.wording import size
         from regraft.tickets import load_ticket
 
         found = describe(load_ticket(self.ticket))

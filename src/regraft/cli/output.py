@@ -31,12 +31,3 @@ def table(headings: list[str], lines: list[list[str]], *, title: str | None = No
     for line in lines:
         grid.add_row(*map(Text, line))
     Console().print(grid)
-
-
-def size(count: float) -> str:
-    """Write a number of bytes for a person."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"

@@ -23,7 +23,7 @@ from regraft.config import (
     digest,
     to_dict,
 )
-from regraft.data import ImageSet, Splits, TensorLoader, load
+from regraft.data import FolderLoader, ImageSet, Splits, TensorLoader, load
 from regraft.errors import InputError
 from regraft.files import write_tensors
 from regraft.models import build
@@ -125,22 +125,11 @@ def loaders(splits: Splits, job: Job, device: torch.device) -> Batches:
     def source(images: Any, train: bool) -> BatchSource | None:
         if images is None or len(images) == 0:
             return None
-        if not isinstance(images, ImageSet):
-            from regraft.data import FolderLoader
-
-            return FolderLoader(
-                images,
-                batch_size=job.optim.batch_size,
-                mean=splits.mean,
-                std=splits.std,
-                shuffle=train,
-                augment=job.data.augment if train else "none",
-                seed=job.runtime.seed,
-                device=device,
-            )
-        return TensorLoader(
+        in_memory = isinstance(images, ImageSet)
+        size = job.optim.batch_size
+        return (TensorLoader if in_memory else FolderLoader)(
             images,
-            batch_size=job.optim.batch_size if train else max(job.optim.batch_size, 500),
+            batch_size=max(size, 500) if in_memory and not train else size,
             mean=splits.mean,
             std=splits.std,
             shuffle=train,
