@@ -170,7 +170,7 @@ def _figure(rows: Sequence[Ratio]) -> str:
                 axes.plot([r.target], [y], "d", color="#d55e00", ms=5, fillstyle="none")
         axes.axvline(1, color="#888888", lw=0.8)
         axes.set_yticks(range(len(shown)), [f"{r.setting}: {r.arm}" for r in shown])
-        axes.set_xlabel("time over the baseline's (circle; bar: floor; diamond: target)")
+        axes.set_xlabel("time over the baseline's; bar: floor, diamond: target")
         axes.spines[["top", "right"]].set_visible(False)
         axes.patch.set_visible(False)
         figure.patch.set_visible(False)
