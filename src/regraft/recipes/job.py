@@ -38,7 +38,16 @@ from regraft.tickets import (
     shuffled,
     stored_bytes,
 )
-from regraft.train import Batches, RunFolder, evaluate, fit, make_fabric, peak_bytes, reset_peak
+from regraft.train import (
+    Batches,
+    RunFolder,
+    evaluate,
+    fit,
+    load_state,
+    make_fabric,
+    peak_bytes,
+    reset_peak,
+)
 from regraft.train.loop import Progress
 
 
@@ -214,8 +223,6 @@ def _shuffle(model: nn.Module, job: Job, root: Path) -> nn.Module:
     source = job.source
     if source is None:
         raise InputError("a shuffled mask needs a finished search")
-    from regraft.train import load_state
-
     model.load_state_dict(load_state(source.folder(root) / "checkpoint.safetensors")["model"])
     return shuffled(model, seed=job.runtime.seed)
 
