@@ -259,8 +259,8 @@ _NOTES = (
     "\n\n"
     "Stored bytes are those of the ticket file: one bit a weight for the mask and, where "
     "IteRand redrew weights, a sign bit (constant weights) or a 16-bit event number (uniform "
-    "weights) for each kept weight; for trained weights float32. IteRand buys accuracy for "
-    "width, not always for bytes."
+    "weights) for each kept weight; for trained weights float32, and under a random mask a bit "
+    "a weight and the kept values. IteRand buys accuracy for width, not always for bytes."
 )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from regraft.errors import InputError, RegraftError
+from regraft.errors import RegraftError
 
 from .job import Job, run_job
 
@@ -90,8 +90,9 @@ def _run(job: Job, root: Path) -> dict[str, Any]:
         return run_job(job, root)
     except RegraftError as error:
         # Exceptions of our own cross process borders as their one sentence and their exit code.
-        kind = InputError if error.exit_code == InputError.exit_code else RegraftError
-        raise kind(f"{job.setting} {job.arm} seed {job.runtime.seed}: {error}") from None
+        plain = RegraftError(f"{job.setting} {job.arm} seed {job.runtime.seed}: {error}")
+        plain.exit_code = error.exit_code
+        raise plain from None
 
 
 def default_workers(threads: int | None) -> int:
