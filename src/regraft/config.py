@@ -17,12 +17,13 @@ from typing import Any, Literal
 from .errors import InputError
 
 Augmentation = Literal["none", "flip", "crop", "crop-flip", "resized-crop-flip"]
+Allocation = Literal["uniform", "erk", "epl", "igq"]
 Schedule = Literal["constant", "cosine", "epoch-cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, and how they are split."""
+    """Which images, or which graph, and how they are split."""
 
     name: str = "digits"
     """A known set (`digits`, `mnist`, `fashion_mnist`, ...) or the path of an image folder."""
@@ -42,6 +43,10 @@ class DataConfig:
     """Resize to this square, in pixels; an image folder without it takes 224."""
     unreadable: Literal["refuse", "skip"] = "refuse"
     """What to do with an image that cannot be decoded: stop and name it, or warn and go on."""
+    graph_split: Literal["public", "full", "random"] = "public"
+    """Of a graph: the published split, all other nodes for training, or drawn with `split_seed`."""
+    features: Literal["raw", "row", "l2"] = "raw"
+    """Of a graph: features as published, rows that sum to one, or of one Euclidean length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,8 @@ class OptimConfig:
     cooldown_lr: float = 1e-5
     label_smoothing: float = 0.0
     clip_norm: float | None = None
+    select: Literal["last", "best"] = "last"
+    """Keep the last state, or that of the best validation accuracy (ties: lower loss, earlier)."""
 
 
 TicketMethod = Literal[
@@ -103,6 +110,14 @@ class TicketConfig:
     score_init: Literal["kaiming_uniform", "kaiming_normal"] = "kaiming_uniform"
     rescale: bool = False
     """Multiply the weights' scale by 1/sqrt(1 - s)."""
+    dynamic_scale: bool = False
+    """Multiply each layer by 1/sqrt(kept share) at every pass."""
+    pruned: float = 0.0
+    """Share of the weights pruned for good before the search, p; counted in the sparsity."""
+    locked: float = 0.0
+    """Share of the weights locked into the subnetwork, l; the sparsity is at most 1 - l."""
+    allocation: Allocation = "uniform"
+    """How the frozen shares spread over the layers."""
     every: int = 300
     """IteRand: iterations between two re-randomisations, K_per."""
     rate: float = 0.1
@@ -162,6 +177,8 @@ _RANGES = {
     "label_smoothing": _BELOW_1,
     "clip_norm": _POSITIVE,
     "sparsity": _SHARE,
+    "pruned": _SHARE,
+    "locked": _SHARE,
     "every": _AT_LEAST_1,
     "rate": _SHARE,
     "anneal": _SHARE,

@@ -48,6 +48,17 @@ METHODS = {
     "iterand_constant": ticket("iterand"),
     "iterand_uniform": ticket("iterand", weight_init="kaiming_uniform"),
     "iterand_normal": ticket("iterand", weight_init="kaiming_normal"),
+    "frozen": ticket("edge_popup", sparsity=0.6, pruned=0.3, locked=0.2, dynamic_scale=True),
+    "frozen_global": ticket(
+        "edge_popup",
+        scope="global",
+        score="magnitude",
+        sparsity=0.5,
+        pruned=0.2,
+        locked=0.3,
+        allocation="erk",
+    ),
+    "frozen_iterand": ticket("iterand", weight_init="kaiming_uniform", pruned=0.1, locked=0.2),
     "random_mask_trained": ticket("random_mask_trained"),
     "dense": ticket("dense"),
 }

@@ -298,7 +298,7 @@ def test_ddp_is_told_not_to_broadcast_frozen_weights():
     assert ignored == {
         f"{i}.parametrizations.weight.0.{buffer}"
         for i in (0, 3, 7)
-        for buffer in ("weight", "draw")
+        for buffer in ("weight", "draw", "free")
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regraft.config import (
+    Allocation,
     Augmentation,
     DataConfig,
     ModelConfig,
@@ -50,6 +51,14 @@ class Find:
         "signed_kaiming_constant"
     )
     """Law of the frozen random weights."""
+    pruned: float = 0.0
+    """Share of the weights pruned for good before the search."""
+    locked: float = 0.0
+    """Share of the weights locked into the subnetwork; the sparsity is at most 1 - locked."""
+    allocation: Allocation = "uniform"
+    """How the frozen shares spread over the layers."""
+    dynamic_scale: bool = False
+    """Multiply each layer by 1/sqrt(its kept share)."""
     every: int = 100
     """IteRand: iterations between two re-randomisations."""
     rate: float = 0.1

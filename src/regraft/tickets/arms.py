@@ -18,6 +18,7 @@ from regraft.protocols import Stepper
 
 from .controls import apply_masks, random_masks
 from .edge_popup import edge_popup
+from .freeze import Freezing
 from .iterand import IteRand
 from .schedule import SparsitySchedule, score_penalty
 
@@ -65,6 +66,8 @@ def _search(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Ar
         weight_init=config.weight_init,
         score_init=config.score_init,
         rescale=config.rescale,
+        dynamic_scale=config.dynamic_scale,
+        freezing=Freezing(config.pruned, config.locked, config.allocation),
         trainable=config.trainable,
         seed=seed,
     )

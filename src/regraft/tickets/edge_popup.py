@@ -21,6 +21,8 @@ from torch.nn.utils import parametrize
 
 from regraft.errors import InputError
 
+from .freeze import Freezing, FrozenPattern
+from .frozen import build_mask
 from .mask import GlobalScope, Mask
 from .source import RELU_GAIN, WeightSource
 
@@ -39,6 +41,8 @@ def edge_popup(
     gain: float = RELU_GAIN,
     score_gain: float = RELU_GAIN,
     rescale: bool = False,
+    dynamic_scale: bool = False,
+    freezing: Freezing | None = None,
     params: Sequence[str] | None = None,
     trainable: Sequence[str] = (),
     seed: int = 0,
@@ -62,13 +66,17 @@ def edge_popup(
         gain: Gain of the weights, sqrt(2) for ReLU networks.
         score_gain: Gain of the scores; 1/sqrt(3) gives torch's own U(+-1/sqrt(fan_in)).
         rescale: Multiply the scale of W by 1/sqrt(1 - s) ("scaled" inits).
+        dynamic_scale: Multiply W * M by c = 1/sqrt(kept share of the tensor), at every pass anew.
+        freezing: Prune and lock random shares of the weights for good and search only the rest;
+            `sparsity` still counts all weights, so it has to lie in [p, 1 - l].
         params: Patterns (as in shell globs) of the parameter names to mask instead of the default.
         trainable: Patterns of parameter names to leave alone: unmasked, unchanged and trainable.
         seed: Seed of weights and scores.
 
     Raises:
-        InputError: No weight to mask, a sparsity outside [0, 1], a pattern that matches nothing, an
-            uninitialised lazy layer, or a weight that is already parametrised.
+        InputError: No weight to mask, a sparsity outside [0, 1] or out of the frozen network's
+            reach, a pattern that matches nothing, an uninitialised lazy layer, or a weight that is
+            already parametrised.
 
     Example:
         >>> model = edge_popup(torchvision.models.resnet18(), sparsity=0.6, seed=1)
@@ -88,17 +96,22 @@ def edge_popup(
         )
     if scope == "global" and isinstance(sparsity, Mapping):
         raise InputError("sparsity: scope='global' has one threshold, so give one number")
+    if rescale and dynamic_scale:
+        raise InputError("rescale and dynamic_scale both scale by the sparsity: choose one")
+    patterns = _patterns(chosen, freezing, sparsity, scope, seed)
     # All masks are built, and so all arguments checked, before anything is changed.
     built = []
     for owner, attribute, name, parameter in chosen:
         s = _sparsity_of(name, sparsity)
         scale = gain / math.sqrt(max(1.0 - s, 1.0 / parameter.numel())) if rescale else gain
         shape = tuple(parameter.shape)
-        mask = Mask(
+        mask = build_mask(
             WeightSource(weight_init, seed, name, shape, scale),
             WeightSource(score_init, seed, f"{name}#score", shape, score_gain),
+            patterns.get(name),
             sparsity=s,
             magnitude=score == "magnitude",
+            dynamic_scale=dynamic_scale,
         )
         built.append((owner, attribute, parameter, mask))
     _freeze_(model, trainable)
@@ -111,7 +124,8 @@ def edge_popup(
             parametrize.register_parametrization(owner, attribute, nn.Identity())
             owner.parametrizations[attribute] = tied  # pyrefly: ignore
             continue
-        parametrize.register_parametrization(owner, attribute, mask)
+        # The scores of a partly frozen weight are fewer than its values: torch calls that unsafe.
+        parametrize.register_parametrization(owner, attribute, mask, unsafe=True)
         entry: Any = owner.parametrizations[attribute]  # pyrefly: ignore
         entry.original.requires_grad_(True)
         first_owner[id(parameter)] = entry
@@ -122,6 +136,31 @@ def edge_popup(
             entry[0].scope = shared  # pyrefly: ignore
     _spare_broadcast_(model)
     return model
+
+
+def _patterns(
+    chosen: Sequence[tuple[nn.Module, str, str, nn.Parameter]],
+    freezing: Freezing | None,
+    sparsity: float | Mapping[str, float],
+    scope: str,
+    seed: int,
+) -> dict[str, FrozenPattern]:
+    """Return what is frozen in each weight, tied ones once, after checking the sparsity's reach."""
+    if freezing is None or freezing.frozen == 0:
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    seen: set[int] = set()
+    for _, _, name, parameter in chosen:
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            shapes[name] = tuple(parameter.shape)
+    patterns = freezing.patterns(shapes, seed)
+    if not isinstance(sparsity, Mapping):
+        freezing.check_reach(sparsity)
+    if scope == "layer":
+        for name, pattern in patterns.items():
+            pattern.check_reach(_sparsity_of(name, sparsity))
+    return patterns
 
 
 def choose(
@@ -240,7 +279,7 @@ def _spare_broadcast_(model: nn.Module) -> None:
         f"{prefix}.{buffer}"
         for prefix, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, Mask)
-        for buffer in ("weight", "draw")
+        for buffer in ("weight", "draw", "free")
     ]
     known = list(getattr(model, "_ddp_params_and_buffers_to_ignore", []))
     model._ddp_params_and_buffers_to_ignore = known + names  # pyrefly: ignore

@@ -21,11 +21,12 @@ from .mask import Mask, named_masks
 def rerandomize_(mask: Mask, scores: torch.Tensor, *, event: int, rate: float) -> int:
     """Redraw pruned weights in place: W <- W M + (1 - M) [(1 - B) W + B W'], B ~ Bernoulli(rate).
 
-    W' is the tensor's stream at `event`, B a stream of its own; scores are untouched.
+    W' is the tensor's stream at `event`, B a stream of its own; scores are untouched, and so are
+    frozen positions.
 
     Args:
         mask: The masked weight.
-        scores: Its scores, shaped like the weight.
+        scores: Its scores.
         event: Number of this re-randomisation, from 1 on; each number at most once, in order.
         rate: Probability r that a pruned weight is redrawn.
 
@@ -33,9 +34,9 @@ def rerandomize_(mask: Mask, scores: torch.Tensor, *, event: int, rate: float) -
         How many weights were redrawn.
     """
     source = mask.source
-    kept = mask.mask(scores).reshape(-1).cpu()
     chosen = streams.bernoulli(source.seed, f"{source.name}#redraw", event, source.numel, rate)
-    index = torch.nonzero(chosen & ~kept).reshape(-1)
+    pruned = torch.nonzero(~mask.kept(scores).reshape(-1).cpu()).reshape(-1)
+    index = pruned[chosen[mask.positions(pruned)]]
     mask.redraw_(index, event)
     return index.numel()
 

@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 from regraft import streams
 from regraft.errors import InputError
 
+from .freeze import FrozenPattern
 from .select import ThresholdSelector, flat_array, kth_value, kth_value_op, pruned_count
 from .source import WeightSource
 from .straight_through import masked_weight
@@ -36,15 +37,18 @@ class Mask(nn.Module):
         score_source: Where the first scores come from.
         sparsity: Fraction of the weights removed, s in [0, 1].
         magnitude: Compare |scores| instead of scores.
+        dynamic_scale: Multiply by c = 1 / sqrt(kept share), without a gradient through c.
 
     Attributes:
         weight: W, a buffer shaped like the parameter, outside checkpoints.
-        draw: Event at which each position of W was last drawn, or None where all stand as first
-            drawn; inside checkpoints.
+        draw: Event at which each searched position of W was last drawn, shaped like the scores, or
+            None where all stand as first drawn; inside checkpoints.
+        pattern: What is frozen; None where every position is searched (see `FrozenMask`).
     """
 
     weight: Tensor
     draw: Tensor | None
+    pattern: FrozenPattern | None = None
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Mask(nn.Module):
         *,
         sparsity: float,
         magnitude: bool = False,
+        dynamic_scale: bool = False,
     ) -> None:
         super().__init__()
         pruned_count(source.numel, sparsity)
@@ -60,6 +65,7 @@ class Mask(nn.Module):
         self.score_source = score_source
         self.sparsity = float(sparsity)
         self.magnitude = magnitude
+        self.dynamic_scale = dynamic_scale
         self.scope: GlobalScope | None = None
         self._selector = ThresholdSelector(magnitude=magnitude)
         self.register_buffer("weight", source.rebuild(), persistent=False)
@@ -71,44 +77,79 @@ class Mask(nn.Module):
         return self.score_source.rebuild().to(weight)
 
     def forward(self, scores: Tensor) -> Tensor:
-        """Return W * M, shaped like `scores`."""
-        return masked_weight(self.weight, scores, self.threshold(scores), magnitude=self.magnitude)
+        """Return W * M, or c * W * M with `dynamic_scale`, shaped like the parameter."""
+        threshold = self.threshold(scores)
+        masked = self.masked(scores, threshold)
+        return masked * self._scale(scores, threshold) if self.dynamic_scale else masked
+
+    def masked(self, scores: Tensor, threshold: Tensor | float) -> Tensor:
+        """Return W * M for a threshold, shaped like the parameter."""
+        return masked_weight(self.weight, scores, threshold, magnitude=self.magnitude)
+
+    def kept(self, scores: Tensor) -> Tensor:
+        """Return M at the searched positions, bool, shaped like `scores`."""
+        return self._above(scores, self.threshold(scores))
 
     def mask(self, scores: Tensor) -> Tensor:
-        """Return M, bool, shaped like `scores`."""
-        scores = scores.detach()
-        values = scores.abs() if self.magnitude else scores
-        return values >= self.threshold(scores)
+        """Return M, bool, shaped like the parameter."""
+        return self.kept(scores)
+
+    @property
+    def searched(self) -> int:
+        """Number of positions that have a score."""
+        return self.source.numel
+
+    def rank(self) -> int:
+        """Return how many searched positions the sparsity prunes."""
+        return pruned_count(self.source.numel, self.sparsity)
 
     def threshold(self, scores: Tensor) -> Tensor | float:
         """Return tau: a number on the CPU, elsewhere a 0-dim tensor without synchronisation."""
         if self.scope is not None:
             return self.scope.threshold(self)
-        return select_threshold(
-            [scores], pruned_count(scores.numel(), self.sparsity), self._selector
-        )
+        return select_threshold([scores], self.rank(), self._selector)
+
+    def _above(self, scores: Tensor, threshold: Tensor | float) -> Tensor:
+        scores = scores.detach()
+        return (scores.abs() if self.magnitude else scores) >= threshold
+
+    def _scale(self, scores: Tensor, threshold: Tensor | float) -> Tensor:
+        """Return c = sqrt(n / kept), locked positions counted, a 0-dim tensor."""
+        locked = 0 if self.pattern is None else self.pattern.locked
+        kept = self._above(scores, threshold).sum() + locked
+        return kept_scale(kept, self.source.numel).to(scores.dtype)
 
     def remember_draws_(self) -> Tensor:
         """Start keeping the event each position was drawn at, 0 so far, unless that is kept."""
         if self.draw is None:
-            self.draw = torch.zeros_like(self.weight, dtype=torch.int16)
+            self.draw = torch.zeros(
+                self._score_shape(), dtype=torch.int16, device=self.weight.device
+            )
         return self.draw
 
     def redraw_(self, index: Tensor, event: int) -> None:
-        """Replace W at flat positions `index` (int64, CPU) by the stream's values at `event`."""
+        """Replace W at searched positions `index` (int64, CPU) by the stream's values at `event`."""
         draw = self.remember_draws_()
         if event > torch.iinfo(draw.dtype).max:
             draw = self.draw = draw.to(torch.int32)
-        where = torch.unravel_index(index.to(self.weight.device), self.weight.shape)
-        draw[where] = event
-        self.weight[where] = self.source.draw(event, index=index.numpy()).to(self.weight)
+        draw[torch.unravel_index(index.to(draw.device), draw.shape)] = event
+        at = self.positions(index)
+        where = torch.unravel_index(at.to(self.weight.device), self.weight.shape)
+        self.weight[where] = self.source.draw(event, index=at.numpy()).to(self.weight)
+
+    def positions(self, index: Tensor) -> Tensor:
+        """Return the flat positions in the parameter of searched positions (int64, CPU)."""
+        return index
+
+    def _score_shape(self) -> torch.Size:
+        return self.weight.shape
 
     def extra_repr(self) -> str:
         """Show the law, the seed and the sparsity."""
         size = "|score|" if self.magnitude else "score"
         return (
             f"{self.source.init}, seed={self.source.seed}, sparsity={self.sparsity:g} by {size}, "
-            f"{self._scope_name()}"
+            f"{self._scope_name()}" + (", dynamic scale" if self.dynamic_scale else "")
         )
 
     def get_extra_state(self) -> Tensor:
@@ -120,6 +161,8 @@ class Mask(nn.Module):
             "sparsity": self.sparsity,
             "magnitude": self.magnitude,
             "scope": self._scope_name(),
+            "dynamic_scale": self.dynamic_scale,
+            "pattern": _counts(self.pattern),
         }
         return torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8).clone()
 
@@ -148,11 +191,21 @@ class Mask(nn.Module):
                 f"masked weight {source.name!r} has scope {found['scope']!r} in the checkpoint and "
                 f"{self._scope_name()!r} in the model: mask the model as the checkpoint's was"
             )
+        self._take_pattern(source, found.get("pattern"))
         self.source = source
         self.sparsity = found["sparsity"]
         self.magnitude = found["magnitude"]
+        self.dynamic_scale = found.get("dynamic_scale", False)
         self._selector = ThresholdSelector(magnitude=self.magnitude)
         self._rebuild_()
+
+    def _take_pattern(self, source: WeightSource, counts: dict[str, int] | None) -> None:
+        """Take over what a checkpoint froze, if this mask can hold it."""
+        if counts is not None:
+            raise InputError(
+                f"masked weight {source.name!r} is partly frozen in the checkpoint ({counts}) and not "
+                "in the model: mask the model with the same `freezing`"
+            )
 
     def _scope_name(self) -> str:
         return "layer" if self.scope is None else "global"
@@ -219,8 +272,31 @@ class GlobalScope:
         first = self._masks()[0]
         if self._selector.magnitude != first.magnitude:
             self._selector = ThresholdSelector(magnitude=first.magnitude)
-        total = sum(s.numel() for s in scores)
-        return select_threshold(scores, pruned_count(total, first.sparsity), self._selector)
+        return select_threshold(scores, self.rank(), self._selector)
+
+    def rank(self) -> int:
+        """Return how many searched positions the sparsity prunes, over all masks together."""
+        masks = self._masks()
+        rank = pruned_count(sum(m.source.numel for m in masks), masks[0].sparsity)
+        rank -= sum(m.pattern.pruned for m in masks if m.pattern is not None)
+        return min(max(rank, 0), sum(m.searched for m in masks) - 1)
+
+
+def kept_scale(kept: Tensor | int, n: int) -> Tensor:
+    """Return c = sqrt(n / kept), float32: the scale that keeps the variance of a full layer.
+
+    Computed in float64 and rounded once, so that it has the same bits on every device; a tensor of
+    which nothing is kept counts as one of which one weight is.
+
+    References:
+        Ramanujan et al., CVPR 2020 (scaled initialisations); Otsuka et al., TMLR 2025.
+    """
+    counted = torch.as_tensor(kept).clamp(min=1).double()
+    return torch.sqrt(n / counted).float()
+
+
+def _counts(pattern: FrozenPattern | None) -> dict[str, int] | None:
+    return None if pattern is None else {"pruned": pattern.pruned, "locked": pattern.locked}
 
 
 def select_threshold(
