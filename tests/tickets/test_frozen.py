@@ -9,8 +9,8 @@ from regraft.tickets import IteRand, bake, edge_popup, masks, named_masks, spars
 from regraft.tickets.freeze import Freezing, FrozenPattern
 from regraft.tickets.frozen import FrozenMask, build_mask
 from regraft.tickets.mask import Mask
+from regraft.tickets.partly import partly_masked_weight
 from regraft.tickets.source import WeightSource
-from regraft.tickets.straight_through import partly_masked_weight
 
 FROZEN = Freezing(0.3, 0.2, "uniform")
 LAWS = ["signed_kaiming_constant", "kaiming_uniform", "kaiming_normal"]
@@ -85,26 +85,27 @@ def test_frozen_positions_never_change_and_free_ones_do(law):
 
 @pytest.mark.parametrize("magnitude", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gradients_are_those_of_the_formula(magnitude, dtype):
+@pytest.mark.parametrize("n", [30, 150_000])
+@pytest.mark.parametrize("path", ["chunks", "generic"])
+def test_weight_and_gradient_are_those_of_the_formula(magnitude, dtype, n, path, monkeypatch):
+    if path == "generic":
+        monkeypatch.setattr("regraft.tickets.partly._flat", lambda *tensors: None)
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(6, 5, generator=generator, dtype=dtype)
-    pattern = FrozenPattern(1, "w", 30, 7, 5)
-    weight.reshape(-1)[torch.from_numpy(pattern.pruned_positions())] = 0
-    free = torch.from_numpy(pattern.free())
-    scores = torch.randn(18, generator=generator, dtype=dtype, requires_grad=True)
-    weight.requires_grad_()
-    tau = 0.3
-    out = partly_masked_weight(weight, scores, free, tau, magnitude=magnitude)
+    pattern = FrozenPattern(1, "w", n, n // 4, n // 6)
+    parts = torch.from_numpy(pattern.parts()).reshape(-1, 5)
+    weight = torch.randn(n // 5, 5, generator=generator, dtype=dtype) * (parts >= 0)
+    free = parts == 0
+    scores = torch.randn(pattern.searched, generator=generator, dtype=dtype, requires_grad=True)
     size = scores.detach().abs() if magnitude else scores.detach()
-    mask = torch.from_numpy(pattern.parts() == 1).to(dtype)
-    mask[free] = (size >= tau).to(dtype)
-    assert torch.equal(out, weight.detach() * mask.reshape(6, 5))
-    upstream = torch.randn(6, 5, generator=generator, dtype=dtype)
-    out.backward(upstream)
-    expected = (upstream * weight.detach()).reshape(-1)[free]
-    expected = expected * scores.detach().sign() if magnitude else expected
-    assert torch.equal(scores.grad, expected)
-    assert torch.equal(weight.grad, upstream * mask.reshape(6, 5))
+    tau = size.sort().values[pattern.searched // 3].item()  # a score that equals it is kept
+    out = partly_masked_weight(weight, scores, free, tau, magnitude=magnitude)
+    mask = parts == 1
+    mask[free] = size >= tau
+    assert torch.equal(out, weight * mask)
+    upstream = torch.randn(weight.shape, generator=generator, dtype=dtype)
+    out.backward(upstream.t().contiguous().t())  # gradients come in any memory order
+    expected = (upstream * weight)[free]
+    assert torch.equal(scores.grad, expected * scores.detach().sign() if magnitude else expected)
 
 
 def test_it_works_inside_vmap_and_functional_call():

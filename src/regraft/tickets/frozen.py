@@ -7,7 +7,6 @@ References:
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +14,8 @@ from regraft.errors import InputError
 
 from .freeze import FrozenPattern
 from .mask import Mask
+from .partly import partly_masked_weight
 from .source import WeightSource
-from .straight_through import partly_masked_weight
 
 
 class FrozenMask(Mask):
@@ -35,15 +34,14 @@ class FrozenMask(Mask):
         dynamic_scale: As in `Mask`.
 
     Attributes:
-        free: Flat free positions in ascending order, int32 (int64 from 2^31 weights on), outside
-            checkpoints.
+        free: Which positions are free, bool shaped like the parameter, outside checkpoints.
 
     Raises:
         InputError: A pattern of another number of positions.
     """
 
     free: Tensor
-    pattern: FrozenPattern
+    pattern: FrozenPattern  # pyrefly: ignore
 
     def __init__(
         self,
@@ -75,7 +73,7 @@ class FrozenMask(Mask):
         """Return the first scores, with the dtype and device of the weight they replace."""
         full = super().right_inverse(weight)
         self.free = self.free.to(weight.device)
-        return full.reshape(-1).index_select(0, self.free)
+        return full[self.free]
 
     def masked(self, scores: Tensor, threshold: Tensor | float) -> Tensor:
         """Return W with the free positions masked, shaped like the parameter."""
@@ -86,7 +84,7 @@ class FrozenMask(Mask):
     def mask(self, scores: Tensor) -> Tensor:
         """Return M, bool, shaped like the parameter: False where pruned, True where locked."""
         parts = torch.from_numpy(self.pattern.parts() == 1).to(scores.device)
-        return parts.scatter(0, self.free.long(), self.kept(scores)).reshape(self.weight.shape)
+        return parts.reshape(self.weight.shape).masked_scatter(self.free, self.kept(scores))
 
     @property
     def searched(self) -> int:
@@ -99,7 +97,7 @@ class FrozenMask(Mask):
 
     def positions(self, index: Tensor) -> Tensor:
         """Return the flat positions in the parameter of free positions (int64, CPU)."""
-        return self.free.cpu().index_select(0, index).long()
+        return torch.nonzero(self.free.reshape(-1).cpu()).reshape(-1)[index]
 
     def extra_repr(self) -> str:
         """Show the frozen shares as well."""
@@ -123,18 +121,15 @@ class FrozenMask(Mask):
         return torch.Size([self.searched])
 
     def _rebuild_(self) -> None:
-        parts = self.pattern.parts()
-        free = np.flatnonzero(parts == 0)
+        parts = torch.from_numpy(self.pattern.parts()).reshape(self.source.shape)
+        free = parts == 0
         draw = None
         if self.draw is not None:
-            draw = torch.zeros(self.pattern.numel, dtype=self.draw.dtype)
-            draw[torch.from_numpy(free)] = self.draw.cpu()
-        weight = self.source.rebuild(draw)
-        weight.reshape(-1)[torch.from_numpy(parts == -1)] = 0.0
-        dtype = torch.int32 if self.pattern.numel < 2**31 else torch.int64
-        device = self.weight.device
+            draw = torch.zeros(self.source.shape, dtype=self.draw.dtype)
+            draw[free] = self.draw.cpu()
+        weight = self.source.rebuild(draw).masked_fill_(parts == -1, 0.0)
+        self.free = free.to(self.weight.device)
         self.weight = weight.to(self.weight)
-        self.free = torch.from_numpy(free).to(device=device, dtype=dtype)
 
 
 def build_mask(

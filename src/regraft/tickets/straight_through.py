@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regraft._shapes import Float, Int
+from regraft._shapes import Float
 
 
 class _MaskedWeight(torch.autograd.Function):
@@ -70,83 +70,6 @@ def masked_weight(
         magnitude: Compare |S| instead of S.
     """
     return _MaskedWeight.apply(weight, scores, threshold, magnitude)
-
-
-class _PartlyMaskedWeight(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        weight: Tensor, scores: Tensor, free: Tensor, threshold: Tensor | float, magnitude: bool
-    ) -> Tensor:
-        return _keep_free_above(weight, scores, free, threshold, magnitude)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weight, scores, free, threshold, magnitude = inputs
-        tensor = isinstance(threshold, Tensor)
-        needs_scores = magnitude or ctx.needs_input_grad[0]
-        ctx.save_for_backward(
-            weight, scores if needs_scores else None, free, threshold if tensor else None
-        )
-        ctx.threshold = None if tensor else threshold
-        ctx.magnitude = magnitude
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        (grad,) = grads
-        weight, scores, free, threshold = ctx.saved_tensors
-        grad_weight = grad_scores = None
-        if ctx.needs_input_grad[0]:
-            limit = ctx.threshold if threshold is None else threshold
-            kept = _keep_free_above(grad, scores, free, limit, ctx.magnitude)
-            grad_weight = torch.where(weight == 0, weight.new_zeros(()), kept)
-        if ctx.needs_input_grad[1]:
-            grad_scores = _at(grad, free) * _at(weight, free)
-            if ctx.magnitude:
-                grad_scores = grad_scores * torch.sign(scores)
-        return grad_weight, grad_scores, None, None, None
-
-
-def partly_masked_weight(
-    weight: Float[Tensor, "*shape"],
-    scores: Float[Tensor, " free"],
-    free: Int[Tensor, " free"],
-    threshold: Tensor | float,
-    *,
-    magnitude: bool = False,
-) -> Float[Tensor, "*shape"]:
-    """Return W with the free positions multiplied by M = 1[S >= tau], and dL/dM passed to S.
-
-    The other positions stand: locked ones hold their weight, those pruned for good a zero. Gradients:
-    dL/dS = W_free * dL/dW_eff at the free positions (times sign(S) with `magnitude`), and dL/dW = M *
-    dL/dW_eff with M = 0 where W is 0; each is computed only where it is asked for.
-
-    Args:
-        weight: W, zero where pruned for good.
-        scores: S, one for each free position.
-        free: Flat free positions in ascending order, int32 or int64.
-        threshold: tau, a number or a 0-dim tensor (which costs no synchronisation on a GPU).
-        magnitude: Compare |S| instead of S.
-    """
-    return _PartlyMaskedWeight.apply(weight, scores, free, threshold, magnitude)
-
-
-def _keep_free_above(
-    values: Tensor,
-    scores: Tensor,
-    free: Tensor,
-    threshold: Tensor | float,
-    magnitude: bool,
-) -> Tensor:
-    size = scores.abs() if magnitude else scores
-    kept = _at(values, free) * (size >= threshold)
-    # Scattering into a copy is twice as fast as `index_copy` or filling the pruned with zeros.
-    return values.reshape(-1).scatter(0, free.long(), kept).reshape(values.shape)
-
-
-def _at(values: Tensor, positions: Tensor) -> Tensor:
-    return values.reshape(-1).index_select(0, positions)
 
 
 def _keep_above(
