@@ -2,18 +2,23 @@
 
 from .allocate import densities
 from .arms import ARMS, Arm, prepare
-from .artifact import Ticket, fill, load_ticket, save_ticket, stored_bytes
 from .bake import bake
 from .controls import apply_masks, random_masks, shuffled, shuffled_masks, unmask
 from .edge_popup import edge_popup
 from .freeze import Freezing, FrozenPattern
 from .frozen import FrozenMask, build_mask
+from .gather import gather, gather_state
 from .iterand import IteRand, rerandomize_
 from .mask import FixedMask, GlobalScope, Mask, masks, named_masks, sparsity
+from .packed import find_ticket, load_ticket, save_ticket, write_ticket
+from .partly import partly_masked_weight
+from .quantise import Quantised, load_quantised, quantise, save_quantised
 from .schedule import SparsitySchedule, score_penalty
 from .select import ThresholdSelector, pruned_count, topk_mask
 from .source import WeightSource
-from .straight_through import masked_weight, partly_masked_weight
+from .straight_through import masked_weight
+from .ticket import Ticket, TicketLayer, fill, stored_bytes
+from .unpacked import read_unpacked, write_unpacked
 
 __all__ = [
     "ARMS",
@@ -25,9 +30,11 @@ __all__ = [
     "GlobalScope",
     "IteRand",
     "Mask",
+    "Quantised",
     "SparsitySchedule",
     "ThresholdSelector",
     "Ticket",
+    "TicketLayer",
     "WeightSource",
     "apply_masks",
     "bake",
@@ -35,6 +42,10 @@ __all__ = [
     "densities",
     "edge_popup",
     "fill",
+    "find_ticket",
+    "gather",
+    "gather_state",
+    "load_quantised",
     "load_ticket",
     "masked_weight",
     "masks",
@@ -42,8 +53,11 @@ __all__ = [
     "partly_masked_weight",
     "prepare",
     "pruned_count",
+    "quantise",
     "random_masks",
+    "read_unpacked",
     "rerandomize_",
+    "save_quantised",
     "save_ticket",
     "score_penalty",
     "shuffled",
@@ -52,4 +66,6 @@ __all__ = [
     "stored_bytes",
     "topk_mask",
     "unmask",
+    "write_ticket",
+    "write_unpacked",
 ]

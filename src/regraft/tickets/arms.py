@@ -94,19 +94,28 @@ def _dense(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Arm
     return Arm(model)
 
 
+def _quantised(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Arm:
+    # The caller loads the finished training into this model and then rounds its weights.
+    return Arm(model, trains=False)
+
+
 def _random_mask(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Arm:
     # The first scores are random, so the subnetwork a search starts from is a random mask.
     return Arm(_search(model, replace(config, anneal=0.0), seed, steps).model, trains=False)
 
 
-def _random_mask_trained(
-    model: nn.Module, config: TicketConfig, seed: int, steps: int
-) -> Arm:  # fmt: skip
-    return Arm(
-        apply_masks(
-            model, random_masks(model, config.sparsity, trainable=config.trainable, seed=seed)
-        )
+def _random_mask_trained(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Arm:
+    masks = random_masks(
+        model,
+        config.sparsity,
+        allocation=config.allocation,
+        trainable=config.trainable,
+        seed=seed,
     )
+    if config.rescale:
+        for name, mask in masks.items():
+            model.get_parameter(name).data.mul_(mask.float().mean().clamp(min=1e-12).rsqrt())
+    return Arm(apply_masks(model, masks))
 
 
 def _shuffled_mask(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Arm:
@@ -118,6 +127,7 @@ ARMS: dict[str, Callable[[nn.Module, TicketConfig, int, int], Arm]] = {
     "iterand": _iterand,
     "edge_popup": _search,
     "dense": _dense,
+    "quantised": _quantised,
     "random_mask": _random_mask,
     "random_mask_trained": _random_mask_trained,
     "shuffled_mask": _shuffled_mask,

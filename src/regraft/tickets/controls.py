@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from regraft import streams
 from regraft.errors import InputError
 
+from .allocate import Allocation, densities
 from .bake import bake
 from .edge_popup import choose
 from .mask import FixedMask, Mask, masks, named_masks
@@ -18,11 +19,22 @@ from .select import pruned_count
 
 
 def random_masks(
-    model: nn.Module, sparsity: float, *, trainable: Sequence[str] = (), seed: int
+    model: nn.Module,
+    sparsity: float,
+    *,
+    allocation: Allocation = "uniform",
+    trainable: Sequence[str] = (),
+    seed: int,
 ) -> dict[str, Tensor]:
-    """Return a random mask for every maskable weight, bool, exactly `sparsity` in each.
+    """Return a random mask for every maskable weight, bool, `sparsity` of them removed in all.
 
-    Weights that match a pattern of `trainable` get none.
+    Args:
+        model: A plain model.
+        sparsity: Fraction of the weights removed.
+        allocation: How the kept weights spread over the layers: exactly `sparsity` in each, or as
+            `densities` says.
+        trainable: Patterns of names that get no mask.
+        seed: Seed of the masks.
 
     Raises:
         InputError: No maskable weight, or a sparsity outside [0, 1].
@@ -30,10 +42,14 @@ def random_masks(
     chosen = choose(model, trainable=trainable)
     if not chosen:
         raise InputError("model has no maskable weight (Linear, Conv1d/2d/3d): nothing to prune")
+    pruned_count(1, sparsity)
+    shapes = [tuple(parameter.shape) for _, _, _, parameter in chosen]
+    kept_shares = densities(shapes, 1.0 - sparsity, allocation)
     out = {}
-    for _, _, name, parameter in chosen:
+    for (_, _, name, parameter), share in zip(chosen, kept_shares, strict=True):
         order = streams.permutation(seed, f"{name}#random_mask", 0, parameter.numel())
-        kept = order >= pruned_count(parameter.numel(), sparsity)
+        removed = sparsity if allocation == "uniform" else 1.0 - share
+        kept = order >= pruned_count(parameter.numel(), removed)
         out[name] = kept.reshape(parameter.shape)
     return out
 

@@ -123,9 +123,11 @@ def edge_popup(
             # An identity makes the owner a parametrised one without touching the shared scores.
             parametrize.register_parametrization(owner, attribute, nn.Identity())
             owner.parametrizations[attribute] = tied  # pyrefly: ignore
+            _save_plainly_(owner)
             continue
         # The scores of a partly frozen weight are fewer than its values: torch calls that unsafe.
         parametrize.register_parametrization(owner, attribute, mask, unsafe=True)
+        _save_plainly_(owner)
         entry: Any = owner.parametrizations[attribute]  # pyrefly: ignore
         entry.original.requires_grad_(True)
         first_owner[id(parameter)] = entry
@@ -246,6 +248,13 @@ def _maskable(module: nn.Module) -> Iterable[str]:
     if kind.__name__ == "Linear" and kind.__module__.startswith("torch_geometric."):
         return ("weight",)
     return ()
+
+
+def _save_plainly_(owner: nn.Module) -> None:
+    """Keep PyTorch Geometric's `Linear` from writing W * M into checkpoints beside the scores."""
+    kind: Any = type(owner)  # made for this module alone by `register_parametrization`
+    if kind.__bases__[0].__module__.startswith("torch_geometric."):
+        kind._save_to_state_dict = nn.Module._save_to_state_dict
 
 
 def _freeze_(model: nn.Module, trainable: Sequence[str]) -> None:

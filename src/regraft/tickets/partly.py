@@ -58,11 +58,12 @@ class _PartlyMaskedWeight(torch.autograd.Function):
         arrays = _flat(weight, scores, free)
         if arrays is not None:
             out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-            _mask_chunks(*arrays, float(threshold), magnitude, out.reshape(-1).numpy())
+            w, s, plane = arrays
+            _mask_chunks(w, s, plane, float(threshold), magnitude, out.reshape(-1).numpy())
             return out
         kept = (scores.abs() if magnitude else scores) >= threshold
-        plane = free.reshape(-1)
-        keep = kept[_place(plane).clamp(0, max(scores.numel() - 1, 0))] | ~plane
+        flat = free.reshape(-1)
+        keep = kept[_place(flat).clamp(0, max(scores.numel() - 1, 0))] | ~flat
         return weight * keep.reshape(weight.shape)
 
     @staticmethod
@@ -80,12 +81,13 @@ class _PartlyMaskedWeight(torch.autograd.Function):
         arrays = _flat(grad, weight, free)
         if arrays is not None:
             out = grad.new_empty(ctx.searched)
-            _gather_chunks(*arrays, out.numpy())
+            g, w, plane = arrays
+            _gather_chunks(g, w, plane, out.numpy())
         else:
-            plane = free.reshape(-1)
+            flat = free.reshape(-1)
             product = (grad * weight).reshape(-1)
             # Frozen positions go to one more place at the end, which is cut off again.
-            place = torch.where(plane, _place(plane), ctx.searched)
+            place = torch.where(flat, _place(flat), ctx.searched)
             out = product.new_zeros(ctx.searched + 1).scatter(0, place, product)[: ctx.searched]
         if scores is not None:
             out = out * torch.sign(scores)

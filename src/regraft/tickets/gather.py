@@ -1,0 +1,228 @@
+"""From a masked model, or its state dict alone, to the ticket it holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from regraft.errors import InputError
+
+from .coder import Bits
+from .freeze import FrozenPattern
+from .frozen import build_mask
+from .mask import GlobalScope, Mask, named_masks
+from .source import WeightSource
+from .ticket import Ticket, TicketLayer
+
+_MASK_KEY = re.compile(r"(?:(.+)\.)?parametrizations\.([^.]+)\.0\._extra_state")
+
+
+def gather(model: nn.Module, about: Mapping[str, Any] | None = None) -> Ticket:
+    """Return the current ticket of an edge-popup model.
+
+    Args:
+        model: A model masked by `edge_popup`.
+        about: What the ticket is of, JSON values.
+
+    Raises:
+        InputError: The model has no edge-popup mask, or its state dict holds something else than
+            tensors.
+    """
+    entries = {n: (e, m) for n, e, m in named_masks(model) if isinstance(m, Mask)}
+    if not entries:
+        raise InputError("model has no edge-popup mask to store: call `edge_popup(model)` first")
+    owners = _owners(model)
+    layers = {}
+    for name, (entry, mask) in entries.items():
+        tied = tuple(n for n in owners[id(entry)] if n != name)
+        layers[name] = _layer(mask, entry.original, tied)
+    prefixes = tuple(_parametrized(name) for names in owners.values() for name in names)
+    state: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for key, tensor in model.state_dict().items():
+        if key.startswith(prefixes):
+            continue
+        if not isinstance(tensor, Tensor):
+            raise InputError(
+                f"the model's state {key!r} is a {type(tensor).__name__}: a ticket holds tensors only, "
+                "so let the module's `get_extra_state` return one"
+            )
+        where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and where in seen:
+            aliases[key] = seen[where]
+            continue
+        seen[where] = key
+        state[key] = tensor.detach().cpu().contiguous().clone()
+    return Ticket(layers, state, dict(about or {}), aliases)
+
+
+def gather_state(state: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> Ticket:
+    """Return the ticket in the state dict of a masked model, without the model.
+
+    Every mask describes itself there, so the state alone is enough. A prefix that a wrapper such as
+    `DistributedDataParallel` put before all keys after the model was masked is taken away.
+
+    Args:
+        state: Tensors by key; tied weights may be there once or under each of their names.
+        about: What the ticket is of, JSON values.
+
+    Raises:
+        InputError: No mask in it, or one that is damaged or of another version.
+    """
+    plain = dict(state)
+    if prefix := _wrapper(plain):
+        plain = {key.removeprefix(prefix): tensor for key, tensor in plain.items()}
+    names = _mask_keys(plain)
+    if not names:
+        raise InputError(
+            "the state dict has no edge-popup mask: expected keys like "
+            "'layer.parametrizations.weight.0._extra_state', which `edge_popup(model)` makes"
+        )
+    mine = {k: v for k, v in plain.items() if k.startswith(tuple(_prefix(m) for m in names))}
+    try:
+        skeleton = _skeleton(plain, names)
+        skeleton.load_state_dict(mine)
+    except InputError:
+        raise
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the state dict is not that of a masked model ({' '.join(str(error).split())}): give one "
+            "that `model.state_dict()` returned"
+        ) from error
+    ticket = gather(skeleton, about)
+    rest = {k: v.contiguous() for k, v in plain.items() if k not in mine}
+    return Ticket(ticket.layers, rest, ticket.about)
+
+
+def _skeleton(state: Mapping[str, Tensor], names: Sequence[re.Match[str]]) -> nn.Module:
+    """Return a module with nothing but the masked weights of a state dict."""
+    skeleton = nn.Module()
+    lists: dict[str, parametrize.ParametrizationList] = {}
+    shared: list[parametrize.ParametrizationList] = []
+    for match in names:
+        found = json.loads(bytes(state[match[0]].tolist()))
+        owner = _child(skeleton, match[1] or "")
+        first = lists.get(found["source"]["name"])
+        if first is not None:  # a tied weight: an identity makes the owner a parametrised one
+            owner.register_parameter(match[2], nn.Parameter(torch.zeros(first.original.shape)))
+            parametrize.register_parametrization(owner, match[2], nn.Identity(), unsafe=True)
+            owner.parametrizations[match[2]] = first  # pyrefly: ignore
+            continue
+        entry = lists[found["source"]["name"]] = _empty(owner, match[2], found)
+        if found["scope"] == "global":
+            shared.append(entry)
+    if shared:
+        scope = GlobalScope(shared)
+        for entry in shared:
+            entry[0].scope = scope  # pyrefly: ignore
+    return skeleton
+
+
+def _layer(mask: Mask, scores: Tensor, tied: tuple[str, ...]) -> TicketLayer:
+    kept = mask.kept(scores).reshape(-1).cpu()
+    flips = draws = None
+    if mask.draw is not None and bool(mask.draw.any()):
+        draws = mask.draw.reshape(-1).cpu()[kept].numpy()
+        if mask.source.init == "signed_kaiming_constant":
+            # A redrawn sign is one of two values, so which event it comes from is not worth knowing.
+            at = mask.positions(torch.nonzero(kept).reshape(-1))
+            first = mask.source.draw(index=at.numpy())
+            now = mask.weight.reshape(-1).cpu()[at]
+            draws, flips = None, ((now > 0) != (first > 0)).numpy()
+    return TicketLayer(
+        source=mask.source,
+        kept=Bits.of(kept.numpy()),
+        pattern=mask.pattern,
+        dynamic_scale=mask.dynamic_scale,
+        tied=tied,
+        flips=Bits.of(flips) if flips is not None and flips.any() else None,
+        draws=draws if draws is not None and np.any(draws) else None,
+    )
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """Return every name of each parametrised parameter, by the identity of its parametrisations."""
+    names: dict[int, list[str]] = {}
+    for prefix, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for attribute, entry in module.parametrizations.items():  # pyrefly: ignore
+                if any(isinstance(p, Mask) for p in entry):
+                    name = f"{prefix}.{attribute}" if prefix else attribute
+                    names.setdefault(id(entry), []).append(name)
+    return names
+
+
+def _parametrized(name: str) -> str:
+    prefix, _, attribute = name.rpartition(".")
+    return f"{prefix}{'.' if prefix else ''}parametrizations.{attribute}."
+
+
+def _mask_keys(state: Mapping[str, Tensor]) -> list[re.Match[str]]:
+    found = [_MASK_KEY.fullmatch(key) for key in state]
+    return [match for match in found if match and _is_mask(state[match[0]])]
+
+
+def _wrapper(state: Mapping[str, Tensor]) -> str:
+    """Return what stands before every key and was not there when the model was masked."""
+    for match in _mask_keys(state):
+        name = f"{match[1]}.{match[2]}" if match[1] else match[2]
+        masked = json.loads(bytes(state[match[0]].tolist()))["source"]["name"]
+        prefix = name.removesuffix(masked)
+        if name != prefix and prefix.endswith(".") and all(key.startswith(prefix) for key in state):
+            return prefix
+    return ""
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    if tensor.dtype != torch.uint8 or tensor.ndim != 1:
+        return False
+    try:
+        found = json.loads(bytes(tensor.tolist()))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"source", "sparsity", "magnitude"} <= found.keys()
+
+
+def _prefix(match: re.Match[str]) -> str:
+    return match[0].removesuffix("0._extra_state")
+
+
+def _child(root: nn.Module, path: str) -> nn.Module:
+    """Return the module at a dotted path below `root`, made where it is missing."""
+    for name in path.split(".") if path else ():
+        below = root._modules.get(name)
+        if below is None:
+            below = nn.Module()
+            root.add_module(name, below)
+        root = below
+    return root
+
+
+def _empty(
+    owner: nn.Module, attribute: str, found: dict[str, Any]
+) -> parametrize.ParametrizationList:
+    """Mask a parameter of zeros the way a mask's extra state says, and return its list."""
+    source = WeightSource.from_json(found["source"])
+    counts = found.get("pattern")
+    pattern = None
+    if counts is not None:
+        pattern = FrozenPattern(source.seed, source.name, source.numel, **counts)
+    mask = build_mask(
+        source,
+        source,
+        pattern,
+        sparsity=found["sparsity"],
+        magnitude=found["magnitude"],
+        dynamic_scale=found.get("dynamic_scale", False),
+    )
+    owner.register_parameter(attribute, nn.Parameter(torch.zeros(source.shape)))
+    parametrize.register_parametrization(owner, attribute, mask, unsafe=True)
+    return owner.parametrizations[attribute]  # pyrefly: ignore
