@@ -1,9 +1,21 @@
-"""Labelled images: known sets and users' folders, splits, batches, augmentation."""
+"""Labelled images and graphs: known sets and users' folders, splits, batches, augmentation."""
 
 from .augment import Draws, augment, draw
 from .folder import Folder, scan_folder
+from .graph import Graph, NodeBatches, graph_fingerprint, load_graph
 from .images import ImageSet, Splits, channel_moments, resize
-from .known import Known, KnownSet, Listing, available, data_root, get, known_names, load_known
+from .known import (
+    GraphSource,
+    Known,
+    KnownSet,
+    Listing,
+    available,
+    data_root,
+    get,
+    graph_names,
+    known_names,
+    load_known,
+)
 from .lazy import FileSet, decode
 from .load import load
 from .loader import FolderLoader, TensorLoader
@@ -14,10 +26,13 @@ __all__ = [
     "FileSet",
     "Folder",
     "FolderLoader",
+    "Graph",
+    "GraphSource",
     "ImageSet",
     "Known",
     "KnownSet",
     "Listing",
+    "NodeBatches",
     "Splits",
     "TensorLoader",
     "augment",
@@ -27,8 +42,11 @@ __all__ = [
     "decode",
     "draw",
     "get",
+    "graph_fingerprint",
+    "graph_names",
     "known_names",
     "load",
+    "load_graph",
     "load_known",
     "per_class_subset",
     "resize",

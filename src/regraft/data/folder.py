@@ -102,7 +102,8 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _images(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files below a folder, hidden ones left out, sorted by their place."""
     found = [
         p
         for p in folder.rglob("*")
@@ -124,7 +125,7 @@ def _scan(
         )
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = _images(folder / name) if (folder / name).is_dir() else []
+        found = image_files(folder / name) if (folder / name).is_dir() else []
         if not found:
             raise InputError(
                 f"class folder {folder / name} has no images "

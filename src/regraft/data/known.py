@@ -6,10 +6,14 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
+import urllib.request
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,15 @@ from torch import Tensor
 
 from regraft.errors import InputError, MissingExtraError
 
+from .graph_files import (
+    OGB,
+    PLANETOID,
+    RawGraph,
+    ogb_files,
+    planetoid_files,
+    read_ogb,
+    read_planetoid,
+)
 from .images import ImageSet
 from .jpeg import read_cifar10_jpeg
 from .split import stratified_split
@@ -35,20 +48,43 @@ class Known:
 
 
 @dataclass(frozen=True)
+class GraphSource:
+    """How a graph is read, and where its files, or one archive of them, are fetched."""
+
+    read: Callable[[Path], RawGraph]
+    url: str
+
+    def fetch(self, files: tuple[str, ...], folder: Path) -> None:
+        """Fetch the files into `folder`, laid out as below the data root."""
+        if self.url.endswith(".zip"):
+            archive = _fetch_url(self.url, folder / "archive.zip")
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(folder)
+            archive.unlink()
+            # The archive names its folder without the prefix that the folder has below a root.
+            (folder / Path(self.url).stem).rename(folder / files[0].split("/")[0])
+            return
+        for file in files:
+            _fetch_url(f"{self.url}/{Path(file).name}", folder / file)
+
+
+@dataclass(frozen=True)
 class KnownSet:
     """One entry of the registry.
 
     `files` are what must be there, relative to the data root. `source` is a torchvision class and
-    its arguments for the sets that torchvision reads and fetches, a function of the root for the
-    others.
+    its arguments for the sets that torchvision reads and fetches, a `GraphSource` for graphs, and
+    a function of the root for the others.
     """
 
     files: tuple[str, ...]
-    source: _Torchvision | Callable[[Path], tuple[Any, ...]]
+    source: _Torchvision | GraphSource | Callable[[Path], tuple[Any, ...]]
 
     @property
     def folder(self) -> str | None:
         """Folder below the data root; None for a set that ships inside a package."""
+        if isinstance(self.source, GraphSource):
+            return self.files[0].partition("/raw/")[0]
         return self.files[0].split("/")[0] if self.files else None
 
 
@@ -72,6 +108,11 @@ def known_names() -> tuple[str, ...]:
     return tuple(sorted(_KNOWN))
 
 
+def graph_names() -> tuple[str, ...]:
+    """Return the names of the known sets that are graphs, sorted."""
+    return tuple(sorted(n for n, entry in _KNOWN.items() if isinstance(entry.source, GraphSource)))
+
+
 def available(root: str | None = None) -> list[Listing]:
     """List every known set, whether it is present, and its folder (None inside a package)."""
     base = data_root(root)
@@ -93,23 +134,23 @@ def get(name: str, root: str | None = None) -> None:
     entry, base = _entry(name), data_root(root)
     if _present(entry, base) or not entry.files:
         return
-    if not isinstance(entry.source, tuple):
+    if not isinstance(entry.source, tuple | GraphSource):
         raise InputError(
             f"{name} has no download: put its files under {base / str(entry.folder)} yourself"
         )
-    cls, arguments = _torchvision_class(entry.source)
+    fetch = _fetcher(entry.source, entry.files)
     try:
         base.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=base, prefix=".download-") as scratch,
             contextlib.redirect_stdout(sys.stderr),
         ):
-            cls(scratch, train=True, download=True, **arguments)
+            fetch(Path(scratch))
             for file in sorted(f for f in Path(scratch).rglob("*") if f.is_file()):
                 target = base / file.relative_to(scratch)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file.replace(target)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{name} could not be downloaded to {base} ({reason})") from error
 
@@ -128,6 +169,8 @@ def load_known(name: str, root: str | None = None, *, download: bool = True) -> 
         MissingExtraError: The package that reads or holds the set is not installed.
     """
     entry, base = _entry(name), data_root(root)
+    if isinstance(entry.source, GraphSource):
+        raise InputError(f"{name} is a graph and no set of images: load it with load_graph")
     if not _present(entry, base):
         _fetch(name, entry, base, root, download)
     if isinstance(entry.source, tuple):
@@ -138,6 +181,28 @@ def load_known(name: str, root: str | None = None, *, download: bool = True) -> 
     return Known(
         ImageSet(x, y, len(classes)), ImageSet(x_test, y_test, len(classes)), tuple(classes)
     )
+
+
+def load_graph_files(name: str, root: str | None = None, *, download: bool = True) -> RawGraph:
+    """Read a known graph as published, fetching it first where that is wanted and possible.
+
+    Args:
+        name: One of `graph_names()`.
+        root: Data root; see `data_root`.
+        download: Fetch the files when they are missing.
+
+    Raises:
+        InputError: An unknown name, or files that are missing or damaged; the message names the
+            folder and the command that gets them.
+        MissingExtraError: PyTorch Geometric is not installed.
+    """
+    source = _KNOWN[name].source if name in _KNOWN else None
+    if not isinstance(source, GraphSource):
+        raise InputError(f"{name!r} is no known graph: expected one of {', '.join(graph_names())}")
+    entry, base = _KNOWN[name], data_root(root)
+    if not _present(entry, base):
+        _fetch(name, entry, base, root, download)
+    return source.read(base)
 
 
 def _entry(name: str) -> KnownSet:
@@ -156,7 +221,7 @@ def _fetch(name: str, entry: KnownSet, base: Path, root: str | None, download: b
     if not entry.files:
         raise MissingExtraError("scikit-learn", "digits", f"the data set {name}")
     looked = f"{name} is not in {base / str(entry.folder)}"
-    if not isinstance(entry.source, tuple):
+    if not isinstance(entry.source, tuple | GraphSource):
         raise InputError(
             f"{looked} and has no download: put its files there, or name another data root"
         )
@@ -167,6 +232,23 @@ def _fetch(name: str, entry: KnownSet, base: Path, root: str | None, download: b
         get(name, root)
     except InputError as error:
         raise InputError(f"{looked} and {error}: get it with `{cure}`") from error
+
+
+def _fetcher(
+    source: _Torchvision | GraphSource, files: tuple[str, ...]
+) -> Callable[[Path], object]:
+    """Return what fetches a set into a folder."""
+    if isinstance(source, GraphSource):
+        return partial(source.fetch, files)
+    cls, arguments = _torchvision_class(source)
+    return partial(cls, train=True, download=True, **arguments)
+
+
+def _fetch_url(url: str, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with urllib.request.urlopen(url, timeout=60) as answer, target.open("wb") as file:
+        shutil.copyfileobj(answer, file)
+    return target
 
 
 def _torchvision_class(source: _Torchvision) -> tuple[Any, Mapping[str, str]]:
@@ -229,6 +311,17 @@ def _emnist(split: str) -> KnownSet:
     return KnownSet(files, ("EMNIST", {"split": split}))
 
 
+def _planetoid(name: str) -> KnownSet:
+    return KnownSet(
+        planetoid_files(name), GraphSource(partial(read_planetoid, name=name), PLANETOID)
+    )
+
+
+def _ogb(name: str) -> KnownSet:
+    url = f"{OGB}/{name.removeprefix('ogbn-')}.zip"
+    return KnownSet(ogb_files(name), GraphSource(partial(read_ogb, name=name), url))
+
+
 _KNOWN: dict[str, KnownSet] = {
     "digits": KnownSet((), _read_digits),
     "mnist": _mnist("MNIST"),
@@ -240,4 +333,9 @@ _KNOWN: dict[str, KnownSet] = {
     "cifar10": KnownSet(("cifar-10-batches-py",), ("CIFAR10", {})),
     "cifar100": KnownSet(("cifar-100-python",), ("CIFAR100", {})),
     "cifar10_jpeg": KnownSet(("cifar10/train", "cifar10/test"), read_cifar10_jpeg),
+    "cora": _planetoid("Cora"),
+    "citeseer": _planetoid("CiteSeer"),
+    "pubmed": _planetoid("PubMed"),
+    "ogbn-arxiv": _ogb("ogbn-arxiv"),
+    "ogbn-products": _ogb("ogbn-products"),
 }

@@ -15,7 +15,7 @@ from regraft.errors import InputError
 
 from .folder import scan_folder
 from .images import ImageSet, Splits, channel_moments, resize
-from .known import data_root, known_names, load_known
+from .known import data_root, graph_names, known_names, load_known
 from .lazy import FileSet
 from .split import per_class_subset, stratified_split, stratified_subset
 
@@ -48,6 +48,10 @@ def load(config: DataConfig) -> Splits:
         )
     if config.image_size is not None and config.image_size < 1:
         raise InputError(f"image_size={config.image_size}: expected at least 1 pixel")
+    if config.name in graph_names():
+        raise InputError(
+            f"data name={config.name!r} is a graph and no set of images: load it with load_graph"
+        )
     if config.name in known_names():
         return _load_known(config)
     if _is_path(config.name):

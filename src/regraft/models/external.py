@@ -19,11 +19,15 @@ from regraft.errors import InputError, MissingExtraError, RegraftError
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network must fit: images [b, channels, image_size, image_size] and the classes."""
+    """What a network must fit: images [b, channels, image_size, image_size] and the classes.
+
+    With `features` it is a graph instead: called with features [n, features] and edges [2, e].
+    """
 
     num_classes: int
     channels: int
     image_size: int
+    features: int = 0
 
 
 def from_torchvision(name: str, shape: Shape, options: Mapping[str, Any]) -> nn.Module:
@@ -75,7 +79,7 @@ def from_factory(target: str, shape: Shape, width: float, options: Mapping[str, 
 
     Raises:
         InputError: The module or attribute is missing, the factory fails or returns no network
-            for these images, or `width` is not 1 and the factory does not take it.
+            for these images or this graph, or `width` is not 1 and the factory does not take it.
     """
     module_name, _, attribute = target.partition(":")
     here = str(Path.cwd())
@@ -141,6 +145,15 @@ def _accepted(factory: Callable[..., Any], shape: Shape, width: float) -> dict[s
         "img_size": shape.image_size,
         "width": width,
     }
+    if shape.features:
+        classes, features = shape.num_classes, shape.features
+        offers = {
+            "num_classes": classes,
+            "out_channels": classes,
+            "num_features": features,
+            "in_channels": features,
+            "width": width,
+        }
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
         name: value
@@ -150,19 +163,27 @@ def _accepted(factory: Callable[..., Any], shape: Shape, width: float) -> dict[s
 
 
 def _tried(what: str, model: nn.Module, shape: Shape) -> nn.Module:
-    """Pass one blank image through, so that a misfit is found here and not in training."""
+    """Pass one blank image or node through, so that a misfit is found here and not in training."""
+    side = shape.image_size
+    size = (1, shape.features) if shape.features else (1, shape.channels, side, side)
     first = next(model.parameters(), torch.empty(0))
-    image = torch.zeros(
-        1, shape.channels, shape.image_size, shape.image_size, device=first.device
-    ).to(first.dtype)
+    inputs = [torch.zeros(size, device=first.device).to(first.dtype)]
+    one, form = "image", f"an image of {shape.channels}x{side}x{side}"
+    cure = "set data.image_size or model.options"
+    if shape.features:
+        inputs.append(torch.zeros(2, 1, dtype=torch.int64, device=first.device))
+        one, form, cure = (
+            "node",
+            f"a graph of {shape.features} features a node",
+            "set model.options",
+        )
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
-            out = model.eval()(image)
+            out = model.eval()(*inputs)
     except Exception as error:
         raise InputError(
-            f"model {what} cannot take an image of {shape.channels}x{shape.image_size}x"
-            f"{shape.image_size} ({_brief(error)}): set data.image_size or model.options to match"
+            f"model {what} cannot take {form} ({_brief(error)}): {cure} to match"
         ) from error
     finally:
         for module, mode in modes.items():
@@ -170,7 +191,7 @@ def _tried(what: str, model: nn.Module, shape: Shape) -> nn.Module:
     if not isinstance(out, Tensor) or out.shape != (1, shape.num_classes):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise InputError(
-            f"model {what} returns {got} for one image: expected logits of shape "
+            f"model {what} returns {got} for one {one}: expected logits of shape "
             f"{(1, shape.num_classes)}, one for each class"
         )
     return model

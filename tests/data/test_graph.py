@@ -1,0 +1,356 @@
+import gzip
+import io
+import math
+import os
+import pickle
+import shutil
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import replace
+
+import pytest
+import torch
+from graphs import LABELLED, cycle, write_planetoid
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regraft.config import DataConfig
+from regraft.data import (
+    NodeBatches,
+    available,
+    get,
+    graph_fingerprint,
+    graph_names,
+    load,
+    load_graph,
+    load_known,
+)
+from regraft.data.graph_files import PLANETOID
+from regraft.errors import InputError, MissingExtraError
+from regraft.protocols import BatchSource
+
+pytest.importorskip("torch_geometric")
+
+LARGE = {"nodes": 1700, "test": 100}
+
+
+def loaded(root, **more):
+    return load_graph(DataConfig(name="cora", root=str(root), download=False, **more))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    root = tmp_path_factory.mktemp("small")
+    return root, *write_planetoid(root)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    root = tmp_path_factory.mktemp("large")
+    write_planetoid(root, **LARGE)
+    return root
+
+
+def write_ogb(root, name="ogbn_arxiv", split="time"):
+    tables = {
+        "raw/edge": "0,1\n1,2\n2,1\n3,0\n",
+        "raw/node-feat": "0.5,-1\n1,2\n3,4\n0,0.25\n",
+        "raw/node-label": "3\n0\n39\n7\n",
+        f"split/{split}/train": "2\n0\n",
+        f"split/{split}/valid": "1\n",
+        f"split/{split}/test": "3\n",
+    }
+    for part, text in tables.items():
+        file = root / name / f"{part}.csv.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(text.encode()))
+
+
+class TestPlanetoid:
+    def test_every_node_gets_its_own_features_class_and_edges(self, small):
+        root, x, y, edges = small
+        graph = loaded(root)
+        # The rows of the test nodes are stored in another order than their numbers.
+        assert torch.equal(graph.x, torch.from_numpy(x))
+        assert torch.equal(graph.y, torch.from_numpy(y).long())
+        assert {tuple(pair) for pair in graph.edge_index.t().tolist()} == edges
+        assert graph.edge_index.shape[1] == len(edges)
+        assert graph.classes == ("0", "1", "2")
+
+    def test_the_public_split_is_the_published_one(self, small):
+        graph = loaded(small[0])
+        assert torch.equal(graph.train, torch.arange(LABELLED))
+        assert torch.equal(graph.validation, torch.arange(LABELLED, LABELLED + 500))
+        assert torch.equal(graph.test, torch.arange(560, 600))
+
+    def test_the_full_split_trains_on_all_the_rest(self, small):
+        graph = loaded(small[0], graph_split="full")
+        everything = torch.cat([graph.train, graph.validation, graph.test])
+        assert torch.equal(everything.sort().values, torch.arange(600))
+        assert len(graph.train) == 60
+
+    def test_a_pickle_that_asks_for_more_than_data_is_refused_unopened(self, tmp_path):
+        write_planetoid(tmp_path)
+        marker = tmp_path / "ran"
+
+        class Evil:
+            def __reduce__(self):
+                return os.mkdir, (str(marker),)
+
+        file = tmp_path / "Planetoid/Cora/raw/ind.cora.ally"
+        file.write_bytes(pickle.dumps(Evil(), protocol=2))
+        with pytest.raises(InputError, match=r"cora in .*asks for posix.mkdir, which is no data"):
+            loaded(tmp_path)
+        assert not marker.exists()
+
+    @pytest.mark.parametrize("part", ["x", "graph", "test.index"])
+    def test_a_damaged_file_names_folder_and_command(self, tmp_path, part):
+        write_planetoid(tmp_path)
+        file = tmp_path / f"Planetoid/Cora/raw/ind.cora.{part}"
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 3] + b"?")
+        with pytest.raises(InputError, match=r"files of cora in .*raw are damaged.*data get cora"):
+            loaded(tmp_path)
+
+    def test_reading_leaves_the_folder_as_it_was(self, small):
+        before = sorted(p.name for p in small[0].rglob("*"))
+        loaded(small[0])
+        assert sorted(p.name for p in small[0].rglob("*")) == before
+
+    def test_without_pytorch_geometric_the_extra_is_named(self, small, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch_geometric.io", None)
+        with pytest.raises(MissingExtraError, match=r"data set cora needs .*'regraft\[graph\]'"):
+            loaded(small[0])
+
+
+class TestOgb:
+    def test_the_tables_become_a_symmetric_graph(self, tmp_path):
+        write_ogb(tmp_path)
+        graph = load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path)))
+        pairs = {tuple(pair) for pair in graph.edge_index.t().tolist()}
+        assert pairs == {(0, 1), (1, 0), (1, 2), (2, 1), (0, 3), (3, 0)}
+        assert graph.edge_index.shape[1] == 6
+        assert graph.x.tolist() == [[0.5, -1], [1, 2], [3, 4], [0, 0.25]]
+        assert graph.y.tolist() == [3, 0, 39, 7]
+        assert [s.tolist() for s in (graph.train, graph.validation, graph.test)] == [
+            [0, 2],
+            [1],
+            [3],
+        ]
+        assert graph.num_classes == 40
+
+    def test_a_damaged_table_is_refused(self, tmp_path):
+        write_ogb(tmp_path)
+        (tmp_path / "ogbn_arxiv/raw/edge.csv.gz").write_bytes(gzip.compress(b"0,1\n2,x\n"))
+        with pytest.raises(InputError, match=r"files of ogbn-arxiv in .*damaged"):
+            load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path)))
+
+    def test_rows_of_signed_features_cannot_sum_to_one(self, tmp_path):
+        write_ogb(tmp_path)
+        with pytest.raises(InputError, match=r"features='row' needs .*ogbn-arxiv .*'l2'"):
+            load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path), features="row"))
+
+
+class TestFeatures:
+    def test_rows_sum_to_one(self, small):
+        raw, row = loaded(small[0]).x, loaded(small[0], features="row").x
+        torch.testing.assert_close(row.sum(1), torch.ones(len(row)))
+        torch.testing.assert_close(row * raw.sum(1, keepdim=True), raw)
+
+    def test_lengths_are_those_of_the_pilots(self, small):
+        raw, x = loaded(small[0]).x, loaded(small[0], features="l2").x
+        length = math.sqrt(30 / 2) / 3
+        torch.testing.assert_close(x.norm(dim=1), torch.full((600,), length))
+        torch.testing.assert_close(x / length * raw.norm(dim=1, keepdim=True), raw)
+
+    @pytest.mark.parametrize("features", ["row", "l2"])
+    def test_a_row_of_zeros_stays_zero(self, tmp_path, features):
+        write_ogb(tmp_path)
+        text = b"0,0\n1,2\n3,4\n0,0.25\n"
+        (tmp_path / "ogbn_arxiv/raw/node-feat.csv.gz").write_bytes(gzip.compress(text))
+        graph = load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path), features=features))
+        assert graph.x[0].tolist() == [0, 0]
+        assert bool(torch.isfinite(graph.x).all())
+
+
+class TestSplits:
+    def test_a_random_split_has_shots_a_class_and_fixed_sizes(self, large):
+        graph = loaded(large, graph_split="random", shots=7)
+        assert torch.bincount(graph.y[graph.train]).tolist() == [7, 7, 7]
+        assert (len(graph.validation), len(graph.test)) == (500, 1000)
+        together = torch.cat([graph.train, graph.validation, graph.test])
+        assert len(together.unique()) == len(together)
+        for part in (graph.train, graph.validation, graph.test):
+            assert torch.equal(part, part.sort().values)
+
+    def test_twenty_shots_are_the_default(self, large):
+        assert len(loaded(large, graph_split="random").train) == 60
+
+    def test_the_seed_decides_a_random_split(self, large):
+        splits = [loaded(large, graph_split="random", split_seed=seed) for seed in (1, 1, 2)]
+        prints = [graph_fingerprint(graph) for graph in splits]
+        assert prints[0] == prints[1] != prints[2]
+
+    @pytest.mark.parametrize("split", ["public", "full"])
+    def test_shots_and_train_size_keep_some_of_the_training_nodes(self, small, split):
+        whole = loaded(small[0], graph_split=split)
+        few = loaded(small[0], graph_split=split, shots=4)
+        assert torch.bincount(whole.y[few.train]).tolist() == [4, 4, 4]
+        assert bool(torch.isin(few.train, whole.train).all())
+        assert len(loaded(small[0], graph_split=split, train_size=11).train) == 11
+        assert torch.equal(few.validation, whole.validation)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"graph_split": "half"}, r"graph_split='half': expected one of public, full, random"),
+        ({"features": "unit"}, r"features='unit': expected one of raw, row, l2"),
+        ({"augment": "flip"}, r"augment='flip' is for images and cora is a graph"),
+        ({"image_size": 8}, r"image_size=8 is for images and cora is a graph"),
+        ({"shots": 11}, r"shots=11: expected between 1 and 10, all .* class 0 of cora"),
+        ({"shots": 0}, r"shots=0: expected between 1 and 10"),
+        ({"train_size": 2}, r"train_size=2: expected between 3 .* and 30"),
+        ({"train_size": 31}, r"train_size=31: expected between 3 .* and 30"),
+        ({"shots": 1, "train_size": 9}, r"train_size=9 and shots=1 exclude each other"),
+        ({"graph_split": "random"}, r"leaves 540 nodes of cora and takes 500 .* and 1000"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused_in_a_sentence(small, more, message):
+    with pytest.raises(InputError, match=message):
+        loaded(small[0], **more)
+
+
+class TestWhereTheyLie:
+    def test_the_list_shows_the_graphs(self, small):
+        listed = {entry.name: entry for entry in available(str(small[0]))}
+        assert set(graph_names()) <= set(listed)
+        assert listed["cora"].present
+        assert not listed["citeseer"].present
+        assert listed["cora"].folder == small[0] / "Planetoid" / "Cora"
+        assert listed["ogbn-arxiv"].folder == small[0] / "ogbn_arxiv"
+
+    def test_a_missing_graph_names_folder_and_command(self, tmp_path):
+        with pytest.raises(InputError, match=r"cora is not in .*Cora .*regraft data get cora"):
+            loaded(tmp_path)
+
+    def test_an_unknown_graph_is_refused(self):
+        with pytest.raises(InputError, match=r"'corra' is no known graph: .*cora"):
+            load_graph(DataConfig(name="corra"))
+
+    @pytest.mark.parametrize(
+        "call", [lambda: load(DataConfig(name="cora")), lambda: load_known("cora")]
+    )
+    def test_what_wants_images_points_to_load_graph(self, call):
+        with pytest.raises(InputError, match=r"cora'? is a graph and no set of images.*load_graph"):
+            call()
+
+    def test_the_planetoid_files_are_fetched_one_by_one(self, small, tmp_path, monkeypatch):
+        asked = []
+
+        def urlopen(url, timeout):
+            asked.append(url)
+            return (small[0] / "Planetoid/Cora/raw" / url.rpartition("/")[2]).open("rb")
+
+        monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+        get("cora", str(tmp_path))
+        assert len(asked) == 8
+        assert all(url.startswith(f"{PLANETOID}/ind.cora.") for url in asked)
+        assert graph_fingerprint(loaded(tmp_path)) == graph_fingerprint(loaded(small[0]))
+        assert [p.name for p in tmp_path.iterdir()] == ["Planetoid"]
+
+    def test_an_archive_is_laid_out_as_its_readers_expect(self, tmp_path, monkeypatch):
+        write_ogb(tmp_path / "from", "arxiv")
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for file in (tmp_path / "from").rglob("*.gz"):
+                archive.write(file, file.relative_to(tmp_path / "from"))
+        packed.seek(0)
+        monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: packed)
+        root = tmp_path / "to"
+        assert load_graph(DataConfig(name="ogbn-arxiv", root=str(root))).num_nodes == 4
+        assert [p.name for p in root.iterdir()] == ["ogbn_arxiv"]
+
+    def test_a_failed_download_leaves_nothing_and_says_why(self, tmp_path, monkeypatch):
+        def urlopen(url, timeout):
+            raise urllib.error.URLError("no network")
+
+        monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+        with pytest.raises(InputError, match=r"cora is not in .*no network.*regraft data get cora"):
+            load_graph(DataConfig(name="cora", root=str(tmp_path)))
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestGraph:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"x": torch.zeros(12)}, r"x of shape \(12,\)"),
+            ({"x": torch.zeros(12, 2).double()}, r"dtype torch.float64: expected float32"),
+            ({"y": torch.zeros(5).long()}, r"y of shape \(5,\): expected int64 \[12\]"),
+            ({"y": torch.full((12,), 3)}, r"y holds values from 3 to 3: expected 0 to 2"),
+            ({"edge_index": torch.zeros(3, 4).long()}, r"edge_index of shape \(3, 4\)"),
+            ({"edge_index": torch.full((2, 1), 12)}, r"edge_index holds .* expected 0 to 11"),
+            ({"train": torch.tensor([-1, 2])}, r"train holds values from -1 to 2"),
+            ({"test": torch.tensor([1.0])}, r"test has dtype torch.float32: expected int64"),
+        ],
+    )
+    def test_parts_that_do_not_fit_are_refused(self, change, message):
+        with pytest.raises(InputError, match=message):
+            replace(cycle(), **change)
+
+    @pytest.mark.parametrize("part", ["x", "edge_index", "y", "train", "validation", "test"])
+    def test_the_fingerprint_sees_every_part(self, part):
+        graph = cycle()
+        value = getattr(graph, part).clone()
+        value[..., 0] = (value[..., 0] + 1) % 3
+        other = graph_fingerprint(replace(graph, **{part: value}))
+        assert graph_fingerprint(graph) == graph_fingerprint(cycle())
+        assert graph_fingerprint(graph)["digest"] != other["digest"]
+
+
+class TestNodeBatches:
+    @given(world=st.integers(1, 5), epoch=st.integers(0, 9))
+    def test_the_shares_together_are_the_split(self, world, epoch):
+        graph = cycle()
+        source = NodeBatches(graph, "train")
+        assert isinstance(source, BatchSource)
+        shares = [next(source.batches(epoch, rank=rank, world=world)) for rank in range(world)]
+        nodes = torch.cat([share[0] for share in shares])
+        assert torch.equal(nodes.sort().values, graph.train)
+        assert torch.equal(torch.cat([share[1] for share in shares]), graph.y[nodes])
+        assert {share[2] for share in shares} == {len(graph.train)}
+
+    def test_an_epoch_is_one_batch(self):
+        source = NodeBatches(cycle(), "test")
+        assert len(source) == len(list(source.batches(3))) == 1
+        assert list(source.batches(3, start=1)) == []
+
+    def test_a_split_without_nodes_is_refused(self):
+        with pytest.raises(InputError, match="cycle has no test nodes"):
+            NodeBatches(replace(cycle(), test=torch.empty(0, dtype=torch.int64)), "test")
+
+
+@pytest.mark.data
+def test_cora_is_what_pytorch_geometric_makes_of_it(benchmark_root, tmp_path):
+    from torch_geometric.datasets import Planetoid
+
+    if not next(e for e in available(benchmark_root) if e.name == "cora").present:
+        pytest.skip("cora is not at REGRAFT_DATA")
+    raw = tmp_path / "Cora" / "raw"
+    shutil.copytree(os.path.join(benchmark_root, "Planetoid", "Cora", "raw"), raw)  # noqa: PTH118
+    for split in ("public", "full"):
+        data = Planetoid(str(tmp_path), "Cora", split=split)[0]
+        graph = loaded(benchmark_root, graph_split=split)
+        assert torch.equal(graph.x, data.x)
+        assert torch.equal(graph.edge_index, data.edge_index)
+        assert torch.equal(graph.y, data.y)
+        for part, mask in (
+            ("train", "train_mask"),
+            ("validation", "val_mask"),
+            ("test", "test_mask"),
+        ):
+            assert torch.equal(getattr(graph, part), data[mask].nonzero().reshape(-1))
+    assert len(graph.train) == 1208
+    assert torch.equal(loaded(benchmark_root, features="raw").x.unique(), torch.tensor([0.0, 1.0]))
