@@ -26,11 +26,17 @@ CHECKED = [
     "regraft.report.stats",
     "regraft.report.table",
     "regraft.train",
-    "regraft.tickets.artifact",
+    "regraft.tickets.coder",
     "regraft.tickets.controls",
+    "regraft.tickets.events",
+    "regraft.tickets.gather",
+    "regraft.tickets.header",
     "regraft.tickets.iterand",
+    "regraft.tickets.legacy",
+    "regraft.tickets.packed",
     "regraft.tickets.schedule",
     "regraft.tickets.source",
+    "regraft.tickets.ticket",
 ]
 install_import_hook(CHECKED, "checking.typechecked")
 

@@ -86,7 +86,13 @@ class OptimConfig:
 
 
 TicketMethod = Literal[
-    "iterand", "edge_popup", "dense", "random_mask", "random_mask_trained", "shuffled_mask"
+    "iterand",
+    "edge_popup",
+    "dense",
+    "quantised",
+    "random_mask",
+    "random_mask_trained",
+    "shuffled_mask",
 ]
 
 
@@ -96,7 +102,8 @@ class TicketConfig:
 
     `dense` trains the weights normally; `random_mask` leaves a random subnetwork of random weights
     untrained, `random_mask_trained` trains the weights under such a mask, and `shuffled_mask`
-    shuffles the masks that a finished search found, layer by layer.
+    shuffles the masks that a finished search found, layer by layer; `quantised` rounds the weights
+    of a finished dense training to a few bits.
     """
 
     method: TicketMethod = "iterand"
@@ -124,6 +131,8 @@ class TicketConfig:
     """IteRand: probability that a pruned weight is redrawn, r."""
     anneal: float = 0.0
     """Share of training over which the sparsity grows linearly from 0; 0 keeps it constant."""
+    bits: int = 4
+    """quantised: bits of a weight, 2 to 8."""
     penalty: float = 0.0
     """Weight of the sum of squared scores in the loss."""
     trainable: tuple[str, ...] = ()

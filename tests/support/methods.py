@@ -63,7 +63,7 @@ METHODS = {
     "dense": ticket("dense"),
 }
 
-UNTRAINED = {"random_mask", "shuffled_mask"}
+UNTRAINED = {"quantised", "random_mask", "shuffled_mask"}
 """Arms that train nothing: there is no loop for them to plug into."""
 
 

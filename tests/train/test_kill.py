@@ -44,7 +44,7 @@ def whole(tmp_path_factory):
 
 
 def assert_same(out, whole, story):
-    for name in ("metrics.jsonl", "ticket.safetensors"):
+    for name in ("metrics.jsonl", "model.ticket"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), f"{name} after {story}"
     left, right = (load_state(path / "checkpoint.safetensors") for path in (out, whole))
     for part in (left, right):

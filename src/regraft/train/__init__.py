@@ -3,7 +3,7 @@
 from .checkpoint import load_state, save_state
 from .environment import command_line, environment
 from .fabric import make_fabric
-from .loop import Batches, fit
+from .loop import Batches, finished_state, fit
 from .measure import evaluate
 from .memory import keep_freed_memory, peak_bytes, reset_peak
 from .optim import lr_factor, make_optimizer, make_scheduler
@@ -15,6 +15,7 @@ __all__ = [
     "command_line",
     "environment",
     "evaluate",
+    "finished_state",
     "fit",
     "keep_freed_memory",
     "load_state",

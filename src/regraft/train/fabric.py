@@ -59,5 +59,6 @@ def _precision(name: str) -> dict[str, Any]:
 
 
 def cast(x: Tensor, fabric: Any) -> Tensor:
-    """Return images in the dtype that a model set up by `fabric` computes in."""
-    return x.double() if fabric._precision.precision == "64-true" else x
+    """Return images in the dtype that a model set up by `fabric` computes in; nodes as they are."""
+    double = x.is_floating_point() and fabric._precision.precision == "64-true"
+    return x.double() if double else x

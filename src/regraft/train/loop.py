@@ -6,6 +6,7 @@ Killed at any point and started again, it ends with the same numbers: on the CPU
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -51,10 +52,14 @@ def fit(
     penalty: Callable[[nn.Module], Tensor] | None = None,
     progress: Progress | None = None,
     fabric: Any = None,
+    select_from: int = 0,
 ) -> dict[str, Any]:
     """Train `model` in place and return the result, without writing it as the folder's.
 
-    A finished run returns its result at once; an unfinished one goes on from its checkpoint.
+    A finished run returns its result at once; an unfinished one goes on from its checkpoint. With
+    `optim.select="best"` the model is left in the evaluated state that had the highest validation
+    accuracy (of equal ones that of the lower validation loss, then the earlier), and the result is
+    that state's.
 
     Args:
         model: The network; the parameters that take gradients are trained.
@@ -67,34 +72,52 @@ def fit(
         penalty: Added to the loss of every step, e.g. `score_penalty`.
         progress: Called after every step.
         fabric: A launched Fabric; one is made from `runtime` by default.
+        select_from: First step whose state may be selected as the best, e.g. the end of a ramp;
+            the last state always may.
 
     Returns:
-        `metrics` (name -> number), `seconds` of training, `trainable_parameters`,
+        `metrics` (name -> number; `selected_epoch` among them where the best was selected, counted
+        from 0 as in metrics.jsonl), `seconds` of training, `trainable_parameters`,
         `peak_memory_bytes`.
 
     Raises:
         DivergenceError: A loss is not finite; the message names the step.
-        InputError: The folder's files are damaged, or an interval or number of chunks is below 1.
+        InputError: The folder's files are damaged, an interval or number of chunks is below 1, or
+            the best is to be selected without validation data.
     """
-    _check(optim, runtime)
+    _check(optim, runtime, batches)
     fabric = fabric or make_fabric(runtime)
     finished = folder.result
     if finished is not None:
         state = folder.load_checkpoint()
         if state is not None:
-            model.load_state_dict(state["model"])
+            model.load_state_dict(finished_state(state))
         return finished
     reset_peak()
     torch.manual_seed(runtime.seed)
     run = _Training(model, batches, optim, runtime, folder, steppers or {}, fabric)
     run.loss = loss or nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
     run.penalty = penalty
+    run.select_from = select_from
     run.resume()
     run.train(progress)
     return run.finish()
 
 
-def _check(optim: OptimConfig, runtime: RuntimeConfig) -> None:
+def finished_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the state dict that a finished run leaves in its model: the last one or the best."""
+    best = checkpoint.get("best")
+    return checkpoint["model"] if best is None else best["model"]
+
+
+def _check(optim: OptimConfig, runtime: RuntimeConfig, batches: Batches) -> None:
+    if optim.select not in ("last", "best"):
+        raise InputError(f"select={optim.select!r}: expected 'last' or 'best'")
+    if optim.select == "best" and batches.validation is None:
+        raise InputError(
+            "select='best' needs validation data and there are none: hold some out "
+            "(data.validation above 0), or select the last state"
+        )
     for config, name in ((optim, "accumulate"), (runtime, "log_every"), (runtime, "eval_every")):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)}: expected at least 1")
@@ -113,11 +136,22 @@ class _Position:
     validated_at: int = -1
 
 
+@dataclass
+class _Best:
+    """The state with the best validation figures so far."""
+
+    epoch: int
+    step: int
+    found: dict[str, float]
+    model: dict[str, Any]
+
+
 class _Training:
     """The state of one run while it trains."""
 
     loss: nn.Module
     penalty: Callable[[nn.Module], Tensor] | None
+    select_from: int = 0
 
     def __init__(
         self,
@@ -137,6 +171,7 @@ class _Training:
         compiled = torch.compile(model) if runtime.compile else model
         self.forward, self.optimizer = fabric.setup(compiled, optimizer)
         self.at = _Position()
+        self.best: _Best | None = None
         self.newest: dict[str, Any] = {}
         self.pending: list[tuple[Tensor, Tensor]] = []
         self.steps_per_epoch = len(batches.train)
@@ -174,13 +209,19 @@ class _Training:
                     self.save()
 
     def finish(self) -> dict[str, Any]:
-        """Save the last state, evaluate, and return the result."""
-        # Saved before the last rows are logged: going on from here logs them again, with equal bits.
+        """Save the last state, evaluate it or the best, and return the result."""
+        epoch, metrics = self.optim.epochs - 1, {}
+        validated = self._evaluate(epoch, "validation")
+        # Saved before the last row is logged: going on from here logs it again, with equal bits.
         self.save()
-        metrics: dict[str, float] = {}
-        for split in ("validation", "test"):
-            found = self._evaluate(self.optim.epochs - 1, split)
-            metrics |= {f"{split}_{key}": value for key, value in found.items()}
+        if self.best is not None:
+            self.model.load_state_dict(self.best.model)
+            epoch, self.at.step, validated = self.best.epoch, self.best.step, self.best.found
+        metrics |= {f"validation_{key}": value for key, value in validated.items()}
+        tested = self._evaluate(epoch, "test")
+        metrics |= {f"test_{key}": value for key, value in tested.items()}
+        if self.best is not None:
+            metrics["selected_epoch"] = epoch
         return {
             "metrics": metrics,
             "seconds": round(self.at.seconds, 3),
@@ -258,7 +299,17 @@ class _Training:
         self._log(epoch, split, found)
         if split == "validation":
             self.at.validated, self.at.validated_at = found, self.at.step
+            self._select(epoch, found)
         return found
+
+    def _select(self, epoch: int, found: dict[str, float]) -> None:
+        """Keep a copy of the state if it is the best so far."""
+        early = self.at.step < min(self.select_from, self.steps)
+        if self.optim.select == "last" or early:
+            return
+        if self.best is not None and _rank(found) <= _rank(self.best.found):
+            return
+        self.best = _Best(epoch, self.at.step, found, copy.deepcopy(self.model.state_dict()))
 
     def _log(self, epoch: int, split: str, found: dict[str, float]) -> None:
         self.newest = {"step": self.at.step, "epoch": epoch, "split": split, **found}
@@ -277,6 +328,7 @@ class _Training:
                     "optimizer": self.optimizer.state_dict(),
                     "scheduler": self.scheduler.state_dict(),
                     "steppers": {name: s.state_dict() for name, s in self.steppers.items()},
+                    "best": None if self.best is None else vars(self.best),
                     "random": random_state(),
                 }
             )
@@ -296,6 +348,8 @@ class _Training:
             self.scheduler.load_state_dict(state["scheduler"])
             for name, stepper in self.steppers.items():
                 stepper.load_state_dict(state["steppers"][name])
+            best = state.get("best")
+            self.best = None if best is None else _Best(**best)
             set_random_state(state["random"])
             self.at = _Position(**position)
         except InputError:
@@ -305,3 +359,8 @@ class _Training:
                 f"{self.folder.path} has a checkpoint of another run or version ({error}): remove "
                 "the folder to start again"
             ) from error
+
+
+def _rank(found: dict[str, float]) -> tuple[float, float]:
+    """Return what orders states by validation figures: the higher, the better."""
+    return found["accuracy"], -found["loss"]
