@@ -63,9 +63,9 @@ def test_data_get_of_what_needs_no_download_returns_at_once(regraft):
 def test_what_is_found_is_inspected_and_baked_into_equal_logits(law, answer, regraft, tmp_path):
     run = tmp_path / "run"
     found = answer("ticket", "find", "--out", run, *QUICK, "--weight-init", law, "--sparsity", 0.6)
-    assert found["stored_bytes"] == (run / "ticket.safetensors").stat().st_size
+    assert found["stored_bytes"] == (run / "model.ticket").stat().st_size
 
-    seen = answer("ticket", "inspect", run / "ticket.safetensors")
+    seen = answer("ticket", "inspect", run / "model.ticket")
     assert seen == answer("ticket", "inspect", run)
     assert (seen["method"], seen["data"], seen["bytes"]) == (
         "iterand",
@@ -122,7 +122,7 @@ def test_a_search_for_a_person_ends_with_accuracy_and_the_ticket(regraft, tmp_pa
     assert code == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert f"test accuracy: {result['metrics']['test_accuracy']:.2f}%" in out
-    assert str(tmp_path / "run" / "ticket.safetensors") in out
+    assert str(tmp_path / "run" / "model.ticket") in out
     assert "5/5" in err
 
 
@@ -131,8 +131,8 @@ def test_controls_are_found_the_same_way(method, answer, tmp_path):
     found = answer("ticket", "find", "--out", tmp_path / "run", *QUICK, "--method", method)
     assert found["method"] == method
     assert (found["trainable_parameters"] == 0) == (method == "random_mask")
-    stored = "ticket" if method in ("random_mask", "edge_popup") else "model"
-    assert (tmp_path / "run" / f"{stored}.safetensors").exists()
+    stored = "model.ticket" if method in ("random_mask", "edge_popup") else "model.safetensors"
+    assert (tmp_path / "run" / stored).exists()
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_two_processes_speak_with_one_voice(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    size = (tmp_path / "run" / "ticket.safetensors").stat().st_size
+    size = (tmp_path / "run" / "model.ticket").stat().st_size
     assert json.loads(done.stdout)["stored_bytes"] == size
 
 
@@ -156,7 +156,8 @@ def test_any_factory_on_any_folder_of_images(answer, factory, image_folder, tmp_
     seen = answer("ticket", "inspect", tmp_path / "run")
     assert seen["classes"] == ["ant", "bee", "cat"]
     assert [m["shape"] for m in seen["masks"]] == [[16, 192], [3, 16]]
-    answer("ticket", "bake", tmp_path / "run", "--out", tmp_path / "m.safetensors")
+    mine = ("--model", f"{factory}:small")
+    answer("ticket", "bake", tmp_path / "run", "--out", tmp_path / "m.safetensors", *mine)
     assert load_file(tmp_path / "m.safetensors")["1.weight"].eq(0).float().mean() == 0.5
 
 

@@ -72,7 +72,7 @@ def find_refused(refused, tmp_path):
         (["--model-options", '{"dept": 3}'], "dept"),
         (["--model", "no_such_module:net"], "'no_such_module' cannot be imported"),
         (["--model", "json:network"], "json has no 'network'"),
-        (["--method", "shuffled_mask"], "shuffles a finished search"),
+        (["--method", "shuffled_mask"], "takes a finished run for its source"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -127,9 +127,9 @@ def test_a_corrupt_checkpoint_is_named(refused, run_folder):
 
 
 def test_a_corrupt_ticket_is_named(refused, run_folder):
-    file = run_folder / "ticket.safetensors"
+    file = run_folder / "model.ticket"
     file.write_bytes(file.read_bytes()[:-9])
-    assert f"{file} is not a readable ticket" in refused("ticket", "inspect", run_folder)
+    assert f"{file} is a damaged ticket" in refused("ticket", "inspect", run_folder)
     assert str(file) in refused("ticket", "bake", file, "--out", "m.safetensors")
 
 

@@ -16,7 +16,7 @@ _EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "report": (("matplotlib", "jinja2"), "figures and the report page"),
     "digits": (("scikit-learn",), "the embedded digits, the default data set"),
 }
-_CORE = ("torch", "numpy", "scipy", "safetensors", "tyro", "rich")
+_CORE = ("torch", "numpy", "scipy", "safetensors", "constriction", "tyro", "rich")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from .output import print_json, say
 class Find:
     """Search a random network for a subnetwork that solves a task; only scores are trained.
 
-    Leaves a run folder with `ticket.safetensors` (masks and a seed) and metrics; the same command
+    Leaves a run folder with `model.ticket` (masks and a seed) and metrics; the same command
     goes on after an interruption. The controls are methods too.
     """
 
@@ -51,6 +51,8 @@ class Find:
         "signed_kaiming_constant"
     )
     """Law of the frozen random weights."""
+    frozen: float | None = None
+    """Freeze this share of the weights, pruned and locked so that half of the rest is kept."""
     pruned: float = 0.0
     """Share of the weights pruned for good before the search."""
     locked: float = 0.0
@@ -87,6 +89,8 @@ class Find:
     """How the learning rate falls."""
     warmup_epochs: int = 0
     """Epochs of linear warm-up."""
+    select: Literal["last", "best"] = "last"
+    """Keep the last state, or the one of the highest validation accuracy."""
     clip_norm: float | None = None
     """Clip the gradients' norm."""
     accumulate: int = 1
@@ -109,6 +113,10 @@ class Find:
     """Seed of the split."""
     unreadable: Literal["refuse", "skip"] = "refuse"
     """Stop at an image that cannot be decoded, or warn and go on."""
+    graph_split: Literal["public", "full", "random"] = "public"
+    """Of a graph: the published split, all other nodes for training, or a random one."""
+    features: Literal["raw", "row", "l2"] = "raw"
+    """Of a graph: features as published, rows that sum to one, or rows of one length."""
     seed: int = 1
     """Seed of weights, scores and batches."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -134,12 +142,14 @@ class Find:
         from regraft.report.wording import size
         from regraft.train import keep_freed_memory
 
-        if self.method == "shuffled_mask":
+        if self.method in ("shuffled_mask", "quantised"):
             raise InputError(
-                "method='shuffled_mask' shuffles a finished search: `regraft reproduce iterand` runs it"
+                f"method={self.method!r} takes a finished run for its source: `regraft reproduce "
+                "iterand` and `regraft reproduce frozen` run it"
             )
         keep_freed_memory()
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values |= self._shares()
         job = Job(
             setting=self._setting(),
             arm=self.method,
@@ -175,9 +185,27 @@ class Find:
         for name, value in result["metrics"].items():
             if name.endswith("accuracy"):
                 say(f"{name.replace('_', ' ')}: {value:.2f}%")
-        kind = "ticket" if (self.out / "ticket.safetensors").exists() else "model"
-        say(f"{kind}: {self.out / f'{kind}.safetensors'} ({size(result['stored_bytes'])})")
+        ticket = self.out / "model.ticket"
+        kind, file = (
+            ("ticket", ticket) if ticket.exists() else ("model", self.out / "model.safetensors")
+        )
+        say(f"{kind}: {file} ({size(result['stored_bytes'])})")
         return 0
+
+    def _shares(self) -> dict[str, float]:
+        """Return the pruned and locked shares that --frozen stands for."""
+        from regraft.errors import InputError
+        from regraft.tickets import Freezing
+
+        if self.frozen is None:
+            return {}
+        if self.pruned or self.locked:
+            raise InputError(
+                f"--frozen {self.frozen:g} chooses the pruned and the locked share: leave out --pruned "
+                "and --locked, or give these two alone"
+            )
+        chosen = Freezing.balanced(self.sparsity, self.frozen)
+        return {"pruned": chosen.pruned, "locked": chosen.locked}
 
     def _setting(self) -> str:
         """Return what runs must share to be compared, so that a report can pair them."""

@@ -12,8 +12,11 @@ from .data import Get, List
 from .doctor import Doctor
 from .find import Find
 from .inspect import Inspect
+from .pack import Pack
 from .report import Report
 from .reproduce import Reproduce
+from .run import Run
+from .unpack import Unpack
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,10 @@ class Ticket:
     verb: (
         Annotated[Find, tyro.conf.subcommand("find")]
         | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+        | Annotated[Run, tyro.conf.subcommand("run")]
         | Annotated[Bake, tyro.conf.subcommand("bake")]
+        | Annotated[Pack, tyro.conf.subcommand("pack")]
+        | Annotated[Unpack, tyro.conf.subcommand("unpack")]
     )
 
     def run(self) -> int:

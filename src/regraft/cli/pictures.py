@@ -1,0 +1,201 @@
+"""The images a ticket is run on: files, folders and data sets, prepared as the search prepared them."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a network's images must have gone through: mean and std of each channel, for [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, ticket: Any, path: Path) -> Preparation:
+        """Return what a ticket says.
+
+        Raises:
+            InputError: Mean or std is missing, or not one number for each channel.
+        """
+        from regraft.errors import InputError
+
+        given = [ticket.about.get(k) for k in ("mean", "std")]
+        channels = ticket.about["input"].get("channels")
+        for key, values in zip(("mean", "std"), given, strict=True):
+            fits = isinstance(values, list) and len(values) == channels
+            if not fits or not all(isinstance(v, int | float) for v in values):
+                raise InputError(
+                    f"{path} has {key}={values!r} for images of {channels} channel(s): say one number for "
+                    f"each channel with `regraft ticket pack --{key}`"
+                )
+        return cls(tuple(given[0]), tuple(given[1]))
+
+    def normalised(self, pixels: Any) -> Any:
+        """Return float32 (x / 255 - mean) / std of uint8 images, by the loaders' own arithmetic."""
+        return next(iter(self.batches(pixels, len(pixels))))
+
+    def batches(self, pixels: Any, size: int = 500) -> Iterable[Any]:
+        """Return the images in prepared batches; see `normalised`."""
+        import torch
+
+        from regraft.data import ImageSet, TensorLoader
+
+        labels = torch.zeros(len(pixels), dtype=torch.int64)
+        loader = TensorLoader(
+            ImageSet(pixels, labels, 1),
+            batch_size=size,
+            mean=self.mean,
+            std=self.std,
+            shuffle=False,
+            augment="none",
+            seed=0,
+        )
+        return (x for x, _, _ in loader.batches(0))
+
+
+def files_of(given: tuple[Path, ...]) -> list[Path]:
+    """Return the named files, and those in the named folders.
+
+    Raises:
+        InputError: A path that is not there, or a folder without images.
+    """
+    from regraft.data.folder import image_files
+    from regraft.errors import InputError
+
+    found = []
+    for path in given:
+        if not path.exists():
+            raise InputError(f"{path}: no such image or folder; check the path")
+        below = image_files(path) if path.is_dir() else [path]
+        if not below:
+            raise InputError(f"{path} holds no images: expected files such as .jpg or .png in it")
+        found += below
+    return found
+
+
+def decoded(paths: list[Path], channels: int, size: int) -> Iterable[Any]:
+    """Yield batches of images, uint8 [b, channels, size, size].
+
+    Raises:
+        InputError: A file is no image, or the network takes neither 1 nor 3 channels.
+    """
+    import torch
+
+    from regraft.data.lazy import threaded
+    from regraft.errors import InputError
+
+    if channels not in (1, 3):
+        raise InputError(
+            f"the ticket takes images of {channels} channels: image files have 3, or 1 when made grey"
+        )
+    for start in range(0, len(paths), _BATCH):
+        # Pillow warns about harmless oddities of files that it reads all the same.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rows = range(start, min(start + _BATCH, len(paths)))
+            found: list[Any] = threaded(partial(_attempt, paths, size), rows)
+        bad = [reason for reason in found if isinstance(reason, str)]
+        if bad:
+            more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise InputError(f"{'; '.join(bad[:3])}{more}: leave out or repair what is no image")
+        pixels = torch.stack(found)
+        yield pixels if channels == 3 else _grey(pixels)
+
+
+def _attempt(paths: list[Path], size: int, index: int) -> Any:
+    """Return an image, or as text why it cannot be decoded."""
+    from regraft.data import decode
+    from regraft.errors import InputError
+
+    try:
+        return decode(paths[index], size)
+    except InputError as error:
+        return str(error)
+
+
+def _grey(pixels: Any) -> Any:
+    """Return the luma of RGB images, uint8 [b, 1, H, W], as Pillow's own "L" rounds it."""
+    import torch
+
+    weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(1, 3, 1, 1)
+    luma = (pixels.to(torch.int32) * weights).sum(1, keepdim=True) + 0x8000
+    return (luma >> 16).to(torch.uint8)
+
+
+def labelled(
+    ticket: Any, path: Path, name: str, root: str | None, *, download: bool
+) -> tuple[str, str, Any, Any]:
+    """Return name, split, images uint8 [n, C, H, W] and labels int64 [n] of a data set.
+
+    The split is `test`, or `all` images of a folder without one; labels count in the ticket's order.
+
+    Raises:
+        InputError: No such set or folder, or one with classes or channels the ticket has not.
+    """
+    import torch
+
+    from regraft.data import ImageSet, graph_names, known_names, load_known, resize
+    from regraft.errors import InputError
+
+    shape, classes = ticket.about["input"], ticket.about["classes"]
+    if name in graph_names():
+        raise InputError(
+            f"{name} is a graph and {path} takes images: give a set of images, or a folder"
+        )
+    if name in known_names():
+        found = load_known(name, root, download=download)
+        images, split, there = found.test, "test", list(found.classes)
+    else:
+        where = _place(name, root)
+        images, split, there = _folder(where, shape["image_size"], shape["channels"])
+        name = where.resolve().name
+    strange = [c for c in there if c not in classes]
+    if strange:
+        raise InputError(
+            f"data {name} has the class {strange[0]!r}, which {path} does not know: it knows "
+            f"{', '.join(map(str, classes[:10]))}{', ...' if len(classes) > 10 else ''}"
+        )
+    if not isinstance(images, ImageSet) or images.channels != shape["channels"]:
+        raise InputError(
+            f"data {name} has images of {images.channels} channel(s) and {path} takes "
+            f"{shape['channels']}: give the set it was found on, or one like it"
+        )
+    index = torch.tensor([classes.index(c) for c in there])
+    return name, split, resize(images.images, shape["image_size"]), index[images.labels]
+
+
+def _place(name: str, root: str | None) -> Path:
+    """Return the folder a name stands for, here or below the data root."""
+    from regraft.data import data_root, known_names
+    from regraft.errors import InputError
+
+    here = Path(name).expanduser()
+    found = next((p for p in (here, data_root(root) / name) if p.is_dir()), None)
+    if found is None:
+        close = difflib.get_close_matches(name, known_names(), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(
+            f"data {name!r} is neither a known set nor a folder: {hint}known are "
+            f"{', '.join(known_names())}"
+        )
+    return found
+
+
+def _folder(where: Path, size: int, channels: int) -> tuple[Any, str, list[str]]:
+    from regraft.data import ImageSet, scan_folder
+
+    found = scan_folder(where, image_size=size)
+    files, split = (found.train, "all") if found.test is None else (found.test, "test")
+    pixels = files.decoded()
+    images = _grey(pixels) if channels == 1 else pixels
+    return ImageSet(images, files.labels, files.num_classes), split, list(found.classes)
