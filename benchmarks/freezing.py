@@ -311,15 +311,14 @@ def _unpacked(
 
 READING = """
 **What is held.** Without freezing a weight costs 16 bytes between steps: its score, the score's gradient, its
-momentum, and the random weight itself, 4 each. Frozen weights keep only the last. A free weight beside frozen ones
-also needs its position, 4 more, so that freezing a share F costs 4 + 16 (1 - F) bytes a weight: it saves from F = 1/4
-on, and falls below the dense network's 12 (weight, gradient, momentum) from F = 1/2 on. The peak of the process adds
+momentum, and the random weight itself, 4 each. Frozen weights keep only the last, and beside frozen ones every weight
+has one byte more that says whether it is free, so that freezing a share F costs 5 + 12 (1 - F) bytes a weight: it
+saves from F = 1/12 on, and falls below the dense network's 12 (weight, gradient, momentum) from F = 0.42 on. The peak of the process adds
 what freezing leaves alone: activations, and the weights W * M of the step at hand and their gradients. *Above idle* is
 the peak while training less the resident memory of the same process before it built the network.
 
-**Step time.** The threshold and the optimiser see the free positions alone, but gathering and scattering them costs
-more than the plain pass over all weights; where the layers' arithmetic is large beside the weights (convolutions),
-neither shows.
+**Step time.** The threshold and the optimiser see the free positions alone, but finding them costs more than the plain
+pass over all weights; where the layers' arithmetic is large beside the weights (convolutions), neither shows.
 
 **Packed file.** The masks here are those of untrained scores: what counts for their bytes is each layer's density.
 *Overhead* is the file without data-dependent tensors over the entropy bound. Seconds are medians on one thread;

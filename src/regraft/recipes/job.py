@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,21 @@ from regraft.config import (
     digest,
     to_dict,
 )
-from regraft.data import FolderLoader, ImageSet, Splits, TensorLoader, load
+from regraft.data import (
+    FolderLoader,
+    Graph,
+    ImageSet,
+    NodeBatches,
+    Splits,
+    TensorLoader,
+    graph_fingerprint,
+    graph_names,
+    load,
+    load_graph,
+)
 from regraft.errors import InputError
 from regraft.files import write_tensors
-from regraft.models import build
+from regraft.models import Transductive, build
 from regraft.protocols import BatchSource
 from regraft.tickets import (
     bake,
@@ -34,6 +44,8 @@ from regraft.tickets import (
     masks,
     named_masks,
     prepare,
+    quantise,
+    save_quantised,
     save_ticket,
     shuffled,
     stored_bytes,
@@ -42,6 +54,7 @@ from regraft.train import (
     Batches,
     RunFolder,
     evaluate,
+    finished_state,
     fit,
     load_state,
     make_fabric,
@@ -59,7 +72,8 @@ class Job:
         setting: What is compared here; runs of one comparison share it.
         arm: The method's name in tables.
         control: The arm this one is held against.
-        source: For `shuffled_mask`: the finished search whose masks are shuffled.
+        source: The finished run that a control starts from: for `shuffled_mask` the search whose
+            masks are shuffled, for `quantised` the trained network.
     """
 
     setting: str
@@ -101,20 +115,24 @@ class Job:
         return replace(self, runtime=replace(self.runtime, seed=seed), source=source)
 
 
-_loaded: dict[str, Splits] = {}
+Data = Splits | Graph
+
+_loaded: dict[str, Data] = {}
 
 
-def load_once(config: DataConfig) -> Splits:
-    """Load a data set, or return it again if the last one loaded was the same."""
+def load_once(config: DataConfig) -> Data:
+    """Load a data set or graph, or return it again if the last one loaded was the same."""
     key = digest(config)
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = load(config)
+        _loaded[key] = (load_graph if config.name in graph_names() else load)(config)
     return _loaded[key]
 
 
-def fingerprint(splits: Splits) -> dict[str, Any]:
+def fingerprint(splits: Data) -> dict[str, Any]:
     """Return what tells whether a data set is still the one a run was started with."""
+    if isinstance(splits, Graph):
+        return graph_fingerprint(splits)
     found: dict[str, Any] = {"classes": len(splits.classes)}
     for name in ("train", "validation", "test"):
         images = getattr(splits, name)
@@ -130,8 +148,19 @@ def fingerprint(splits: Splits) -> dict[str, Any]:
     return found
 
 
-def loaders(splits: Splits, job: Job, device: torch.device) -> Batches:
-    """Return the batches of a job: augmented and shuffled for training, plain for the rest."""
+def loaders(splits: Data, job: Job, device: torch.device) -> Batches:
+    """Return the batches of a job: augmented and shuffled for training, plain for the rest.
+
+    Of a graph, whatever the batch size, all training nodes are the one batch of every epoch.
+    """
+    if isinstance(splits, Graph):
+        train, validation, test = (
+            NodeBatches(splits, part, device=device) if len(getattr(splits, part)) else None
+            for part in ("train", "validation", "test")
+        )
+        if train is None:
+            raise InputError(f"data {splits.name!r} has no training nodes")
+        return Batches(train, validation, test)
 
     def source(images: Any, train: bool) -> BatchSource | None:
         if images is None or len(images) == 0:
@@ -158,7 +187,7 @@ def loaders(splits: Splits, job: Job, device: torch.device) -> Batches:
 def run_job(job: Job, root: Path | str, *, progress: Progress | None = None) -> dict[str, Any]:
     """Run a job in its folder below `root` and return its result; a finished one is only read.
 
-    Besides the run folder's own files it leaves `ticket.safetensors` (a search) or
+    Besides the run folder's own files it leaves `model.ticket` (a search) or
     `model.safetensors` (trained weights) there.
 
     Raises:
@@ -191,14 +220,15 @@ def run_in(
         model = build(
             job.model,
             num_classes=splits.num_classes,
-            channels=splits.channels,
-            image_size=splits.image_size,
+            **_input(splits),
         )
         steps = len(batches.train) * job.optim.epochs
         arm = prepare(model, job.ticket, seed=job.runtime.seed, steps=steps)
+        # The network keeps its own names, for its streams and its ticket.
+        whole = Transductive(arm.model, splits) if isinstance(splits, Graph) else arm.model
         if arm.trains:
             result = fit(
-                arm.model,
+                whole,
                 batches,
                 optim=job.optim,
                 runtime=job.runtime,
@@ -207,40 +237,54 @@ def run_in(
                 penalty=arm.penalty,
                 progress=progress,
                 fabric=fabric,
+                select_from=int(steps * job.ticket.anneal),
             )
             trained = arm.model
         else:
             trained = arm.model
             if job.source is not None:
-                if root is None:
-                    raise InputError("a shuffled mask needs the folder of the finished search")
-                trained = _shuffle(arm.model, job, root)
-            result = _measure(trained, batches, job, fabric, folder)
+                trained = _derived(whole, arm.model, job, root)
+                whole = Transductive(trained, splits) if isinstance(splits, Graph) else trained
+            settle = job.ticket.method != "quantised"
+            result = _measure(whole, batches, fabric, folder, settle=settle)
         result["stored_bytes"] = _store(trained, job, splits, path, root) if folder.writes else 0
         folder.finish(result)
         return {"schema": 1, **result}
 
 
-def _shuffle(model: nn.Module, job: Job, root: Path) -> nn.Module:
-    source = job.source
-    if source is None:
-        raise InputError("a shuffled mask needs a finished search")
-    model.load_state_dict(load_state(source.folder(root) / "checkpoint.safetensors")["model"])
+def _input(splits: Data) -> dict[str, Any]:
+    """Return what a network must fit, as `build` takes it."""
+    if isinstance(splits, Graph):
+        return {"graph": True, "features": splits.num_features}
+    return {"channels": splits.channels, "image_size": splits.image_size}
+
+
+def _derived(whole: nn.Module, model: nn.Module, job: Job, root: Path | None) -> nn.Module:
+    """Return what a control makes of another run's finished network."""
+    if root is None or job.source is None:
+        raise InputError(f"method={job.ticket.method!r} needs the folder of the finished source")
+    whole.load_state_dict(
+        finished_state(load_state(job.source.folder(root) / "checkpoint.safetensors"))
+    )
+    if job.ticket.method == "quantised":
+        return quantise(model, job.ticket.bits).dequantise(model)
     return shuffled(model, seed=job.runtime.seed)
 
 
 @torch.no_grad()
 def _measure(
-    model: nn.Module, batches: Batches, job: Job, fabric: Any, folder: RunFolder
+    model: nn.Module, batches: Batches, fabric: Any, folder: RunFolder, *, settle: bool
 ) -> dict[str, Any]:
-    """Evaluate a network that is not trained, its normalisation statistics taken from the data."""
+    """Evaluate a network that is not trained; `settle` takes its normalisation statistics anew."""
     folder.truncate_metrics(0)
     reset_peak()
     model = fabric.setup_module(model)
     model.train()
     # With momentum 0.1 nothing of older statistics is left after 200 batches.
+    normalised = any(hasattr(m, "running_mean") for m in model.modules())
+    counted = 200 if settle and normalised else 0
     epochs = itertools.chain.from_iterable(batches.train.batches(e) for e in itertools.count())
-    for x, _, _ in itertools.islice(epochs, 200):
+    for x, _, _ in itertools.islice(epochs, counted):
         model(fabric.to_device(x))
     metrics = {}
     for split, source in (("validation", batches.validation), ("test", batches.test)):
@@ -256,18 +300,36 @@ def _measure(
     }
 
 
-def _store(model: nn.Module, job: Job, splits: Splits, path: Path, root: Path | None) -> int:
-    about = {
+def _preparation(splits: Data, job: Job) -> dict[str, Any]:
+    """Return what the network's input must have gone through, and which nodes are for what."""
+    if isinstance(splits, Graph):
+        keys = ("graph_split", "split_seed", "train_size", "shots")
+        return {
+            "features": job.data.features,
+            "split": {key: getattr(job.data, key) for key in keys},
+        }
+    return {"mean": list(splits.mean), "std": list(splits.std)}
+
+
+def facts(job: Job, splits: Data) -> dict[str, Any]:
+    """Return what a ticket or model file says it is of: how to build it and what to feed it."""
+    return {
         "model": to_dict(job.model),
-        "input": {"channels": splits.channels, "image_size": splits.image_size},
-        "mean": list(splits.mean),
-        "std": list(splits.std),
+        "input": _input(splits),
+        **_preparation(splits, job),
         "classes": list(splits.classes),
         "data": splits.name,
         "method": job.ticket.method,
     }
+
+
+def _store(model: nn.Module, job: Job, splits: Data, path: Path, root: Path | None) -> int:
+    about = facts(job, splits)
     if job.ticket.method in ("iterand", "edge_popup", "random_mask"):
-        return save_ticket(path / "ticket.safetensors", model, about=about)
+        return save_ticket(path / "model.ticket", model, about=about)
+    if job.ticket.method == "quantised":
+        # Rounding again what is rounded changes nothing: a scale that fits without error is found.
+        return save_quantised(path / "model.safetensors", quantise(model, job.ticket.bits))
     if job.source is not None and root is not None:
         return load_ticket(job.source.folder(root)).size
     sparse = masks(model) if any(True for _ in named_masks(model)) else {}
@@ -275,7 +337,5 @@ def _store(model: nn.Module, job: Job, splits: Splits, path: Path, root: Path | 
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in plain.state_dict().items()}
     write_tensors(path / "model.safetensors", tensors, {"regraft.model": json.dumps(about)})
     size = stored_bytes(plain)
-    for mask in sparse.values():
-        # A sparse network would be stored as a bit a weight and its kept values.
-        size -= 4 * int((~mask).sum()) - math.ceil(mask.numel() / 8)
-    return size
+    # The masks of a sparse network are random, so a seed gives them back: only kept values count.
+    return size - sum(4 * int((~mask).sum()) for mask in sparse.values())

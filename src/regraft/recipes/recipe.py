@@ -28,7 +28,7 @@ from regraft.train import command_line
 from .job import Job
 from .pool import default_workers, run_all
 
-RECIPES = {"iterand": "regraft.recipes.iterand"}
+RECIPES = {"frozen": "regraft.recipes.frozen", "iterand": "regraft.recipes.iterand"}
 """Recipes by name: modules with a function `recipe(scale, seeds) -> Recipe`."""
 
 SCALES = ("smoke", "cpu", "gpu", "paper")
