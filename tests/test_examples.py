@@ -1,6 +1,8 @@
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -14,3 +16,10 @@ def run(name, **arguments):
 def test_a_ticket_in_your_loop_learns(capsys):
     assert run("ticket_in_your_loop", epochs=12) > 0.85
     assert "none trained" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_frozen_graph_ticket_survives_its_file(capsys):
+    pytest.importorskip("torch_geometric")
+    assert run("frozen_graph_ticket", steps=40) > 0.8
+    assert "equal to the last bit" in capsys.readouterr().out

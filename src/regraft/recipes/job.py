@@ -329,7 +329,9 @@ def _store(model: nn.Module, job: Job, splits: Data, path: Path, root: Path | No
         return save_ticket(path / "model.ticket", model, about=about)
     if job.ticket.method == "quantised":
         # Rounding again what is rounded changes nothing: a scale that fits without error is found.
-        return save_quantised(path / "model.safetensors", quantise(model, job.ticket.bits))
+        rounded = quantise(model, job.ticket.bits)
+        save_quantised(path / "model.safetensors", rounded)
+        return rounded.payload_bytes
     if job.source is not None and root is not None:
         return load_ticket(job.source.folder(root)).size
     sparse = masks(model) if any(True for _ in named_masks(model)) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -81,8 +82,17 @@ def _spread(jobs: Sequence[Job], root: Path, workers: int, done: Any) -> None:
 def _start_worker() -> None:
     from regraft.train import keep_freed_memory
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     warnings.simplefilter("ignore")
+
+
+def _end_with_parent() -> None:
+    """End this worker when the command is killed: it would hold its run folder for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(job: Job, root: Path) -> dict[str, Any]:

@@ -56,6 +56,13 @@ class Quantised:
     state: dict[str, Tensor]
     tied: dict[str, list[str]]
 
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the packed integers, the scales and the other tensors, without a file's header."""
+        weights = sum(-(-codes.numel() * self.bits // 8) for codes in self.codes.values())
+        others = [*self.scales.values(), *self.state.values()]
+        return weights + sum(t.numel() * t.element_size() for t in others if t.is_floating_point())
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state dict of the plain network, quantised weights as c q in float32."""
         state = dict(self.state)

@@ -1,0 +1,89 @@
+"""Choose the settings of the recipe `frozen` on validation, with seeds that it does not report.
+
+    python benchmarks/choose_frozen.py cora/full/gcn --data-root DATA    # ten minutes on one core
+    python benchmarks/choose_frozen.py cora/full/gcn --only narrow
+
+Prints the mean validation accuracy of every candidate, the best of each kind first. The test set is
+evaluated by the runs but never read here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from rich.console import Console
+
+from regraft.recipes.frozen import CORA_CHOSEN, cora_task
+from regraft.recipes.frozen_arms import Settings, Task, twins
+from regraft.recipes.job import Job
+from regraft.recipes.pool import run_all
+
+SEEDS = (11, 12)
+KINDS = {
+    "train": (("dense",), (0.003, 0.01, 0.03), (0.0, 0.5)),
+    "search": (("frozen", "frozen_coded", "dense_source"), (0.003, 0.01, 0.03), (0.5,)),
+    "tiny": (("dense_same_bytes",), (0.01, 0.03, 0.1), (0.0, 0.5)),
+    "narrow": (("dense_4bit_same_bytes",), (0.003, 0.01, 0.03, 0.1), (0.0, 0.5)),
+    "sparse": (("sparse_same_bytes",), (0.01, 0.03, 0.1), (0.0, 0.5)),
+}
+"""By kind: the arms that are averaged, learning rates, dropouts."""
+
+
+def candidates(task: Task, kind: str) -> Iterable[tuple[str, list[Job]]]:
+    """Yield the name and the jobs of every candidate of a kind."""
+    arms, rates, dropouts = KINDS[kind]
+    for rate in rates:
+        for dropout in dropouts:
+            changed = with_settings(task, kind, rate, dropout)
+            name = f"lr={rate:g},dropout={dropout:g}"
+            changed = replace(changed, setting=f"{task.setting}/{kind}/{name}")
+            found = {job.arm: job for job in twins(changed)}
+            wanted = [found[arm] for arm in arms if arm in found]
+            wanted = [job.source for job in wanted if job.source is not None] + wanted
+            yield name, wanted
+
+
+def with_settings(task: Task, kind: str, rate: float, dropout: float) -> Task:
+    if kind in ("train", "search"):
+        model = replace(task.model, options={**task.model.options, "dropout": dropout})
+        return replace(task, model=model, **{kind: replace(getattr(task, kind), lr=rate)})
+    old: Settings = getattr(task, kind)
+    new = Settings(replace(old.optim, lr=rate), {**old.options, "dropout": dropout})
+    return replace(task, **{kind: new})
+
+
+def validation(job: Job, root: Path) -> float:
+    result = json.loads((job.folder(root) / "result.json").read_text())
+    return result["metrics"]["validation_accuracy"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    tasks = {task.setting: task for task in map(cora_task, CORA_CHOSEN)}
+    parser.add_argument("setting", choices=tasks)
+    parser.add_argument("--only", choices=KINDS, nargs="*", default=list(KINDS))
+    parser.add_argument("--data-root")
+    parser.add_argument("--out", type=Path, default=Path("runs/choose-frozen"))
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for kind in options.only:
+        found = []
+        for name, jobs in candidates(tasks[options.setting], kind):
+            if options.data_root:
+                jobs = [job.with_data_root(options.data_root) for job in jobs]
+            seeded = [job.with_seed(seed) for seed in SEEDS for job in jobs]
+            run_all(seeded, options.out, console=Console(quiet=True))
+            counted = [j for j in seeded if j.arm in KINDS[kind][0]]
+            found.append((fmean(validation(j, options.out) for j in counted), name))
+        for mean, name in sorted(found, reverse=True):
+            print(f"{options.setting} {kind:8} {name:22} {mean:6.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
