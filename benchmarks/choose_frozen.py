@@ -55,7 +55,7 @@ def with_settings(task: Task, kind: str, rate: float, dropout: float) -> Task:
         return replace(task, model=model, **{kind: replace(getattr(task, kind), lr=rate)})
     old: Settings = getattr(task, kind)
     new = Settings(replace(old.optim, lr=rate), {**old.options, "dropout": dropout})
-    return replace(task, **{kind: new})
+    return replace(task, **{kind: new})  # pyrefly: ignore
 
 
 def validation(job: Job, root: Path) -> float:
