@@ -1,8 +1,10 @@
 import gzip
+import importlib
 import io
 import math
 import os
 import pickle
+import re
 import shutil
 import sys
 import urllib.error
@@ -10,7 +12,9 @@ import urllib.request
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from graphs import LABELLED, cycle, write_planetoid
 from hypothesis import given
@@ -33,6 +37,7 @@ from regraft.protocols import BatchSource
 
 pytest.importorskip("torch_geometric")
 
+GONE = (1610, 1650, 1651)
 LARGE = {"nodes": 1700, "test": 100}
 
 
@@ -66,6 +71,16 @@ def write_ogb(root, name="ogbn_arxiv", split="time"):
         file = root / name / f"{part}.csv.gz"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(gzip.compress(text.encode()))
+
+
+def csr(rows, columns, *, column=0, start=(0, 1), value=1.0):
+    """Return a matrix with one value in its first row, or with the given damage."""
+    matrix = sp.csr_matrix((rows, columns), dtype=np.float32)
+    matrix.data = np.array([value], np.float32)
+    matrix.indices = np.array([column], np.int32)
+    matrix.indptr = np.ones(rows + 1, np.int32)
+    matrix.indptr[: len(start)] = start
+    return matrix
 
 
 class TestPlanetoid:
@@ -110,21 +125,150 @@ class TestPlanetoid:
         write_planetoid(tmp_path)
         file = tmp_path / f"Planetoid/Cora/raw/ind.cora.{part}"
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 3] + b"?")
-        with pytest.raises(InputError, match=r"files of cora in .*raw are damaged.*data get cora"):
+        message = r"files of cora in .*raw are damaged.*data get cora --data-root (.*)`"
+        with pytest.raises(InputError, match=message) as refusal:
             loaded(tmp_path)
+        assert re.search(message, str(refusal.value))[1] == str(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("part", "content", "reason"),
+        [
+            ("allx", csr(560, 30, column=1 << 30), "points outside itself"),
+            ("allx", csr(560, 30, column=-1), "points outside itself"),
+            ("allx", csr(560, 30, start=(0, 1 << 30)), "points outside itself"),
+            ("allx", csr(560, 30, start=(0, -1)), "points outside itself"),
+            ("allx", csr(560, 30, start=(1, 1)), "do not follow each other"),
+            ("allx", csr(560, 30, start=(0, 1, 0)), "do not follow each other"),
+            ("allx", csr(560, 31), "different numbers of features"),
+            ("allx", csr(559, 30), "different numbers of nodes"),
+            ("allx", csr(560, 1 << 39), "a sparse matrix has shape"),
+            ("allx", csr(560, 30, value=math.nan), "not finite"),
+            ("ally", np.ones((560, 3), np.int32), "one class a node"),
+            ("ally", np.zeros((560, 3), "S4"), "is of type 'S4', which is no number"),
+            ("ally", np.full((560, 3), None), "an array is not described as arrays are"),
+            ("ally", [[1, 0, 0]] * 560, "no array where one should be"),
+            ("y", np.eye(3)[np.zeros(100, int)], "different numbers of nodes"),
+            ("graph", {0: [600]}, "other nodes than 0 to 599"),
+            ("graph", {-1: [0]}, "other nodes than 0 to 599"),
+            ("graph", {0: [True]}, "other nodes than 0 to 599"),
+            ("graph", {0: 1 << 80}, "no lists of neighbours"),
+            ("graph", [[1], [0]], "no lists of neighbours"),
+        ],
+    )
+    def test_contents_that_do_not_fit_are_refused(self, tmp_path, part, content, reason):
+        write_planetoid(tmp_path)
+        file = tmp_path / f"Planetoid/Cora/raw/ind.cora.{part}"
+        file.write_bytes(pickle.dumps(content, protocol=2))
+        with pytest.raises(InputError, match=f"files of cora in .*damaged .*{reason}"):
+            loaded(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("lines", "reason"),
+        [
+            (range(559, 599), "other than the 40 from 560 on"),
+            (range(561, 601), "other than the 40 from 560 on"),
+            ([*range(560, 599), 560], "lists 39 nodes and tx holds 40"),
+            ([*range(560, 599), 1 << 70], "other than the 40 from 560 on"),
+            ([*range(560, 599), "x"], "invalid literal"),
+        ],
+    )
+    def test_a_list_of_test_nodes_that_does_not_fit_is_refused(self, tmp_path, lines, reason):
+        write_planetoid(tmp_path)
+        file = tmp_path / "Planetoid/Cora/raw/ind.cora.test.index"
+        file.write_text("\n".join(map(str, lines)))
+        with pytest.raises(InputError, match=f"files of cora in .*damaged .*{reason}"):
+            loaded(tmp_path)
+
+    def test_every_file_is_opened_once(self, small, monkeypatch):
+        opened = []
+        inner = io.open
+
+        def watched(file, *rest, **more):
+            opened.append(str(file))
+            return inner(file, *rest, **more)
+
+        monkeypatch.setattr(io, "open", watched)
+        loaded(small[0])
+        files = [name for name in opened if "ind.cora." in name]
+        assert len(files) == len(set(files)) == 8
 
     def test_reading_leaves_the_folder_as_it_was(self, small):
         before = sorted(p.name for p in small[0].rglob("*"))
         loaded(small[0])
         assert sorted(p.name for p in small[0].rglob("*")) == before
 
-    def test_without_pytorch_geometric_the_extra_is_named(self, small, monkeypatch):
-        monkeypatch.setitem(sys.modules, "torch_geometric.io", None)
-        with pytest.raises(MissingExtraError, match=r"data set cora needs .*'regraft\[graph\]'"):
-            loaded(small[0])
+    def test_it_is_what_pytorch_geometric_makes_of_it(self, small):
+        theirs = importlib.import_module("torch_geometric.io").read_planetoid_data(
+            str(small[0] / "Planetoid/Cora/raw"), "cora"
+        )
+        graph = loaded(small[0])
+        for part in ("x", "edge_index", "y"):
+            assert torch.equal(getattr(graph, part), getattr(theirs, part))
+
+
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory):
+    root = tmp_path_factory.mktemp("gaps")
+    write_planetoid(root, name="CiteSeer", **LARGE)
+    raw = root / "Planetoid/CiteSeer/raw"
+    index = raw / "ind.citeseer.test.index"
+    lines = [int(line) for line in index.read_text().split()]
+    keep = [i for i, node in enumerate(lines) if node not in GONE]
+    index.write_text("".join(f"{lines[i]}\n" for i in keep))
+    for part in ("tx", "ty"):
+        file = raw / f"ind.citeseer.{part}"
+        file.write_bytes(pickle.dumps(pickle.loads(file.read_bytes())[keep], protocol=2))
+    return root
+
+
+class TestNodesOfNoClass:
+    """As the fifteen isolated ones of CiteSeer, which its test.index leaves out."""
+
+    def citeseer(self, gaps, **more):
+        return load_graph(DataConfig(name="citeseer", root=str(gaps), download=False, **more))
+
+    def test_they_have_neither_features_nor_class(self, gaps):
+        graph = self.citeseer(gaps)
+        assert (~graph.labelled).nonzero().reshape(-1).tolist() == list(GONE)
+        assert graph.y[list(GONE)].tolist() == [-1, -1, -1]
+        assert not graph.x[list(GONE)].any()
+        assert graph.num_nodes == 1700
+        assert graph.num_classes == 3
+
+    def test_the_others_are_what_pytorch_geometric_makes_of_them(self, gaps):
+        theirs = importlib.import_module("torch_geometric.io").read_planetoid_data(
+            str(gaps / "Planetoid/CiteSeer/raw"), "citeseer"
+        )
+        graph = self.citeseer(gaps)
+        assert torch.equal(graph.x, theirs.x)
+        assert torch.equal(graph.edge_index, theirs.edge_index)
+        assert torch.equal(graph.y[graph.labelled], theirs.y[graph.labelled])
+        assert torch.equal(graph.test, theirs.test_mask.nonzero().reshape(-1))
+
+    @pytest.mark.parametrize("split", ["public", "full", "random"])
+    def test_they_are_in_no_split(self, gaps, split):
+        # 1600 + 97 nodes are labelled: 197 to train on leave just enough for a random split.
+        more = {"train_size": 197} if split == "random" else {}
+        graph = self.citeseer(gaps, graph_split=split, **more)
+        everything = torch.cat([graph.train, graph.validation, graph.test])
+        assert not torch.isin(torch.tensor(GONE), everything).any()
+        if split != "public":
+            assert torch.equal(everything.sort().values, graph.labelled.nonzero().reshape(-1))
+
+    def test_no_split_may_hold_one(self):
+        y = cycle().y.clone()
+        y[5] = -1
+        with pytest.raises(InputError, match="validation holds node 5, which has no known class"):
+            replace(cycle(), y=y)
 
 
 class TestOgb:
+    def test_without_pytorch_geometric_the_extra_is_named(self, tmp_path, monkeypatch):
+        write_ogb(tmp_path)
+        monkeypatch.setitem(sys.modules, "torch_geometric.utils", None)
+        with pytest.raises(MissingExtraError, match=r"set ogbn-arxiv needs .*'regraft\[graph\]'"):
+            load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path)))
+
     def test_the_tables_become_a_symmetric_graph(self, tmp_path):
         write_ogb(tmp_path)
         graph = load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path)))
@@ -143,7 +287,7 @@ class TestOgb:
     def test_a_damaged_table_is_refused(self, tmp_path):
         write_ogb(tmp_path)
         (tmp_path / "ogbn_arxiv/raw/edge.csv.gz").write_bytes(gzip.compress(b"0,1\n2,x\n"))
-        with pytest.raises(InputError, match=r"files of ogbn-arxiv in .*damaged"):
+        with pytest.raises(InputError, match=r"files of ogbn-arxiv in .*damaged.* --data-root /"):
             load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path)))
 
     def test_rows_of_signed_features_cannot_sum_to_one(self, tmp_path):
@@ -289,7 +433,7 @@ class TestGraph:
             ({"x": torch.zeros(12)}, r"x of shape \(12,\)"),
             ({"x": torch.zeros(12, 2).double()}, r"dtype torch.float64: expected float32"),
             ({"y": torch.zeros(5).long()}, r"y of shape \(5,\): expected int64 \[12\]"),
-            ({"y": torch.full((12,), 3)}, r"y holds values from 3 to 3: expected 0 to 2"),
+            ({"y": torch.full((12,), 3)}, r"y holds values from 3 to 3: expected -1 to 2"),
             ({"edge_index": torch.zeros(3, 4).long()}, r"edge_index of shape \(3, 4\)"),
             ({"edge_index": torch.full((2, 1), 12)}, r"edge_index holds .* expected 0 to 11"),
             ({"train": torch.tensor([-1, 2])}, r"train holds values from -1 to 2"),

@@ -133,6 +133,22 @@ def test_casting_down_and_up_again_gives_back_the_exact_weights():
         assert torch.equal(mask.weight, weight)
 
 
+@pytest.mark.parametrize("made", ["moved", "masked"])
+def test_a_model_rises_from_the_meta_device_with_its_weights(made):
+    model = edge_popup(conv_net(), weight_init="kaiming_normal", seed=3)
+    if made == "moved":
+        other = copy.deepcopy(model).to("meta")
+    else:
+        with torch.device("meta"):
+            other = edge_popup(conv_net(), weight_init="kaiming_normal", seed=3)
+    other.to_empty(device="cpu")
+    for (_, _, mask), (_, _, expected) in zip(named_masks(other), named_masks(model), strict=True):
+        assert torch.equal(mask.weight, expected.weight)
+    other.load_state_dict(model.state_dict())
+    x, _ = images()
+    assert torch.equal(other.eval()(x), model.eval()(x))
+
+
 def test_names_patterns_and_exceptions_choose_what_is_masked():
     assert masks(edge_popup(conv_net(), params=["7.we*"])).keys() == {"7.weight"}
     model = edge_popup(conv_net(), params=["*.weight"], trainable=["7.*", "1.*", "4.*"])

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -91,8 +92,32 @@ def test_balanced_leaves_the_free_part_half_kept_where_it_can(sparsity, frozen, 
 @given(st.floats(0, 1), st.floats(0, 0.99))
 def test_balanced_is_always_reachable(sparsity, frozen):
     freezing = Freezing.balanced(sparsity, frozen)
-    freezing.check_reach(sparsity)
+    with warnings.catch_warnings():
+        # A network of which nothing or everything is to be pruned leaves no choice.
+        warnings.simplefilter("ignore")
+        freezing.check_reach(sparsity)
     assert freezing.frozen == pytest.approx(frozen)
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.8])
+def test_both_ends_of_the_reach_warn_that_nothing_is_searched(sparsity):
+    with pytest.warns(
+        UserWarning, match="nothing is searched: choose a sparsity between 0.3 and 0.8"
+    ):
+        Freezing(0.3, 0.2).check_reach(sparsity)
+
+
+@pytest.mark.parametrize(
+    ("freezing", "sparsity"),
+    [
+        (Freezing(0.3, 0.2), 0.301),
+        (Freezing(0.3, 0.2), 0.799),
+        (Freezing(), 0.0),
+        (Freezing(), 1.0),
+    ],
+)
+def test_a_search_with_a_choice_or_without_freezing_does_not_warn(freezing, sparsity):
+    freezing.check_reach(sparsity)  # a warning would be an error
 
 
 @pytest.mark.parametrize(

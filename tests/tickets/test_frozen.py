@@ -11,6 +11,7 @@ from regraft.tickets.frozen import FrozenMask, build_mask
 from regraft.tickets.mask import Mask
 from regraft.tickets.partly import partly_masked_weight
 from regraft.tickets.source import WeightSource
+from regraft.tickets.straight_through import masked_weight
 
 FROZEN = Freezing(0.3, 0.2, "uniform")
 LAWS = ["signed_kaiming_constant", "kaiming_uniform", "kaiming_normal"]
@@ -108,6 +109,35 @@ def test_weight_and_gradient_are_those_of_the_formula(magnitude, dtype, n, path,
     assert torch.equal(scores.grad, expected * scores.detach().sign() if magnitude else expected)
 
 
+@pytest.mark.parametrize("magnitude", [False, True])
+@pytest.mark.parametrize("path", ["chunks", "generic"])
+def test_second_derivatives_are_those_of_the_plain_masked_weight(magnitude, path, monkeypatch):
+    if path == "generic":
+        monkeypatch.setattr("regraft.tickets.partly._flat", lambda *tensors: None)
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.from_numpy(FrozenPattern(1, "w", 30, 8, 7).parts()).reshape(6, 5)
+    weight = torch.randn(6, 5, generator=generator) * (parts >= 0)
+    free = parts == 0
+    scores = torch.randn(15, generator=generator, requires_grad=True)
+
+    def second(masked):
+        (first,) = torch.autograd.grad(masked(scores).pow(3).sum(), scores, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), scores)[0]
+
+    def plain(scores):  # infinite scores where the weight is locked or pruned for good
+        full = (parts * torch.inf).nan_to_num(0, torch.inf, -torch.inf)
+        # Of a score's size -inf would be as large as +inf, but W is 0 there.
+        full = full.masked_scatter(free, scores)
+        return masked_weight(weight, full, 0.2, magnitude=magnitude)
+
+    def ours(scores):
+        return partly_masked_weight(weight, scores, free, 0.2, magnitude=magnitude)
+
+    expected = second(plain)
+    assert expected.ne(0).any()
+    torch.testing.assert_close(second(ours), expected)
+
+
 def test_it_works_inside_vmap_and_functional_call():
     mask = build_mask(
         WeightSource("kaiming_uniform", 1, "w", (4, 5)),
@@ -152,6 +182,88 @@ def test_redraws_touch_pruned_free_positions_only(law):
         fresh = mask.source.draw(1).reshape(mask.weight.shape)
         assert torch.equal(mask.weight, torch.where(moved, fresh, before[name]))
         assert mask.draw.shape == (mask.pattern.searched,)
+
+
+@pytest.mark.parametrize("freezing", [None, FROZEN])
+def test_in_float64_it_has_the_values_of_float32_and_gradients_of_its_own(freezing):
+    options = {"freezing": freezing, "dynamic_scale": True, "score": "signed"}
+    single = frozen_net(weight_init="kaiming_normal", **options)
+    double = frozen_net(weight_init="kaiming_normal", **options).double()
+    for (name, entry, mask), (_, other_entry, other) in zip(
+        named_masks(single), named_masks(double), strict=True
+    ):
+        weight = other(other_entry.original)
+        assert weight.dtype == torch.float64
+        assert torch.equal(weight, mask(entry.original).double()), name
+        upstream = torch.full_like(weight, 1 / 3)
+        (grad,) = torch.autograd.grad(weight, other_entry.original, upstream)
+        c = (1 / other.mask(other_entry.original).double().mean()).sqrt().float().double()
+        searched = other.weight if freezing is None else other.weight[other.free]
+        torch.testing.assert_close(grad, searched * c / 3, rtol=1e-14, atol=0)
+
+
+def test_its_whole_weight_is_the_stream_of_each_position():
+    model = frozen_net(weight_init="kaiming_uniform")
+    IteRand(model, every=1, rate=1.0).step()
+    for _, _, mask in named_masks(model):
+        parts = torch.from_numpy(mask.pattern.parts()).reshape(mask.weight.shape)
+        first = mask.source.rebuild()
+        assert torch.equal(mask.whole()[parts >= 0], mask.weight[parts >= 0])
+        assert torch.equal(mask.whole()[parts != 0], first[parts != 0])
+        assert not torch.equal(mask.whole(), first)
+
+
+@pytest.mark.parametrize("made", ["moved", "masked"])
+@pytest.mark.parametrize("redraw", [False, True])
+def test_a_frozen_model_rises_from_the_meta_device(made, redraw):
+    found = frozen_net(weight_init="kaiming_normal", dynamic_scale=True).eval()
+    if redraw:
+        IteRand(found, every=1, rate=1.0).step()
+    if made == "masked":
+        with torch.device("meta"):
+            bare = frozen_net(seed=8, weight_init="kaiming_normal", dynamic_scale=True)
+    else:
+        bare = frozen_net(seed=8, weight_init="kaiming_normal", dynamic_scale=True).to("meta")
+    assert {p.device.type for p in bare.parameters()} == {"meta"}
+    bare = bare.to_empty(device="cpu").eval()
+    for _, _, mask in named_masks(bare):
+        pruned = torch.from_numpy(mask.pattern.parts() == -1).reshape(mask.weight.shape)
+        expected = mask.source.rebuild().masked_fill(pruned, 0)
+        assert torch.equal(mask.weight, expected)
+    bare.load_state_dict(found.state_dict())
+    x, _ = images()
+    assert torch.equal(bare(x), found(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_compiled_in_one_graph_it_gives_the_same(scope):
+    model = frozen_net(scope=scope, dynamic_scale=True).eval()
+    x, _ = images()
+    compiled = torch.compile(model, fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x))
+    model(x).sum().backward()
+    expected = model[7].parametrizations.weight.original.grad.clone()
+    model.zero_grad()
+    compiled(x).sum().backward()
+    torch.testing.assert_close(model[7].parametrizations.weight.original.grad, expected)
+
+
+def test_exported_it_needs_nothing_of_ours():
+    model = frozen_net(dynamic_scale=True).eval()
+    x, _ = images()
+    program = torch.export.export(model, (x,))
+    assert "regraft" not in str(program.graph)
+    torch.testing.assert_close(program.module()(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "words"), [(0.3, "keeps all free weights"), (0.8, "prunes all free weights")]
+)
+def test_a_search_without_a_choice_warns_its_caller(sparsity, words):
+    with pytest.warns(UserWarning, match=words) as caught:
+        frozen_net(sparsity=sparsity, scope="global")
+    assert [w.filename for w in caught] == [__file__]
 
 
 def test_a_baked_frozen_model_gives_equal_outputs():

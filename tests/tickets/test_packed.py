@@ -62,6 +62,29 @@ def test_a_state_dict_alone_gives_the_same_bytes(law, freezing, prefix):
     assert pack(gather_state(state)) == pack(gather(model))
 
 
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("freezing", [None, Freezing(0.2, 0.2)])
+def test_a_ticket_of_a_double_precision_model_is_the_same_network(law, freezing):
+    model = search(law, True, freezing=freezing, dynamic_scale=True).double()
+    filled = fill(conv_net().double(), gather(model)).eval()
+    for name, tensor in bake(model).state_dict().items():
+        assert torch.equal(filled.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_ticket_of_a_half_precision_model_is_the_same_without_a_dynamic_scale(dtype):
+    plain = search("kaiming_normal", freezing=Freezing(0.2, 0.2)).to(dtype)
+    weights = fill(conv_net().to(dtype), gather(plain)).state_dict()
+    for name, tensor in bake(plain).state_dict().items():
+        assert torch.equal(weights[name], tensor), name
+    scaled = search("kaiming_normal", freezing=Freezing(0.2, 0.2), dynamic_scale=True).to(dtype)
+    weights = fill(conv_net().to(dtype), gather(scaled)).state_dict()
+    eps = torch.finfo(dtype).eps
+    for name, tensor in bake(scaled).state_dict().items():
+        # W, c and their product are rounded on their own here, the product alone in the ticket.
+        torch.testing.assert_close(weights[name], tensor, rtol=3 * eps, atol=1e-6)
+
+
 def test_tied_weights_fill_every_owner(tmp_path):
     def tied():
         net = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False))

@@ -4,7 +4,7 @@ from networks import conv_net
 from torch import nn
 
 from regraft.errors import InputError
-from regraft.tickets import SparsitySchedule, edge_popup, score_penalty, sparsity
+from regraft.tickets import Freezing, SparsitySchedule, edge_popup, score_penalty, sparsity
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,24 @@ def test_sparsity_moves_from_start_to_target(shape, halfway):
     assert seen[5] == pytest.approx(halfway, abs=1e-3)
     assert seen[10] == seen[12] == pytest.approx(0.8, abs=1e-3)
     assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize(("scope", "allocation"), [("layer", "uniform"), ("global", "erk")])
+@pytest.mark.parametrize(("start", "first"), [(0.0, 0.3), (0.5, 0.5), (1.0, 0.8)])
+def test_with_frozen_weights_it_starts_at_the_nearest_that_they_allow(
+    scope, allocation, start, first
+):
+    freezing = Freezing(0.3, 0.2, allocation)
+    model = edge_popup(conv_net(), sparsity=0.6, scope=scope, freezing=freezing)
+    schedule = SparsitySchedule(model, steps=10, start=start)
+    assert [m.sparsity for m in schedule.masks] == pytest.approx([first] * 3, abs=0.01)
+    seen = [sparsity(model)]
+    for _ in range(10):
+        schedule.step()
+        seen.append(sparsity(model))
+    assert seen[0] == pytest.approx(first, abs=0.01)
+    assert seen[5] == pytest.approx((first + 0.6) / 2, abs=0.01)
+    assert seen[10] == pytest.approx(0.6, abs=0.01)
 
 
 def test_it_goes_on_where_it_stopped():

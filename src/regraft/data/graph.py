@@ -38,14 +38,15 @@ class Graph:
         name: Name of the set.
         x: Features, float32 [n, f].
         edge_index: Edges as (source, target), int64 [2, e]; an undirected edge is there twice.
-        y: Class of every node, int64 [n].
+        y: Class of every node, int64 [n]; -1 for a node of no known class, which is in no split.
         train: Sorted nodes whose classes are trained on, int64.
         validation: Sorted nodes for choosing, int64.
         test: Sorted nodes for the final figure, int64.
         classes: Names of the classes.
 
     Raises:
-        InputError: Tensors that do not fit each other, or nodes out of range.
+        InputError: Tensors that do not fit each other, nodes out of range, or a split that has a
+            node of no known class.
     """
 
     name: str
@@ -74,11 +75,24 @@ class Graph:
             values = getattr(self, part)
             if values.dtype != torch.int64:
                 raise InputError(f"{part} has dtype {values.dtype}: expected int64")
-            if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < limit:
+            least = -1 if part == "y" else 0
+            if values.numel() and not least <= int(values.min()) <= int(values.max()) < limit:
                 raise InputError(
                     f"{part} holds values from {int(values.min())} to {int(values.max())}: expected "
-                    f"0 to {limit - 1}"
+                    f"{least} to {limit - 1}"
                 )
+        for part in ("train", "validation", "test"):
+            nodes = getattr(self, part)
+            unknown = nodes[self.y[nodes] < 0]
+            if len(unknown):
+                raise InputError(
+                    f"{part} holds node {int(unknown[0])}, which has no known class: leave it out"
+                )
+
+    @property
+    def labelled(self) -> Tensor:
+        """Which nodes have a known class, bool [n]."""
+        return self.y >= 0
 
     @property
     def num_nodes(self) -> int:
@@ -133,6 +147,8 @@ class NodeBatches:
 def load_graph(config: DataConfig) -> Graph:
     """Load a known graph, split its nodes and prepare its features.
 
+    Nodes of no known class, as the isolated ones of CiteSeer, are seen but in no split.
+
     Splits: `public` is the published one (20 labelled nodes a class in the Planetoid sets), `full`
     trains on every node outside its validation and test nodes, and `random` draws, with
     `split_seed`, `shots` nodes a class (20 by default) or `train_size` in proportion to train on,
@@ -146,7 +162,7 @@ def load_graph(config: DataConfig) -> Graph:
     Raises:
         InputError: An unknown set, split or kind of features, a missing or damaged file, options
             that are for images only, or more nodes asked than there are.
-        MissingExtraError: PyTorch Geometric is not installed.
+        MissingExtraError: PyTorch Geometric, which ogbn graphs are read with, is not installed.
     """
     _check(config)
     raw = load_graph_files(config.name, config.root, download=config.download)
@@ -157,7 +173,7 @@ def load_graph(config: DataConfig) -> Graph:
     if config.graph_split == "random":
         return _random_split(graph, config)
     if config.graph_split == "full":
-        rest = torch.ones(graph.num_nodes, dtype=torch.bool)
+        rest = graph.labelled
         rest[graph.validation] = rest[graph.test] = False
         graph = replace(graph, train=rest.nonzero().reshape(-1))
     if config.shots is None and config.train_size is None:
@@ -232,9 +248,9 @@ def _chosen(graph: Graph, nodes: Tensor, config: DataConfig, shots: int | None =
 
 
 def _random_split(graph: Graph, config: DataConfig) -> Graph:
-    train = _chosen(graph, torch.arange(graph.num_nodes), config, _SHOTS)
+    train = _chosen(graph, graph.labelled.nonzero().reshape(-1), config, _SHOTS)
     order = streams.permutation(config.split_seed, "data/graph", 0, graph.num_nodes)
-    rest = order[~torch.isin(order, train)]
+    rest = order[graph.labelled[order] & ~torch.isin(order, train)]
     if len(rest) < _VALIDATION + _TEST:
         raise InputError(
             f"graph_split='random' leaves {len(rest)} nodes of {config.name} and takes {_VALIDATION} to "

@@ -14,7 +14,8 @@ from regraft.errors import InputError
 from .allocate import Allocation, densities
 from .bake import bake
 from .edge_popup import choose
-from .mask import FixedMask, Mask, masks, named_masks
+from .frozen import FrozenMask
+from .mask import FixedMask, Mask, kept_scale, named_masks
 from .select import pruned_count
 
 
@@ -57,13 +58,21 @@ def random_masks(
 def shuffled_masks(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
     """Return the masks of `model`, each shuffled within its tensor: same sparsity, no structure.
 
+    Of a partly frozen weight only the free positions are shuffled, among themselves: what is frozen
+    was drawn at random, not found.
+
     Raises:
         InputError: The model has no masked weight.
     """
     out = {}
-    for name, mask in masks(model).items():
-        order = streams.permutation(seed, f"{name}#shuffled_mask", 0, mask.numel())
-        out[name] = mask.reshape(-1).cpu()[order].reshape(mask.shape)
+    for name, entry, mask in named_masks(model):
+        found = mask.mask(entry.original).cpu()
+        free = mask.free.cpu() if isinstance(mask, FrozenMask) else torch.ones_like(found)
+        searched = found[free]
+        order = streams.permutation(seed, f"{name}#shuffled_mask", 0, searched.numel())
+        out[name] = found.masked_scatter(free, searched[order])
+    if not out:
+        raise InputError("model has no masked weight: mask it first, with `edge_popup(model)`")
     return out
 
 
@@ -94,22 +103,31 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
+@torch.no_grad()
 def shuffled(model: nn.Module, *, seed: int) -> nn.Module:
-    """Return a copy of a masked model with the same frozen weights and its masks shuffled.
+    """Return a copy of a masked model with the same random weights and its masks shuffled.
+
+    Frozen positions stay as they are, and a dynamic scale stays: as many weights are kept.
 
     Raises:
         InputError: The model has no masked weight.
     """
     mixed = shuffled_masks(model, seed=seed)
     copy = unmask(model)
-    for name, mask in mixed.items():
-        copy.get_parameter(name).data.mul_(mask.to(copy.get_parameter(name).device))
+    for name, _, mask in named_masks(model):
+        weight, kept = copy.get_parameter(name), mixed[name]
+        weight.mul_(kept.to(weight.device))
+        if isinstance(mask, Mask) and mask.dynamic_scale:
+            weight.mul_(kept_scale(kept.sum(), kept.numel()).to(weight))
     return copy
 
 
 @torch.no_grad()
 def unmask(model: nn.Module) -> nn.Module:
-    """Return a plain copy of an edge-popup model with its whole frozen weights, nothing pruned.
+    """Return a plain copy of an edge-popup model with its whole random weights, nothing pruned.
+
+    That is W also where a partly frozen weight is pruned for good, and without a dynamic scale, which
+    is 1 where everything is kept.
 
     Raises:
         InputError: The model has no masked weight.
@@ -117,5 +135,5 @@ def unmask(model: nn.Module) -> nn.Module:
     plain = bake(model)
     for name, _, mask in named_masks(model):
         if isinstance(mask, Mask):
-            plain.get_parameter(name).copy_(mask.weight)
+            plain.get_parameter(name).copy_(mask.whole())
     return plain

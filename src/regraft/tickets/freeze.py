@@ -12,6 +12,7 @@ References:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -195,6 +196,10 @@ class Freezing:
     def check_reach(self, sparsity: float) -> None:
         """Refuse a total sparsity that no choice among the free weights can give.
 
+        At both ends of the reach there is no choice: at s = p all free weights are kept, and at
+        s = 1 - l none is, but for the one with the highest score. Nothing is searched there, so a
+        `UserWarning` says so.
+
         Raises:
             InputError: Outside p <= s <= 1 - l.
         """
@@ -204,3 +209,11 @@ class Freezing:
                 f"locked={self.locked:g} it lies in [{self.pruned:g}, {1.0 - self.locked:g}], frozen "
                 "weights included"
             )
+        for end, fate in ((self.pruned, "keeps"), (1.0 - self.locked, "prunes")):
+            if self.frozen and abs(sparsity - end) <= 1e-9:
+                warnings.warn(
+                    f"sparsity={sparsity:g} {fate} all free weights where pruned={self.pruned:g} and "
+                    f"locked={self.locked:g}, so that nothing is searched: choose a sparsity between "
+                    f"{self.pruned:g} and {1.0 - self.locked:g}",
+                    stacklevel=4,  # of `edge_popup`'s caller
+                )

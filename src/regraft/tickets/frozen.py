@@ -71,9 +71,11 @@ class FrozenMask(Mask):
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Return the first scores, with the dtype and device of the weight they replace."""
-        full = super().right_inverse(weight)
+        # Picked before they move: nothing can be picked on the meta device.
+        first = self.score_source.rebuild()[self.free.cpu()]
+        self.weight = self.weight.to(weight)
         self.free = self.free.to(weight.device)
-        return full[self.free]
+        return first.to(weight)
 
     def masked(self, scores: Tensor, threshold: Tensor | float) -> Tensor:
         """Return W with the free positions masked, shaped like the parameter."""
@@ -120,15 +122,24 @@ class FrozenMask(Mask):
     def _score_shape(self) -> torch.Size:
         return torch.Size([self.searched])
 
+    def whole(self) -> Tensor:
+        """Return W as it stands now, float32, on the CPU, also where it is pruned for good."""
+        return self._whole(self._parts())
+
+    def _parts(self) -> Tensor:
+        return torch.from_numpy(self.pattern.parts()).reshape(self.source.shape)
+
+    def _whole(self, parts: Tensor) -> Tensor:
+        if self.draw is None:
+            return self.source.rebuild()
+        draw = torch.zeros(self.source.shape, dtype=self.draw.dtype, device="cpu")
+        draw[parts == 0] = self.draw.cpu()
+        return self.source.rebuild(draw)
+
     def _rebuild_(self) -> None:
-        parts = torch.from_numpy(self.pattern.parts()).reshape(self.source.shape)
-        free = parts == 0
-        draw = None
-        if self.draw is not None:
-            draw = torch.zeros(self.source.shape, dtype=self.draw.dtype)
-            draw[free] = self.draw.cpu()
-        weight = self.source.rebuild(draw).masked_fill_(parts == -1, 0.0)
-        self.free = free.to(self.weight.device)
+        parts = self._parts()
+        weight = self._whole(parts).masked_fill_(parts == -1, 0.0)
+        self.free = (parts == 0).to(self.weight.device)
         self.weight = weight.to(self.weight)
 
 

@@ -80,7 +80,7 @@ class Mask(nn.Module):
         """Return W * M, or c * W * M with `dynamic_scale`, shaped like the parameter."""
         threshold = self.threshold(scores)
         masked = self.masked(scores, threshold)
-        return masked * self._scale(scores, threshold) if self.dynamic_scale else masked
+        return _scaled(masked, self._scale(scores, threshold)) if self.dynamic_scale else masked
 
     def masked(self, scores: Tensor, threshold: Tensor | float) -> Tensor:
         """Return W * M for a threshold, shaped like the parameter."""
@@ -210,8 +210,12 @@ class Mask(nn.Module):
     def _scope_name(self) -> str:
         return "layer" if self.scope is None else "global"
 
+    def whole(self) -> Tensor:
+        """Return W as it stands now, float32, on the CPU, with nothing pruned."""
+        return self.source.rebuild(self.draw)
+
     def _rebuild_(self) -> None:
-        self.weight = self.source.rebuild(self.draw).to(self.weight)
+        self.weight = self.whole().to(self.weight)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -225,10 +229,15 @@ class Mask(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Mask:
-        before = self.weight.dtype
+        before, empty = self.weight.dtype, self.weight.device.type == "meta"
         super()._apply(fn, recurse)
-        # Casting down and up again must give back the stream's values, not rounded ones.
-        if self.weight.dtype != before and self.weight.device.type != "meta":
+        if self.weight.device.type == "meta":
+            return self
+        if empty and self.draw is not None:
+            self.draw.zero_()  # what `to_empty` leaves there is no event
+        # Casting down and up again must give back the stream's values, not rounded ones, and memory
+        # that `to_empty` has made must not pass for a weight: no checkpoint fills it.
+        if empty or self.weight.dtype != before:
             self._rebuild_()
         return self
 
@@ -293,6 +302,15 @@ def kept_scale(kept: Tensor | int, n: int) -> Tensor:
     """
     counted = torch.as_tensor(kept).clamp(min=1).double()
     return torch.sqrt(n / counted).float()
+
+
+def _scaled(masked: Tensor, c: Tensor) -> Tensor:
+    """Return c * W * M; in float64 the values are those of a product in float32, as in a ticket."""
+    scaled = masked * c
+    if scaled.dtype != torch.float64:
+        return scaled
+    # The difference is exact, and the gradient keeps its double precision.
+    return scaled + (scaled.float().double() - scaled).detach()
 
 
 def _counts(pattern: FrozenPattern | None) -> dict[str, int] | None:

@@ -78,7 +78,8 @@ class _PartlyMaskedWeight(torch.autograd.Function):
         weight, scores, free = ctx.saved_tensors
         if not ctx.needs_input_grad[1]:
             return None, None, None, None, None
-        arrays = _flat(grad, weight, free)
+        # NumPy leaves no graph behind, which a second derivative needs.
+        arrays = None if torch.is_grad_enabled() else _flat(grad, weight, free)
         if arrays is not None:
             out = grad.new_empty(ctx.searched)
             g, w, plane = arrays

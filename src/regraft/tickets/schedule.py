@@ -26,11 +26,12 @@ class SparsitySchedule:
     With t = min(step / steps, 1): `linear` s = start + (target - start) t; `cubic`
     s = target + (start - target)(1 - t)^3; `geometric` 1 - s = (1 - start)^(1 - t) (1 - target)^t,
     the same share of the survivors pruned at each step. Call `step()` after every optimiser step.
+    Where weights are frozen, the ramp starts at the nearest sparsity that the free ones can give.
 
     Args:
         model: A model masked by `edge_popup`; its sparsities now are the targets.
         steps: Length of the ramp in optimiser steps.
-        start: Sparsity at the first step.
+        start: Sparsity at the first step, moved into [p, 1 - l] where shares p and l are frozen.
         shape: Law of the ramp.
 
     Raises:
@@ -55,9 +56,10 @@ class SparsitySchedule:
                 "model has no edge-popup mask to anneal: call `edge_popup(model)` first"
             )
         self.targets = [m.sparsity for m in self.masks]
-        if shape == "geometric" and 1.0 in (start, *self.targets):
+        self.starts = [_reachable(m, self.masks, start) for m in self.masks]
+        if shape == "geometric" and 1.0 in (*self.starts, *self.targets):
             raise InputError("shape='geometric': the kept share never reaches 0; use 'cubic'")
-        self.steps, self.start, self.shape = steps, start, shape
+        self.steps, self.shape = steps, shape
         self.iteration = 0
         self._apply()
 
@@ -68,13 +70,13 @@ class SparsitySchedule:
 
     def _apply(self) -> None:
         t = min(self.iteration / self.steps, 1.0)
-        for mask, target in zip(self.masks, self.targets, strict=True):
+        for mask, start, target in zip(self.masks, self.starts, self.targets, strict=True):
             if self.shape == "linear":
-                mask.sparsity = self.start + (target - self.start) * t
+                mask.sparsity = start + (target - start) * t
             elif self.shape == "cubic":
-                mask.sparsity = target + (self.start - target) * (1 - t) ** 3
+                mask.sparsity = target + (start - target) * (1 - t) ** 3
             else:
-                mask.sparsity = 1 - (1 - self.start) ** (1 - t) * (1 - target) ** t
+                mask.sparsity = 1 - (1 - start) ** (1 - t) * (1 - target) ** t
             if t == 1.0:
                 mask.sparsity = target
 
@@ -87,6 +89,16 @@ class SparsitySchedule:
         self.iteration = int(state["iteration"])
         self.targets = [float(t) for t in state["targets"]]
         self._apply()
+
+
+def _reachable(mask: Mask, masks: list[Mask], sparsity: float) -> float:
+    """Return the sparsity nearest to `sparsity` that what is frozen leaves within reach."""
+    group = [mask] if mask.scope is None else [m for m in masks if m.scope is mask.scope]
+    patterns = [m.pattern for m in group if m.pattern is not None]
+    n = sum(m.source.numel for m in group)
+    low = sum(p.pruned for p in patterns) / n
+    high = 1 - sum(p.locked for p in patterns) / n
+    return min(max(sparsity, low), high)
 
 
 def score_penalty(model: nn.Module) -> Tensor:

@@ -93,6 +93,8 @@ class WeightSource:
     def rebuild(self, draw: Tensor | None = None) -> Tensor:
         """Return the tensor after re-randomisation, float32 shaped `shape`.
 
+        Each event that occurs costs a pass over its whole stream, however few positions it has.
+
         Args:
             draw: For every position the event its value was last drawn at (integers, shaped
                 `shape`); None means that all stand as first drawn.
