@@ -27,6 +27,7 @@ class Net(nn.Module):
         self.second = GCNConv(hidden, 10, bias=False)
 
     def forward(self, x, edges):
+        """Return logits [n, 10]."""
         return self.second(self.first(x, edges).relu(), edges)
 
 

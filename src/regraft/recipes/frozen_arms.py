@@ -167,10 +167,10 @@ def pareto(
 ) -> list[Job]:
     """Return, at every frozen share, the frozen ticket and all that takes about its bytes.
 
-    The frozen network has p and l in balance (or nine to one), the randomly pruned one p = F; of
-    all of them half of the free weights are kept. The whole network has the sparsity at which its
-    coded mask is as long as 1 - F bits a weight. At two shares the randomly pruned network is also
-    searched just above its own sparsity.
+    The frozen network has p and l in balance, the randomly pruned one p = F; of both, half of the
+    free weights are kept. The whole network has the sparsity at which its coded mask is as long as
+    1 - F bits a weight. At F = 0.5 the randomly pruned network is also searched just above its own
+    sparsity, and there and at F = 0.9 a network is frozen with p and l nine to one.
     """
     jobs = []
     for share in shares:
@@ -185,17 +185,16 @@ def pareto(
                 here.ticket_of("dense_source", 1 - density_of(bits)),
                 here.ticket_of("pruned_source", share + bits / 2, pruned, "dense_source"),
                 here.ticket_of("frozen", sparsity, balanced, "dense_source"),
-                here.ticket_of(
-                    "frozen_few_locked",
-                    0.9 * share + bits / 2,
-                    Freezing(round(0.9 * share, 4), round(0.1 * share, 4), allocation),
-                    "dense_source",
-                ),
             ]
             if share in (0.5, 0.9):
+                few = Freezing(round(0.9 * share, 4), round(0.1 * share, 4), allocation)
+                total = 0.9 * share + bits / 2
+                jobs.append(here.ticket_of("frozen_few_locked", total, few, "dense_source"))
+            if share == 0.5:
                 near = here.ticket_of("pruned_source_near", share + bits / 20, pruned)
                 jobs.append(replace(near, control="dense_source"))
-        jobs += here.same_bytes(bits, control="dense_source")
+        found = here.same_bytes(bits, control="dense_source")
+        jobs += [j for j in found if j.arm != "sparse_same_bytes" or share in (0.0, 0.5, 0.9)]
     return jobs
 
 
