@@ -9,8 +9,12 @@ from .errors import DivergenceError as DivergenceError
 from .errors import InputError as InputError
 from .errors import MissingExtraError as MissingExtraError
 from .errors import RegraftError as RegraftError
+from .tickets import Freezing as Freezing
 from .tickets import IteRand as IteRand
 from .tickets import bake as bake
 from .tickets import edge_popup as edge_popup
+from .tickets import fill as fill
+from .tickets import load_ticket as load_ticket
 from .tickets import masks as masks
+from .tickets import save_ticket as save_ticket
 from .tickets import sparsity as sparsity

@@ -35,6 +35,20 @@ def answer(regraft):
 
 
 @pytest.fixture
+def refused(regraft):
+    """Run a command that must fail and return its one sentence."""
+
+    def run(*words):
+        code, out, err = regraft(*words)
+        assert (code, out) == (2, ""), err
+        assert err.startswith("regraft: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+@pytest.fixture
 def image_folder(tmp_path):
     """A folder of small random images, three classes of eight."""
     image = pytest.importorskip("PIL.Image")

@@ -1,7 +1,9 @@
 import csv
 import json
+import pickle
 import sys
 
+import numpy as np
 import pytest
 import torch
 from graphs import write_planetoid
@@ -184,6 +186,57 @@ def test_a_graph_network_classifies_its_nodes(answer, refused, split, ticket, tm
     assert "is a graph and" in refused("ticket", "run", ticket, *run[3:])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"split": 3}, "has split=3: expected an object"),
+        ({"split": {"graph_split": ["public"]}}, "has graph_split=['public']: expected text"),
+        ({"split": {"split_seed": "5"}}, "has split_seed='5': expected a whole number"),
+        ({"split": {"split_seed": None}}, "has split_seed=None: expected a whole number"),
+        ({"split": {"shots": 2.5}}, "has shots=2.5: expected a whole number or null"),
+        ({"split": {"train_size": True}}, "has train_size=True: expected a whole number or null"),
+        ({"features": {"l2": 1}}, "has features={'l2': 1}: expected text"),
+        ({"features": None}, "has features=None: expected text"),
+        ({"features": "sum"}, "features='sum': expected one of raw, row, l2"),
+    ],
+)
+def test_a_graph_header_of_other_types_is_told_in_one_sentence(
+    refused, masked, tmp_path, wrong, said
+):
+    pytest.importorskip("torch_geometric")
+    about = {
+        "model": {"name": "gcn"},
+        "classes": ["0", "1", "2"],
+        "input": {"graph": True, "features": 30},
+        "data": "cora",
+    }
+    save_ticket("g.ticket", masked, about={**about, **wrong})
+    write_planetoid(tmp_path / "sets")
+    assert said in refused(
+        "ticket", "run", "g.ticket", "--data", "cora", "--data-root", tmp_path / "sets"
+    )
+
+
+def test_a_node_of_no_known_class_is_predicted_and_not_counted(answer, tmp_path):
+    pytest.importorskip("torch_geometric")
+    write_planetoid(tmp_path / "sets")
+    file = tmp_path / "sets/Planetoid/Cora/raw/ind.cora.ally"
+    one_hot = np.eye(3, dtype=np.int32)[np.arange(560) % 3]
+    one_hot[555] = 0
+    file.write_bytes(pickle.dumps(one_hot, protocol=2))
+    config = ModelConfig(name="gcn", options={"hidden": 16})
+    shape = {"graph": True, "features": 30}
+    model = edge_popup(build(config, num_classes=3, **shape), seed=1).eval()
+    about = {"model": {"name": "gcn", "options": {"hidden": 16}}, "input": shape}
+    save_ticket("g.ticket", model, about={**about, "classes": ["a", "b", "c"]})
+    run = ("ticket", "run", "g.ticket", "--data", "cora", "--data-root", tmp_path / "sets")
+    assert answer(*run, "--out", tmp_path / "p.csv")["n"] == 40
+    with (tmp_path / "p.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [r["node"] for r in rows if not r["class"]] == ["555"]
+    assert rows[555]["prediction"] in ("a", "b", "c")
+
+
 def test_a_factory_is_imported_only_when_it_is_named(
     answer, refused, image_folder, factory, tmp_path
 ):
@@ -274,7 +327,18 @@ def test_a_ticket_that_does_not_say_what_it_is_of(refused, masked, image_folder,
     assert "b.ticket has mean=[0.5] for images of 3" in refused(
         "ticket", "run", "b.ticket", image_folder
     )
-    for wrong in ({"model": 3}, {"model": {"nom": "x"}}, {"classes": 3}, {"input": {"size": "8"}}):
+    for wrong in (
+        {"model": 3},
+        {"model": {"nom": "x"}},
+        {"model": {"name": "gcn", "options": None}},
+        {"classes": 3},
+        {"classes": [1, 2, 3]},
+        {"input": {"size": "8"}},
+        {"input": [3, 8]},
+        {"input": {"channels": True, "image_size": 8}},
+        {"input": {"graph": 1, "features": 8}},
+        {"input": {"graph": True, "features": True}},
+    ):
         save_ticket("c.ticket", masked, about={**ABOUT, **wrong})
         said = refused("ticket", "run", "c.ticket", image_folder)
         assert "c.ticket says what it is of in a way" in said

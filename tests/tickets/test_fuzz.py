@@ -208,6 +208,8 @@ def test_damage_with_a_digest_that_fits_never_ends_in_another_error(files):
         (lambda h: h["parts"]["masks"].update(check="00000000"), "other values than were stored"),
         (lambda h: h["parts"]["state"].update(check="00000000"), "another checksum"),
         (lambda h: h.update(masks={}), "no masks"),
+        (lambda h: h["masks"]["7.weight"].update(stream_name="\ud800"), "no Unicode text"),
+        (lambda h: h.update(schema=3), "has schema 3"),
         (lambda h: h.update(aliases={"x": "nowhere"}), "lacks the tensor 'nowhere'"),
         (lambda h: h.clear(), "needs stream None"),
     ],

@@ -78,6 +78,13 @@ def test_packed_again_it_is_the_file_that_a_search_writes_today(tmp_path, law):
         (lambda h, t: h.update(schema=99), "schema 99"),
         (lambda h, t: h.update(stream=99), "stream 99"),
         (lambda h, t: h.pop("masks"), "damaged"),
+        (lambda h, t: h.update(masks=[]), "'masks' is no JSON object, or empty"),
+        (lambda h, t: h.update(masks={}), "'masks' is no JSON object, or empty"),
+        (lambda h, t: h.update(masks=["7.weight"]), "'masks' is no JSON object, or empty"),
+        (lambda h, t: h.update(checksums=list(t)), "'checksums' is no JSON object, or empty"),
+        (lambda h, t: h["masks"].update({"7.weight": []}), "damaged"),
+        (lambda h, t: h["masks"]["7.weight"].update(source=[]), "damaged"),
+        (lambda h, t: h["masks"]["7.weight"].update(tied=3), "damaged"),
         (lambda h, t: t.pop("mask/7.weight"), "missing or too many"),
         (lambda h, t: t["mask/7.weight"].bitwise_not_(), "checksum of mask/7.weight"),
         (lambda h, t: t["state/1.running_mean"].add_(1e-6), "checksum of state/1.running_mean"),
@@ -87,6 +94,13 @@ def test_packed_again_it_is_the_file_that_a_search_writes_today(tmp_path, law):
 def test_a_damaged_or_newer_old_ticket_is_refused(tmp_path, change, message):
     save_old(tmp_path / "t.safetensors", search(), change)
     with pytest.raises(InputError, match=message):
+        load_ticket(tmp_path / "t.safetensors")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", "{"])
+def test_an_old_header_of_nonsense_is_refused(tmp_path, text):
+    save_file({"x": torch.zeros(1)}, tmp_path / "t.safetensors", metadata={"regraft.ticket": text})
+    with pytest.raises(InputError, match="is a damaged ticket"):
         load_ticket(tmp_path / "t.safetensors")
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from searches import search
+from searches import resigned, search
 
 from regraft.errors import InputError
 from regraft.tickets import Freezing, bake, edge_popup, gather, read_unpacked, write_unpacked
@@ -56,6 +56,25 @@ def test_an_older_unpacked_ticket_is_replaced_whole(tmp_path):
     assert pack(read_unpacked(tmp_path)) == pack(plain)
 
 
+def test_a_file_of_few_bytes_makes_no_folder_of_many(tmp_path):
+    def grow(shape, **more):
+        entry = {"shape": shape, "kept": 0, **more}
+        return lambda h: h["masks"].update(x=entry)
+
+    data = pack(gather(search(redraw=False)))
+    for change in (grow([1 << 14, 1 << 13]), grow([1 << 14, 1 << 13], pruned=5)):
+        ticket = unpack(resigned(data, change))
+        with pytest.raises(
+            InputError, match=r"claims 13421\d\d\d\d weights that it has no bits for"
+        ):
+            write_unpacked(tmp_path / "folder", ticket)
+    assert not (tmp_path / "folder").exists()
+    honest = gather(edge_popup(torch.nn.Linear(2, 2), sparsity=0.0))
+    write_unpacked(tmp_path / "folder", unpack(pack(honest)))
+    frozen = gather(edge_popup(torch.nn.Linear(5000, 4000), freezing=Freezing(0.45, 0.45)))
+    write_unpacked(tmp_path / "frozen", unpack(pack(frozen)))
+
+
 def test_a_folder_with_something_else_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match=r"holds thesis\.tex"):
@@ -73,6 +92,15 @@ def change_codes(**changes):
     return change
 
 
+def change_header(change):
+    def write(folder):
+        header = json.loads((folder / "ticket.json").read_text())
+        change(header)
+        (folder / "ticket.json").write_text(json.dumps(header))
+
+    return write
+
+
 def frozen_kept(tensors, _):
     codes = tensors["0.weight"].reshape(-1)
     codes[int((codes == 2).nonzero()[0])] = 1
@@ -84,6 +112,10 @@ def frozen_kept(tensors, _):
         (lambda f: (f / "ticket.json").unlink(), "ticket.json"),
         (lambda f: (f / "ticket.json").write_text("{"), "no unpacked ticket"),
         (lambda f: (f / "ticket.json").write_text("[]"), "no JSON object"),
+        (lambda f: (f / "ticket.json").write_text("[" * 100_000), "no unpacked ticket"),
+        (change_header(lambda h: h.update(schema=3)), "ticket.json has schema 3, .*update regraft"),
+        (change_header(lambda h: h.pop("schema")), "ticket.json has schema None"),
+        (change_header(lambda h: h.update(aliases={"\ud800": "7.bias"})), "no Unicode text"),
         (lambda f: (f / "masks.safetensors").unlink(), "'0.weight' is in one of the two"),
         (lambda f: (f / "masks.safetensors").write_bytes(b"x"), "no unpacked ticket"),
         (change_codes(x=lambda t, _: t.pop("0.weight")), "'0.weight' is in one"),

@@ -197,6 +197,7 @@ class Find:
         from regraft.errors import InputError
         from regraft.tickets import Freezing
 
+        self._refuse_ignored()
         if self.frozen is None:
             return {}
         if self.pruned or self.locked:
@@ -204,11 +205,40 @@ class Find:
                 f"--frozen {self.frozen:g} chooses the pruned and the locked share: leave out --pruned "
                 "and --locked, or give these two alone"
             )
-        chosen = Freezing.balanced(self.sparsity, self.frozen)
+        if self.allocation != "uniform" and self.scope == "layer":
+            raise InputError(
+                f"--frozen {self.frozen:g} with --allocation {self.allocation} freezes more of some layers "
+                f"than of others, so that sparsity {self.sparsity:g} is out of reach in single layers: add "
+                "--scope global, or give --pruned and --locked"
+            )
+        chosen = Freezing.balanced(self.sparsity, self.frozen, self.allocation)
         return {"pruned": chosen.pruned, "locked": chosen.locked}
+
+    def _refuse_ignored(self) -> None:
+        """Refuse options of a freezing with a control that freezes nothing."""
+        from regraft.errors import InputError
+
+        given: dict[str, Any] = {
+            "--frozen": self.frozen,
+            "--pruned": self.pruned,
+            "--locked": self.locked,
+            "--dynamic-scale": self.dynamic_scale,
+        }
+        if self.method == "dense" and self.allocation != "uniform":
+            given["--allocation"] = self.allocation
+        wrong = [option for option, value in given.items() if value]
+        if self.method in ("dense", "random_mask_trained") and wrong:
+            raise InputError(
+                f"{wrong[0]} has no effect on --method {self.method}, which has no search to freeze or to "
+                "scale: leave it out, or take iterand, edge_popup or random_mask"
+            )
 
     def _setting(self) -> str:
         """Return what runs must share to be compared, so that a report can pair them."""
+        from regraft.tickets import Freezing
+
+        shares = self._shares()
+        pruned, locked = (shares.get(k, getattr(self, k)) for k in ("pruned", "locked"))
         model = self.model.replace("/", "-").replace(":", "-")
         parts = [
             Path(self.data).name or self.data,
@@ -216,7 +246,22 @@ class Find:
             self.weight_init,
             f"sparsity={self.sparsity:g}",
         ]
-        return "/".join([*parts, f"width={self.width:g}"])
+        parts.append(f"width={self.width:g}")
+        if pruned or locked:
+            # The total is a number of its own, which a report can draw along; the rest is a name.
+            parts.append(f"frozen={pruned + locked:g}")
+            balanced = None
+            if min(pruned, locked) >= 0 and pruned + locked < 1:  # others are refused later
+                balanced = Freezing.balanced(self.sparsity, pruned + locked)
+            if balanced is None or (pruned, locked) != (balanced.pruned, balanced.locked):
+                parts.append(f"pruned-{pruned:g}-locked-{locked:g}")
+        if self.allocation != "uniform" and (
+            pruned or locked or self.method == "random_mask_trained"
+        ):
+            parts.append(f"allocation-{self.allocation}")
+        more = {"scope": "layer", "graph_split": "public", "features": "raw"}
+        parts += [f"{k}-{getattr(self, k)}" for k, v in more.items() if getattr(self, k) != v]
+        return "/".join([*parts, *(["dynamic_scale"] if self.dynamic_scale else [])])
 
     def _options(self) -> dict[str, Any]:
         from regraft.errors import InputError

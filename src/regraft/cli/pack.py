@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from .network import compare_sketch, facts_of
 from .output import print_json, say
+from .pictures import Preparation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,12 @@ class Pack:
         from regraft.report.wording import size
         from regraft.tickets import write_ticket
 
+        self._check_said()
         ticket = _read(self.source, self.data_root)
-        ticket = replace(ticket, about=self._about(dict(ticket.about)))
+        about = self._about(dict(ticket.about))
+        if about != ticket.about:
+            ticket = replace(ticket, about=about)
+            self._check_together(ticket)
         written = write_ticket(self.out, ticket)
         bound = ticket.entropy_bound()
         if self.json:
@@ -62,27 +68,70 @@ class Pack:
             say(f"{self.out}: {size(written)}, entropy bound of masks and draws {size(bound)}")
         return 0
 
+    def _check_said(self) -> None:
+        """Refuse what no network can be fed, before anything is read."""
+        from math import isfinite
+
+        from regraft.errors import InputError
+
+        for name in ("channels", "image_size"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1 << 20:
+                raise InputError(f"{name}={value}: expected at least 1, and at most {1 << 20}")
+        for name, low in (("mean", -float("inf")), ("std", 0.0)):
+            for value in getattr(self, name):
+                if not (isfinite(value) and value > low):
+                    above = " above 0" if name == "std" else ""
+                    raise InputError(f"{name}={value}: expected a finite number{above} a channel")
+        channels = self.channels or max(len(self.mean), len(self.std))
+        for name in ("mean", "std"):
+            if getattr(self, name) and len(getattr(self, name)) != channels:
+                raise InputError(
+                    f"{name} has {len(getattr(self, name))} number(s) for {channels} channel(s): say one "
+                    "for each channel"
+                )
+
+    def _check_together(self, ticket: Any) -> None:
+        """Refuse a description that is not that of the ticket, as far as it can be told."""
+        about = ticket.about
+        if self.model is not None:
+            _check_name(self.model)
+        if not all(k in about for k in ("model", "classes", "input")):
+            return
+        config, shape = facts_of(ticket, self.source)
+        if "mean" in about and "std" in about and "channels" in shape:
+            Preparation.of(ticket, self.source)
+        compare_sketch(ticket, config, shape)
+
     def _about(self, about: dict[str, Any]) -> dict[str, Any]:
         from regraft.config import ModelConfig, check, to_dict
+        from regraft.errors import InputError
 
-        model: dict[str, Any] = dict(about.get("model", {}))
+        model: dict[str, Any] = dict(_said(about, "model"))
         if self.model is not None and self.model != model.get("name"):
             model = {"name": self.model}
         if self.width is not None:
             model["width"] = self.width
         if self.model_options is not None:
             model["options"] = _object(self.model_options)
-        if "name" in model:
-            config = ModelConfig(**model)
+        said = (self.model, self.width, self.model_options)
+        if "name" in model and any(option is not None for option in said):
+            try:
+                config = ModelConfig(**model)
+            except TypeError as error:
+                raise InputError(
+                    f"{self.source} describes its model in a way this version does not understand "
+                    f"({error}): say another with --model"
+                ) from error
             check(config)
             about["model"] = to_dict(config)
         if self.classes:
             about["classes"] = _classes(self.classes)
         shape = {"channels": self.channels, "image_size": self.image_size}
-        said = {k: v for k, v in shape.items() if v is not None}
-        if said:
+        given = {k: v for k, v in shape.items() if v is not None}
+        if given:
             default = {"channels": len(self.mean) or 3}
-            about["input"] = {**default, **about.get("input", {}), **said}
+            about["input"] = {**default, **_said(about, "input"), **given}
         for key in ("mean", "std"):
             if getattr(self, key):
                 about[key] = list(getattr(self, key))
@@ -123,6 +172,11 @@ def _file(path: Path, data_root: str | None) -> Any:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError):
+        if _is_pickle(path):
+            raise InputError(
+                f"{path} is a PyTorch file, which may run code when it is opened: write the state with "
+                "`safetensors.torch.save_file(model.state_dict(), ...)` and pack that"
+            ) from None
         return load_ticket(path)
     if "regraft.ticket" in metadata:
         return load_ticket(path)
@@ -132,6 +186,15 @@ def _file(path: Path, data_root: str | None) -> Any:
         return gather_state(load_file(path))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins like one of `torch.save`: a ZIP archive or a pickle."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02"))
+    except OSError:
+        return False
 
 
 def _checkpoint(path: Path, data_root: str | None) -> Any:
@@ -189,4 +252,29 @@ def _classes(given: tuple[str, ...]) -> list[str]:
         if not 2 <= number <= 1 << 20:
             raise InputError(f"classes={number}: expected 2 or more classes, or their names")
         return [str(k) for k in range(number)]
+    if len(given) < 2:
+        raise InputError(f"classes has one name, {given[0]!r}: expected 2 or more, or their number")
+    twice = next((name for name in given if given.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"classes names {twice!r} twice: expected a name of its own for each class"
+        )
     return list(given)
+
+
+def _said(about: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return an object of a header, empty where there is none that could be gone on with."""
+    found = about.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that no network has, where nothing must be imported to know."""
+    from regraft.config import ModelConfig
+    from regraft.models import build, model_names
+
+    plain = "/" not in name and ":" not in name
+    if plain and name not in (*model_names(), *model_names(graph=True)):
+        build(
+            ModelConfig(name=name), num_classes=2, channels=3, image_size=8
+        )  # tells what there is

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _BATCH = 64
+_HUGE = 1e30
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Preparation:
         """Return what a ticket says.
 
         Raises:
-            InputError: Mean or std is missing, or not one number for each channel.
+            InputError: Mean or std is missing, not one number for each channel, or a std is not
+                above 0.
         """
         from regraft.errors import InputError
 
@@ -33,11 +35,16 @@ class Preparation:
         channels = ticket.about["input"].get("channels")
         for key, values in zip(("mean", "std"), given, strict=True):
             fits = isinstance(values, list) and len(values) == channels
-            if not fits or not all(isinstance(v, int | float) for v in values):
+            if not fits or not all(type(v) in (int, float) and abs(v) < _HUGE for v in values):
                 raise InputError(
-                    f"{path} has {key}={values!r} for images of {channels} channel(s): say one number for "
-                    f"each channel with `regraft ticket pack --{key}`"
+                    f"{path} has {key}={str(values)[:100]} for images of {channels} channel(s): say one "
+                    f"number for each channel with `regraft ticket pack --{key}`"
                 )
+        if min(given[1]) <= 0:
+            raise InputError(
+                f"{path} has std={given[1]}: expected numbers above 0, so say them with "
+                "`regraft ticket pack --std`"
+            )
         return cls(tuple(given[0]), tuple(given[1]))
 
     def normalised(self, pixels: Any) -> Any:

@@ -15,7 +15,9 @@ from .network import facts_of, network_of
 from .output import print_json, say, table
 from .pictures import Preparation, decoded, files_of, labelled
 
-_SPLIT = ("graph_split", "split_seed", "train_size", "shots")
+_INT = "a whole number or null"
+_SPLIT = {"graph_split": "text", "split_seed": "a whole number", "train_size": _INT, "shots": _INT}
+_TYPES = {"text": (str,), "a whole number": (int,), _INT: (int, type(None))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +103,13 @@ class Run:
                 f"{', '.join(graph_names())}"
             )
         about = ticket.about
-        split: dict[str, Any] = about.get("split", {}) if self.data == about.get("data") else {}
+        features, split = _preparation(about, self.ticket)
         config = DataConfig(
             name=self.data,
             root=self.data_root,
             download=self.download,
-            features=about.get("features", "raw"),
-            **{key: split[key] for key in _SPLIT if key in split},
+            features=features,
+            **(split if self.data == about.get("data") else {}),
         )
         graph = load_graph(config)
         have = (graph.num_features, graph.num_classes)
@@ -195,7 +197,10 @@ class Run:
         accuracy = 100.0 * chosen.double().mean().item()
         if self.out is not None:
             pairs = zip(labels.tolist(), predicted.tolist(), strict=True)
-            lines = [[str(i), names[y], names[p]] for i, (y, p) in enumerate(pairs)]
+            # A node may have no known class.
+            lines = [
+                [str(i), names[y] if y >= 0 else "", names[p]] for i, (y, p) in enumerate(pairs)
+            ]
             write_text(self.out, _csv([headings, *lines]))
         n = len(chosen)
         if self.json:
@@ -205,6 +210,29 @@ class Run:
             said = f"{split} accuracy" if split == "test" else "accuracy"
             say(f"{said} on {data}: {accuracy:.2f}% of {n}")
         return 0
+
+
+def _preparation(about: dict[str, Any], path: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the kind of features and the split that a graph's ticket names, types checked."""
+    from regraft.errors import InputError
+
+    split = about.get("split", {})
+    if not isinstance(split, dict):
+        raise InputError(
+            f"{path} has split={_short(split)}: expected an object; find or pack the ticket again"
+        )
+    found = {key: split[key] for key in _SPLIT if key in split}
+    kinds = {**_SPLIT, "features": "text"}
+    for key, value in {"features": about.get("features", "raw"), **found}.items():
+        if type(value) not in _TYPES[kinds[key]]:
+            raise InputError(
+                f"{path} has {key}={_short(value)}: expected {kinds[key]}; find or pack the ticket again"
+            )
+    return about.get("features", "raw"), found
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]
 
 
 def _rank(place: int) -> str:

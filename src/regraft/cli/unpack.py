@@ -22,6 +22,8 @@ class Unpack:
     """The ticket file, or the run folder that holds it."""
     out: Path
     """Folder to make."""
+    force: bool = False
+    """Unpack also a ticket that claims millions of weights in a few bytes."""
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -29,7 +31,7 @@ class Unpack:
         """Read the ticket and write its parts."""
         from regraft.tickets import load_ticket, write_unpacked
 
-        write_unpacked(self.out, load_ticket(self.ticket))
+        write_unpacked(self.out, load_ticket(self.ticket), force=self.force)
         sizes = {p.name: p.stat().st_size for p in sorted(self.out.iterdir())}
         if self.json:
             print_json({"out": str(self.out), "files": sizes})

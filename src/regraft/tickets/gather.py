@@ -21,6 +21,7 @@ from .mask import GlobalScope, Mask, named_masks
 from .source import WeightSource
 from .ticket import Ticket, TicketLayer
 
+_COMPILED = "_orig_mod"
 _MASK_KEY = re.compile(r"(?:(.+)\.)?parametrizations\.([^.]+)\.0\._extra_state")
 
 
@@ -31,53 +32,45 @@ def gather(model: nn.Module, about: Mapping[str, Any] | None = None) -> Ticket:
         model: A model masked by `edge_popup`.
         about: What the ticket is of, JSON values.
 
+    The names are those of the plain network: what `torch.compile` and `DistributedDataParallel` put
+    before them is taken away.
+
     Raises:
         InputError: The model has no edge-popup mask, or its state dict holds something else than
             tensors.
     """
+    model = _unwrapped(model)
     entries = {n: (e, m) for n, e, m in named_masks(model) if isinstance(m, Mask)}
     if not entries:
         raise InputError("model has no edge-popup mask to store: call `edge_popup(model)` first")
     owners = _owners(model)
     layers = {}
     for name, (entry, mask) in entries.items():
-        tied = tuple(n for n in owners[id(entry)] if n != name)
-        layers[name] = _layer(mask, entry.original, tied)
+        tied = tuple(_plain(n) for n in owners[id(entry)] if n != name)
+        layers[_plain(name)] = _layer(mask, entry.original, tied)
     prefixes = tuple(_parametrized(name) for names in owners.values() for name in names)
-    state: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    for key, tensor in model.state_dict().items():
-        if key.startswith(prefixes):
-            continue
-        if not isinstance(tensor, Tensor):
-            raise InputError(
-                f"the model's state {key!r} is a {type(tensor).__name__}: a ticket holds tensors only, "
-                "so let the module's `get_extra_state` return one"
-            )
-        where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        if tensor.numel() and where in seen:
-            aliases[key] = seen[where]
-            continue
-        seen[where] = key
-        state[key] = tensor.detach().cpu().contiguous().clone()
-    return Ticket(layers, state, dict(about or {}), aliases)
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith(prefixes)}
+    rest, aliases = _rest({_plain(key): value for key, value in state.items()})
+    return Ticket(layers, rest, dict(about or {}), aliases)
 
 
 def gather_state(state: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> Ticket:
     """Return the ticket in the state dict of a masked model, without the model.
 
-    Every mask describes itself there, so the state alone is enough. A prefix that a wrapper such as
-    `DistributedDataParallel` put before all keys after the model was masked is taken away.
+    Every mask describes itself there, so the state alone is enough. What `torch.compile` puts into
+    the keys is taken away, and so is a prefix that a wrapper such as `DistributedDataParallel` put
+    before all of them after the model was masked. A weight is tied to an earlier one of the same
+    source if scores and draws are equal as well, or are there under the first name only.
 
     Args:
-        state: Tensors by key; tied weights may be there once or under each of their names.
+        state: Tensors by key.
         about: What the ticket is of, JSON values.
 
     Raises:
-        InputError: No mask in it, or one that is damaged or of another version.
+        InputError: No mask in it, one that is damaged or of another version, or something else than
+            tensors.
     """
-    plain = dict(state)
+    plain = {_plain(key): value for key, value in state.items()}
     if prefix := _wrapper(plain):
         plain = {key.removeprefix(prefix): tensor for key, tensor in plain.items()}
     names = _mask_keys(plain)
@@ -88,7 +81,7 @@ def gather_state(state: Mapping[str, Tensor], about: Mapping[str, Any] | None = 
         )
     mine = {k: v for k, v in plain.items() if k.startswith(tuple(_prefix(m) for m in names))}
     try:
-        skeleton = _skeleton(plain, names)
+        skeleton = _skeleton(mine, names)
         skeleton.load_state_dict(mine)
     except InputError:
         raise
@@ -98,32 +91,73 @@ def gather_state(state: Mapping[str, Tensor], about: Mapping[str, Any] | None = 
             "that `model.state_dict()` returned"
         ) from error
     ticket = gather(skeleton, about)
-    rest = {k: v.contiguous() for k, v in plain.items() if k not in mine}
-    return Ticket(ticket.layers, rest, ticket.about)
+    rest, aliases = _rest({k: v for k, v in plain.items() if k not in mine})
+    return Ticket(ticket.layers, rest, ticket.about, aliases)
 
 
-def _skeleton(state: Mapping[str, Tensor], names: Sequence[re.Match[str]]) -> nn.Module:
-    """Return a module with nothing but the masked weights of a state dict."""
+def _rest(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return copies of what is not masked, tied tensors once, and the further keys of these."""
+    rest: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for key, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(
+                f"the model's state {key!r} is a {type(tensor).__name__}: a ticket holds tensors only, "
+                "so let the module's `get_extra_state` return one"
+            )
+        where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and where in seen:
+            aliases[key] = seen[where]
+            continue
+        seen[where] = key
+        rest[key] = tensor.detach().cpu().contiguous().clone()
+    return rest, aliases
+
+
+def _skeleton(state: dict[str, Tensor], names: Sequence[re.Match[str]]) -> nn.Module:
+    """Return a module with nothing but the masked weights of a state dict.
+
+    What a tied weight has under its first name only is added to `state`.
+    """
     skeleton = nn.Module()
-    lists: dict[str, parametrize.ParametrizationList] = {}
-    shared: list[parametrize.ParametrizationList] = []
+    lists: dict[str, list[tuple[str, str, parametrize.ParametrizationList]]] = {}
+    shared: dict[tuple[Any, ...], list[parametrize.ParametrizationList]] = {}
     for match in names:
         found = json.loads(bytes(state[match[0]].tolist()))
         owner = _child(skeleton, match[1] or "")
-        first = lists.get(found["source"]["name"])
-        if first is not None:  # a tied weight: an identity makes the owner a parametrised one
-            owner.register_parameter(match[2], nn.Parameter(torch.zeros(first.original.shape)))
+        # Parts of a model that were masked one by one have names, ties and thresholds of their own.
+        part = _name(match).removesuffix(_plain(found["source"]["name"]))
+        alike = lists.setdefault(found["source"]["name"], [])
+        inside = ((k, e) for root, k, e in alike if match[0].startswith(root))
+        tied = next(((k, e) for k, e in inside if _is_tied(state, _prefix(match), k)), None)
+        if tied is not None:  # an identity makes the owner a parametrised one
+            first, entry = tied
+            owner.register_parameter(match[2], nn.Parameter(torch.zeros(found["source"]["shape"])))
             parametrize.register_parametrization(owner, match[2], nn.Identity(), unsafe=True)
-            owner.parametrizations[match[2]] = first  # pyrefly: ignore
+            owner.parametrizations[match[2]] = entry  # pyrefly: ignore
+            for key in [key for key in state if key.startswith(first)]:
+                state.setdefault(_prefix(match) + key.removeprefix(first), state[key])
             continue
-        entry = lists[found["source"]["name"]] = _empty(owner, match[2], found)
+        entry = _empty(owner, match[2], found)
+        alike.append((part, _prefix(match), entry))
         if found["scope"] == "global":
-            shared.append(entry)
-    if shared:
-        scope = GlobalScope(shared)
-        for entry in shared:
+            group = (part, found["source"]["seed"], found["sparsity"], found["magnitude"])
+            shared.setdefault(group, []).append(entry)
+    for entries in shared.values():
+        scope = GlobalScope(entries)
+        for entry in entries:
             entry[0].scope = scope  # pyrefly: ignore
     return skeleton
+
+
+def _is_tied(state: Mapping[str, Tensor], later: str, first: str) -> bool:
+    """Whether what is there below a prefix is the same as below an earlier one."""
+    mine = {k.removeprefix(later): v for k, v in state.items() if k.startswith(later)}
+    theirs = {k.removeprefix(first): v for k, v in state.items() if k.startswith(first)}
+    if "original" in mine and mine.keys() != theirs.keys():
+        return False
+    return mine.keys() <= theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in mine.items())
 
 
 def _layer(mask: Mask, scores: Tensor, tied: tuple[str, ...]) -> TicketLayer:
@@ -173,22 +207,42 @@ def _mask_keys(state: Mapping[str, Tensor]) -> list[re.Match[str]]:
 def _wrapper(state: Mapping[str, Tensor]) -> str:
     """Return what stands before every key and was not there when the model was masked."""
     for match in _mask_keys(state):
-        name = f"{match[1]}.{match[2]}" if match[1] else match[2]
+        name = _name(match)
         masked = json.loads(bytes(state[match[0]].tolist()))["source"]["name"]
-        prefix = name.removesuffix(masked)
+        prefix = name.removesuffix(_plain(masked))
         if name != prefix and prefix.endswith(".") and all(key.startswith(prefix) for key in state):
             return prefix
     return ""
 
 
-def _is_mask(tensor: Tensor) -> bool:
-    if tensor.dtype != torch.uint8 or tensor.ndim != 1:
+def _is_mask(tensor: Any) -> bool:
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 1:
         return False
     try:
         found = json.loads(bytes(tensor.tolist()))
     except ValueError:
         return False
     return isinstance(found, dict) and {"source", "sparsity", "magnitude"} <= found.keys()
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside `torch.compile`, `DistributedDataParallel` and `DataParallel`."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inside := getattr(model, _COMPILED, None), nn.Module):
+            model = inside
+        else:
+            return model
+
+
+def _plain(name: str) -> str:
+    """Return a name without what `torch.compile` puts into it."""
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
+
+
+def _name(match: re.Match[str]) -> str:
+    return f"{match[1]}.{match[2]}" if match[1] else match[2]
 
 
 def _prefix(match: re.Match[str]) -> str:

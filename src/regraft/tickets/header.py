@@ -133,7 +133,7 @@ def read_header(found: Any, name: str) -> Header:
     """Return a header that came from JSON.
 
     Raises:
-        InputError: Another stream version or coder.
+        InputError: Another stream version, coder or schema.
         ValueError: Anything that no honest header holds.
     """
     if not isinstance(found, dict):
@@ -142,6 +142,11 @@ def read_header(found: Any, name: str) -> Header:
         raise InputError(
             f"{name} needs stream {found.get('stream')!r} and coder {found.get('coder')!r}, this version "
             f"has {streams.VERSION} and {CODER!r}: update regraft"
+        )
+    if found.get("schema") != SCHEMA:
+        raise InputError(
+            f"{name} has schema {str(found.get('schema'))[:40]}, this version reads {SCHEMA} there: update "
+            "regraft"
         )
     try:
         layers = {key: _layer(key, e, found) for key, e in _of(found, "masks", dict).items()}
@@ -153,6 +158,9 @@ def read_header(found: Any, name: str) -> Header:
     aliases = _of(found, "aliases", dict, {})
     if not all(isinstance(v, str) for v in aliases.values()):
         raise ValueError("its header's aliases are no names")
+    for text in (*names, *aliases, *aliases.values(), *(e.source.name for e in layers.values())):
+        if not _is_unicode(text):
+            raise ValueError(f"its header has the name {text!a}, which is no Unicode text")
     if len({*names, *aliases}) != len(names) + len(aliases):
         raise ValueError("its header names a tensor twice")
     parts = {k: _part(k, _of(found, "parts", dict, {}).get(k)) for k in PARTS}
@@ -208,6 +216,11 @@ def _part(name: str, entry: Any) -> Part:
         raise ValueError(f"its part {name!r} is no JSON object")
     sizes = [_natural(entry.get(k, 0), k, _MAX_WEIGHTS) for k in ("bytes", "plain")]
     return Part(sizes[0], _of(entry, "check", str), sizes[1])
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which JSON lets through and UTF-8 does not."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _of(found: Mapping[str, Any], key: str, kind: Any, default: Any = None) -> Any:

@@ -43,12 +43,17 @@ def load_legacy(path: Path) -> Ticket:
                     "masked model's state"
                 )
             header = json.loads(text)
+            if not isinstance(header, dict):
+                raise ValueError("its header is no JSON object")
             if header["schema"] != 1 or header["stream"] != streams.VERSION:
                 raise InputError(
                     f"{path} has schema {header['schema']} and stream {header['stream']}, this "
                     f"version reads 1 and {streams.VERSION} in such a file: update regraft"
                 )
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        for key in ("masks", "checksums"):
+            if not isinstance(header[key], dict) or not header[key]:
+                raise ValueError(f"its header's {key!r} is no JSON object, or empty")
         if tensors.keys() != header["checksums"].keys():
             raise ValueError("tensors are missing or too many")
         for key, tensor in tensors.items():
@@ -57,8 +62,19 @@ def load_legacy(path: Path) -> Ticket:
         layers = {name: _layer(name, entry, tensors) for name, entry in header["masks"].items()}
     except InputError:
         raise
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is a damaged ticket ({error}): copy or write it again") from error
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        RuntimeError,
+    ) as error:
+        raise InputError(
+            f"{path} is a damaged ticket ({' '.join(str(error).split())}): copy or write it again"
+        ) from error
     state = {k.removeprefix("state/"): t for k, t in tensors.items() if k.startswith("state/")}
     sizes = dict.fromkeys(("masks", "signs", "draws", "state"), 0)
     for key, tensor in tensors.items():

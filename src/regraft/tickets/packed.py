@@ -101,11 +101,34 @@ def find_ticket(path: Path | str) -> Path:
     """
     path = Path(path)
     if path.is_dir():
+        _tell_other_folders(path)
         there = [path / name for name in ("model.ticket", "ticket.safetensors")]
         path = next((p for p in there if p.is_file()), there[0])
     if not path.is_file():
         raise InputError(f"{path}: no such ticket; `regraft ticket find` writes one")
     return path
+
+
+def _tell_other_folders(folder: Path) -> None:
+    """Refuse a folder without a ticket file with what it holds instead."""
+    kinds = ("model.ticket", "ticket.safetensors")
+    kinds += ("ticket.json", "model.safetensors", "checkpoint.safetensors")
+    there = next((name for name in kinds if (folder / name).is_file()), "")
+    if there == "ticket.json":
+        raise InputError(
+            f"{folder} is an unpacked ticket: make a file of it first, with "
+            f"`regraft ticket pack {folder} --out model.ticket`"
+        )
+    if there == "model.safetensors":
+        raise InputError(
+            f"{folder} holds trained weights, model.safetensors, and no ticket: load them with "
+            "safetensors.torch.load_file, or find a ticket with --method iterand"
+        )
+    if there == "checkpoint.safetensors":
+        raise InputError(
+            f"{folder} holds an unfinished run and no ticket: make one with "
+            f"`regraft ticket pack {folder} --out model.ticket`"
+        )
 
 
 def pack(ticket: Ticket) -> bytes:

@@ -30,18 +30,32 @@ from .ticket import Ticket, TicketLayer
 HEADER = "ticket.json"
 _TENSORS = ("masks.safetensors", "draws.safetensors", "state.safetensors")
 _PRUNED_FOR_GOOD, _LOCKED = 2, 3
+_MAX_BITLESS = 1 << 24
 
 
-def write_unpacked(folder: Path | str, ticket: Ticket) -> None:
+def write_unpacked(folder: Path | str, ticket: Ticket, *, force: bool = False) -> None:
     """Write a ticket as a folder.
 
     Args:
         folder: A folder to make, an empty one, or an unpacked ticket to replace.
         ticket: The ticket.
+        force: Write a byte for each weight also where the ticket's file has no bits for most of them,
+            as they are all kept, all pruned or frozen: for more than 2^24, and 2^10 for each byte of
+            masks.
 
     Raises:
-        InputError: The folder holds something else, or cannot be written.
+        InputError: The folder holds something else, or cannot be written, or the ticket needs
+            `force`.
     """
+    layers = ticket.layers.values()
+    bitless = sum(e.source.numel - (0 if e.kept.packed is None else e.kept.n) for e in layers)
+    most = _MAX_BITLESS + (ticket.sizes.get("masks", 0) << 10)
+    # A ticket that comes from no file claims nothing: its weights were in memory.
+    if ticket.sizes and bitless > most and not force:
+        raise InputError(
+            f"the ticket claims {bitless} weights that it has no bits for, and a folder takes a byte for "
+            "each: pass --force (force=True) if you trust the ticket"
+        )
     folder = make_folder(folder)
     strangers = sorted({p.name for p in folder.iterdir()} - {HEADER, *_TENSORS})
     if strangers:
@@ -88,7 +102,14 @@ def read_unpacked(folder: Path | str) -> Ticket:
             raise ValueError(f"{_TENSORS[2]} lacks {min(missing)!r}")
     except InputError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RecursionError,
+        safetensors.SafetensorError,
+    ) as error:
         raise InputError(
             f"{folder} is no unpacked ticket ({' '.join(str(error).split())}): give a folder that "
             "`regraft ticket unpack` wrote"
