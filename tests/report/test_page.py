@@ -183,3 +183,15 @@ def test_jinja_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match=r"regraft\[report\]"):
         render_page([], title="t")
+
+
+def test_settings_that_vary_a_number_and_settings_that_do_not_share_a_page(make_run, tmp_path):
+    for share, accuracy in (("0.5", 80.0), ("0.9", 70.0)):
+        make_run(setting=f"digits/mlp/frozen={share}", accuracy=accuracy)
+    make_run(setting="cora/gcn", accuracy=60.0)
+    runs = find_runs(tmp_path / "runs")
+    text = render_page(
+        runs, title="Both", asked="?", command="c", hardware="h", commit="0", claims=[], reading=""
+    )
+    assert "cora/gcn" in text
+    assert "frozen=0.9" in text

@@ -207,6 +207,9 @@ def _efficiencies(tabulated: list[Row], arms: list[str]) -> list[dict[str, Any]]
         )
         for panel in dict.fromkeys(without(row.setting, along) for row in group)
         for x in measures
+        if any(
+            position(row, x) is not None for row in group if without(row.setting, along) == panel
+        )
     ]
     against = " and ".join(name.replace("_", " ") for name in measures)
     return [
