@@ -27,20 +27,6 @@ ABOUT = {
 
 
 @pytest.fixture
-def refused(regraft):
-    """Run a command that must fail and return its one sentence."""
-
-    def run(*words):
-        code, out, err = regraft(*words)
-        assert (code, out) == (2, ""), err
-        assert err.startswith("regraft: ")
-        assert err.count("\n") == 1
-        return err
-
-    return run
-
-
-@pytest.fixture
 def run_folder(answer, tmp_path):
     answer("ticket", "find", "--out", tmp_path / "run", *QUICK)
     return tmp_path / "run"

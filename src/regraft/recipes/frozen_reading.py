@@ -35,17 +35,14 @@ def read(runs: list[Run], rows: list[Row]) -> Reading:
         claims += more
         sentences.append(text)
     if shares:
-        more, texts = _against_shares(runs, rows, shares)
-        claims += more
-        sentences += texts
+        claims += _against_shares(runs, rows, shares)
     figures = {}
-    drawn = rows
     if shares:
         figures["pareto"] = efficiency(
-            [r for r in drawn if r.setting in shares], "stored_bytes", along="frozen"
+            [r for r in rows if r.setting in shares], "stored_bytes", along="frozen"
         )
     if graphs:
-        figures["bytes"] = efficiency([r for r in drawn if r.setting in graphs], "stored_bytes")
+        figures["bytes"] = efficiency([r for r in rows if r.setting in graphs], "stored_bytes")
     return Reading(claims=claims, text="\n\n".join([*sentences, _NOTES]), figures=figures)
 
 
@@ -147,9 +144,7 @@ def _same_bytes(runs: list[Run], setting: str, ticket: Row, rivals: list[Row]) -
     )
 
 
-def _against_shares(
-    runs: list[Run], rows: list[Row], settings: list[str]
-) -> tuple[list[Claim], list[str]]:
+def _against_shares(runs: list[Run], rows: list[Row], settings: list[str]) -> list[Claim]:
     """Read the sweep over frozen shares: freezing against pruning, and against coding alone."""
     claims = []
     for arm, other, paper, more in (
@@ -225,7 +220,7 @@ def _against_shares(
                 note=f"{each}.",
             )
         )
-    return claims, []
+    return claims
 
 
 def _over_all(runs: list[Run], settings: list[str], arm: str, other: str) -> Estimate | None:
