@@ -3,9 +3,9 @@
 `cpu`: (a) Cora, three graph networks, ten seeds: tickets against the weight-trained twin, with their
 bytes, and against trained networks that are as small; (b) Fashion-MNIST, three strided
 convolutions, frozen shares 0 to 0.9, three seeds: accuracy against file size. Its runs added up to
-50 minutes on two busy cores; on quiet ones it was not timed. `gpu`: ResNet-18 on CIFAR-10-JPEG (neither tuned nor measured yet). `paper`: the
-published sets (card B3): Conv6 and ResNet-18 on CIFAR-10, ResNet-50 on ImageNet, GIN on ogbn-arxiv;
-bring GPUs. `smoke`: digits, half a minute.
+50 minutes on two busy cores; on quiet ones it was not timed. `gpu`: ResNet-18 on CIFAR-10-JPEG
+(neither tuned nor measured yet). `paper`: the published sets (card B3): Conv6 and ResNet-18 on
+CIFAR-10, ResNet-50 on ImageNet, GIN on ogbn-arxiv; bring GPUs. `smoke`: digits, half a minute.
 
 References:
     Otsuka et al., "Partially frozen random networks contain compact strong lottery tickets",
