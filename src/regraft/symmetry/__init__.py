@@ -1,0 +1,1 @@
+"""Trained weights reused: permutation symmetry, matching, merging, connectivity."""
