@@ -9,8 +9,10 @@ from regraft.symmetry.heads import (
     Head,
     find_head,
     separate_heads,
+    share_rows,
     union_classes,
     union_heads,
+    widen_heads,
 )
 from regraft.symmetry.merge import merge
 
@@ -111,3 +113,20 @@ def test_an_ensemble_is_the_mean_of_its_models():
         Ensemble([])
     with pytest.raises(InputError, match="mean='votes'"):
         Ensemble(models, mean="votes")
+
+
+def test_rows_of_unknown_classes_say_nothing_until_they_are_shared():
+    lists = [["cat", "dog"], ["dog", "eel"]]
+    states = [mlp(2, seed).state_dict() for seed in (0, 1)]
+    head = Head("head.weight", "head.bias", 2)
+    wide, union = widen_heads(states, lists, head)
+    assert union == ("cat", "dog", "eel")
+    for k in head.names:
+        assert not wide[0][k][2].any()
+        assert not wide[1][k][0].any()
+        shared = share_rows(wide, lists, head)
+        assert torch.equal(shared[0][k][2], states[1][k][1])
+        assert torch.equal(shared[1][k][0], states[0][k][0])
+        assert torch.equal(shared[0][k][1], states[0][k][1])
+    both, _ = union_heads(states, lists, head)
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(shared, both, strict=True) for k in a)

@@ -90,16 +90,16 @@ def union_classes(classes: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in classes for name in names))
 
 
-def union_heads(
+def widen_heads(
     states: Sequence[Mapping[str, Tensor]], classes: Sequence[Sequence[str]], head: Head
 ) -> tuple[list[dict[str, Tensor]], tuple[str, ...]]:
     """Widen every model's classifier to the union of all classes, matched by name.
 
-    A class that a model does not know gets the mean of the rows of those that do, so that any
-    average of the results has for each class an average of the models that know it.
+    The rows of classes that a model does not know are zero, which says nothing to a matcher; fill
+    them with `share_rows` once the models are aligned.
 
     Args:
-        states: State dicts of aligned models, alike but for the rows of their classifiers.
+        states: State dicts, alike but for the rows of their classifiers.
         classes: Names of each model's classes, in the order of its rows.
         head: The classifier.
 
@@ -121,16 +121,50 @@ def union_heads(
             raise InputError(f"model {i} has the class {twice!r} twice: name each class once")
     union = union_classes(classes)
     found = [dict(state) for state in states]
-    for name in head.names:
-        rows = [
-            {c: state[name][j] for j, c in enumerate(names)}
-            for state, names in zip(states, classes, strict=True)
-        ]
-        mean = {c: _mean([own[c] for own in rows if c in own]) for c in union}
-        for state, own in zip(found, rows, strict=True):
-            like = state[name]
-            state[name] = torch.stack([own.get(c, mean[c].to(like)) for c in union])
+    for state, names in zip(found, classes, strict=True):
+        at = torch.tensor([union.index(c) for c in names])
+        for name in head.names:
+            own = state[name]
+            wide = own.new_zeros(len(union), *own.shape[1:])
+            state[name] = wide.index_copy(0, at.to(own.device), own)
     return found, union
+
+
+def share_rows(
+    states: Sequence[Mapping[str, Tensor]], classes: Sequence[Sequence[str]], head: Head
+) -> list[dict[str, Tensor]]:
+    """Give each model, for the classes it does not know, the mean row of those that do.
+
+    Any average of the results has then for each class an average of the models that know it.
+
+    Args:
+        states: Aligned state dicts with the classifiers that `widen_heads` made.
+        classes: Names of each model's own classes.
+        head: The classifier.
+    """
+    union = union_classes(classes)
+    found = [dict(state) for state in states]
+    for name in head.names:
+        for row, known in enumerate(union):
+            knows = [known in names for names in classes]
+            mean = _mean([s[name][row] for s, k in zip(states, knows, strict=True) if k])
+            for state, has in zip(found, knows, strict=True):
+                if not has:
+                    like = state[name]
+                    index = torch.tensor([row], device=like.device)
+                    state[name] = like.index_copy(0, index, mean.to(like)[None])
+    return found
+
+
+def union_heads(
+    states: Sequence[Mapping[str, Tensor]], classes: Sequence[Sequence[str]], head: Head
+) -> tuple[list[dict[str, Tensor]], tuple[str, ...]]:
+    """Widen the classifiers of aligned models to the union of their classes and share the rows.
+
+    `share_rows` after `widen_heads`; arguments, result and errors are those of `widen_heads`.
+    """
+    wide, union = widen_heads(states, classes, head)
+    return share_rows(wide, classes, head), union
 
 
 def _mean(rows: list[Tensor]) -> Tensor:
