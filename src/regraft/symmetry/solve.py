@@ -1,0 +1,250 @@
+"""Coordinate descent over blocks of groups, with exact assignment in each.
+
+One sweep visits the blocks in a random order and solves each against what the others are now. A
+block is solved again only if something that it depends on has changed since; blocks that share no
+tensor are solved at the same time, which gives exactly what the order alone would give, whatever
+the number of workers.
+
+The objective rises with every accepted step: a solution is taken only where it is better than the
+present one by more than rounding, so that ties cannot make the descent run in circles. It ends at
+a local optimum; for one hidden layer that is the global one.
+
+References:
+    Ainsworth et al. 2023, Git Re-Basin (arXiv 2209.04836), section 3.2.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from regraft import streams
+
+from .blocks import Block
+from .contraction import Gains, arrangement
+from .nested import solve_nested, total_gain, unit_maps
+from .objective import Objective
+from .pairs import Pairs
+from .permutation import Permutation, compose
+
+CACHED_BYTES = 2**31
+"""Gains kept between visits, in all; those of further blocks are computed anew at every visit."""
+
+
+@dataclass
+class Seconds:
+    """Where the time went: seconds of all workers, and of the whole by the clock."""
+
+    contraction: float = 0.0
+    assignment: float = 0.0
+    total: float = 0.0
+
+
+@dataclass
+class Descent:
+    """A run of coordinate descent over the blocks of `pairs`.
+
+    Attributes:
+        pairs: What is compared.
+        now: The permutation of all groups; replaced, never changed in place.
+        objective: Σ <A, π(B)> at the start and after every sweep, float64.
+        gained: Root group -> what its solutions have added to the objective.
+        visits: How many blocks were solved.
+        sweeps: How many sweeps were made.
+        settled: Whether the descent ended by itself.
+    """
+
+    pairs: Pairs
+    now: dict[str, Tensor]
+    seed: int = 0
+    tolerance: float = 1e-7
+    workers: int = 1
+    solver: str = "auto"
+    progress: Callable[[int, float], None] | None = None
+    objective: list[float] = field(default_factory=list)
+    gained: dict[str, float] = field(default_factory=dict)
+    visits: int = 0
+    sweeps: int = 0
+    settled: bool = False
+    seconds: Seconds = field(default_factory=Seconds)
+
+    def __post_init__(self) -> None:
+        self.blocks = self.pairs.blocks
+        self._gains = [Gains(block, self.pairs) for block in self.blocks]
+        self._keep = _affordable(self.blocks)
+        self._measure = Objective(self.pairs)
+        self._changes = dict.fromkeys(self.now, 0)
+        self._solved: list[dict[str, int] | None] = [None] * len(self.blocks)
+        self._lock = threading.Lock()
+        self._near = _neighbours(self.blocks)
+        self.gained = {block.root: 0.0 for block in self.blocks}
+
+    def run(self, max_sweeps: int) -> None:
+        """Sweep until no block changes, the objective has stopped rising, or `max_sweeps`."""
+        start = time.perf_counter()
+        with torch.no_grad():
+            if not self.objective:
+                self.objective.append(self._measure(self.now))
+            for _ in range(max_sweeps):
+                if not any(self._dirty(i) for i in range(len(self.blocks))):
+                    self.settled = True
+                    break
+                order = streams.permutation(
+                    self.seed, "symmetry.match", self.sweeps, len(self.blocks)
+                ).tolist()
+                self._sweep(order)
+                self.sweeps += 1
+                self.objective.append(self._measure(self.now))
+                if self.progress is not None:
+                    self.progress(self.sweeps, self.objective[-1])
+                last, value = self.objective[-2:]
+                if abs(value - last) <= self.tolerance * max(abs(last), abs(value)):
+                    self.settled = True
+                    break
+            else:
+                self.settled = not any(self._dirty(i) for i in range(len(self.blocks)))
+        self.seconds.total += time.perf_counter() - start
+
+    def _sweep(self, order: list[int]) -> None:
+        if self.workers <= 1 or len(order) == 1:
+            for i in order:
+                self._visit(i)
+            return
+        place = {block: at for at, block in enumerate(order)}
+        waiting = {i: {j for j in self._near[i] if place[j] < place[i]} for i in order}
+        running: dict[Future[None], int] = {}
+        with ThreadPoolExecutor(self.workers) as pool:
+            while waiting or running:
+                for i in [i for i in order if i in waiting and not waiting[i]]:
+                    del waiting[i]
+                    running[pool.submit(self._visit, i)] = i
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    i = running.pop(future)
+                    future.result()
+                    for before in waiting.values():
+                        before.discard(i)
+
+    def _dirty(self, i: int) -> bool:
+        known = self._solved[i]
+        return known is None or any(self._changes[name] != at for name, at in known.items())
+
+    @torch.no_grad()  # for each thread on its own
+    def _visit(self, i: int) -> None:
+        if not self._dirty(i):
+            return
+        block = self.blocks[i]
+        read = {name: self._changes[name] for name in block.reads}
+        now = dict(self.now)
+        start = time.perf_counter()
+        kept = arrangement(block, now)
+        gains = self._gains[i].update(now, kept)
+        gains = {name: matrix.cpu() for name, matrix in gains.items()}
+        middle = time.perf_counter()
+        if block.quadratic:
+            found, rise = self._solve_quadratic(block, gains, now, kept)
+        else:
+            found, rise = self._solve(block, gains, now)
+        end = time.perf_counter()
+        if not self._keep[i]:
+            self._gains[i].forget()
+        with self._lock:
+            self.visits += 1
+            self.seconds.contraction += middle - start
+            self.seconds.assignment += end - middle
+            if found is not None:
+                self._accept(block, _whole(block, found, kept))
+                self.gained[block.root] += rise
+            if not block.quadratic:  # what went along with its units asks for no second visit
+                read = {name: self._changes[name] for name in block.reads}
+            self._solved[i] = read
+
+    def _solve(
+        self, block: Block, gains: Mapping[str, Tensor], now: Permutation
+    ) -> tuple[dict[str, Tensor] | None, float]:
+        found = solve_nested(block, gains, solver=self.solver, threads=self.workers)
+        before = total_gain(block, gains, now)
+        after = total_gain(block, gains, found)
+        return (found, after - before) if self._better(before, after) else (None, 0.0)
+
+    def _solve_quadratic(
+        self, block: Block, gains: Mapping[str, Tensor], now: Permutation, kept: Permutation
+    ) -> tuple[dict[str, Tensor] | None, float]:
+        """Solve a block whose gains depend on its own permutation.
+
+        The assignment maximises a linearisation, which may lower the objective itself. Adding
+        λ |π|², a constant over permutations, makes the objective convex for λ large enough; the
+        linearisation is then a lower bound and its maximum no worse than where it stands. λ is
+        doubled from 0 until the objective itself rises, or nothing moves.
+        """
+        before = self._measure.of(block, now)
+        here = unit_maps(block, now)
+        bonus = 0.0
+        scale = max(float(matrix.abs().mean()) for matrix in gains.values())
+        for _ in range(40):
+            lifted = {name: _lifted(matrix, here[name], bonus) for name, matrix in gains.items()}
+            found = solve_nested(block, lifted, solver=self.solver, threads=self.workers)
+            if all(torch.equal(found[name], now[name]) for name in block.free):
+                break
+            after = self._measure.of(block, {**now, **_whole(block, found, kept)})
+            if self._better(before, after):
+                return found, after - before
+            bonus = 2.0 * bonus if bonus else scale
+        return None, 0.0
+
+    def _better(self, before: float, after: float) -> bool:
+        return after - before > self.tolerance * max(abs(before), abs(after))
+
+    def _accept(self, block: Block, found: Permutation) -> None:
+        changed = {n: p for n, p in found.items() if not torch.equal(p, self.now[n])}
+        self.now = {**self.now, **changed}
+        for name in changed:
+            self._changes[name] += 1
+
+
+def _lifted(matrix: Tensor, units: Tensor, bonus: float) -> Tensor:
+    if not bonus:
+        return matrix
+    lifted = matrix.clone()
+    lifted[torch.arange(len(units)), units] += bonus
+    return lifted
+
+
+def _whole(block: Block, found: Permutation, kept: Permutation) -> dict[str, Tensor]:
+    """Return the permutation of the whole tree: the groups that follow go with their units."""
+    if not block.fixed:
+        return dict(found)
+    return dict(compose(block.tree, kept, found))
+
+
+def _affordable(blocks: list[Block]) -> list[bool]:
+    left, keep = CACHED_BYTES, [False] * len(blocks)
+    size = [sum((g.copies * g.size) ** 2 * 4 for g in b.tree if g.name in b.free) for b in blocks]
+    for i in sorted(range(len(blocks)), key=lambda i: size[i]):
+        if size[i] <= left:
+            left -= size[i]
+            keep[i] = True
+    return keep
+
+
+def _neighbours(blocks: list[Block]) -> list[set[int]]:
+    """Return for each block those that it must not be solved together with."""
+    writes = [frozenset(b.tree.groups) for b in blocks]
+    writers: dict[str, set[int]] = {}
+    for i, names in enumerate(writes):
+        for name in names:
+            writers.setdefault(name, set()).add(i)
+    near: list[set[int]] = [set() for _ in blocks]
+    for i, block in enumerate(blocks):
+        for name in block.reads | writes[i]:
+            for j in writers.get(name, ()):
+                if j != i:
+                    near[i].add(j)
+                    near[j].add(i)
+    return near
