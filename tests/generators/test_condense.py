@@ -122,6 +122,33 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(method, tmp_path):
     assert torch.equal(last.images, whole.images)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 100.0])
+def test_what_was_not_saved_is_done_again(seconds, tmp_path):
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop_at(restart):
+        def progress(done, *_):
+            if done == restart:
+                raise Stop
+
+        return progress
+
+    whole = make("dsa")
+    whole.run()
+    for restart in (1, 2, 3):
+        with pytest.raises(Stop):
+            make("dsa").run(
+                checkpoint=tmp_path / "state.safetensors",
+                checkpoint_seconds=seconds,
+                progress=stop_at(restart if seconds == 0 else 2),
+            )
+    last = make("dsa")
+    last.run(checkpoint=tmp_path / "state.safetensors")
+    assert torch.equal(last.images, whole.images)
+    assert last.losses == whole.losses
+
+
 def test_the_state_is_one_of_a_stepper(tmp_path):
     whole, part = make(), make()
     assert isinstance(whole, Stepper)

@@ -40,6 +40,16 @@ def test_frozen_norms_have_the_statistics_of_the_images_and_keep_them():
     assert norm.momentum == 0.1
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_every_norm_that_tracks_statistics_is_frozen(kind):
+    norm = kind(2, track_running_stats=True)
+    images = torch.randn(9, 2, 5, 5) * 3 + 1
+    freeze_norms_(norm, images)
+    torch.testing.assert_close(norm.running_mean, images.mean((0, 2, 3)))
+    both = norm(images[:2])
+    torch.testing.assert_close(both[:1], norm(images[:1]))
+
+
 def test_dropout_is_off():
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(4, 2))
     freeze_norms_(model, torch.randn(4, 1, 2, 2))

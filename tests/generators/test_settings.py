@@ -20,7 +20,7 @@ def test_what_is_left_open_depends_on_method_and_network():
     }
     assert [c.restarts for c in chosen.values()] == [100, 100, 2000]
     assert [c.init for c in chosen.values()] == ["noise", "real", "real"]
-    assert [c.lr_images for c in chosen.values()] == [0.1, 0.1, 1.0]
+    assert [c.lr_images for c in chosen.values()] == [0.1, 0.1, 0.1]
     assert [len(c.transforms or ()) for c in chosen.values()] == [0, 6, 6]
     assert (chosen["dm"].outer, chosen["dm"].inner) == (1, 0)
 
@@ -30,7 +30,7 @@ def test_fewer_restarts_take_longer_steps(restarts, lr):
     config = CondenseConfig(restarts=restarts)
     assert config.resolved("dc", 10, linear=True).lr_images == pytest.approx(lr)
     assert config.resolved("dc", 10, linear=False).lr_images == 0.1
-    assert config.resolved("dm", 30, linear=False).lr_images == 3.0
+    assert config.resolved("dm", 30, linear=False).lr_images == 0.3
 
 
 def test_what_is_given_stays():

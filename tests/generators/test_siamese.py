@@ -107,9 +107,9 @@ def test_color_keeps_the_order_of_its_steps():
 
 
 def test_draws_belong_to_the_seed_the_step_and_the_class():
-    kinds = [draw_kind(TRANSFORMS, seed=1, event=e) for e in range(200)]
+    kinds = [draw_kind(TRANSFORMS, seed=1, name="a", event=e) for e in range(200)]
     assert set(kinds) == set(TRANSFORMS)
-    assert kinds == [draw_kind(TRANSFORMS, seed=1, event=e) for e in range(200)]
+    assert kinds == [draw_kind(TRANSFORMS, seed=1, name="a", event=e) for e in range(200)]
     both = draw_values(("ant", "bee"), seed=1, event=3)
     assert torch.equal(draw_values(("bee", "ant"), seed=1, event=3), both.flip(0))
     assert not torch.equal(draw_values(("ant", "bee"), seed=1, event=4), both)

@@ -315,7 +315,7 @@ class Condenser:
         images = self.images.detach().requires_grad_()
         synthetic = images
         if self.config.transforms:
-            kind = siamese.draw_kind(self.config.transforms, seed=self.seed, event=event)
+            kind = self._kind("condense/transform", event)
             values = siamese.draw_values(self.real.classes, seed=self.seed, event=event)
             values = values.to(self.device)
             real = [
@@ -346,6 +346,10 @@ class Condenser:
             )
         return value
 
+    def _kind(self, name: str, event: int) -> str:
+        kinds = self.config.transforms or ()
+        return siamese.draw_kind(kinds, seed=self.seed, name=name, event=event)
+
     def _train(self, network: nn.Module, epochs: int, event: int) -> None:
         """Train the network in place on the synthetic images; norms keep their statistics."""
         images = self.images.flatten(0, 1)
@@ -361,7 +365,7 @@ class Condenser:
             for rows in (None,) if order is None else order.to(self.device).split(size):
                 x, y = (images, labels) if rows is None else (images[rows], labels[rows])
                 if self.config.transforms:
-                    kind = siamese.draw_kind(self.config.transforms, seed=~self.seed, event=count)
+                    kind = self._kind("condense/augment/transform", count)
                     values = streams.uniform(self.seed, "condense/augment", count, 4 * n)
                     values = values.view(n, 4).to(self.device)
                     x = siamese.transform(kind, x, values if rows is None else values[rows])

@@ -87,7 +87,7 @@ def freeze_norms_(network: nn.Module, images: Tensor) -> None:
         return
     for norm, _ in tracking:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain average, here of one batch
+        norm.momentum = 1.0  # nothing of what came before
         norm.train()
     with torch.no_grad():
         network(images)

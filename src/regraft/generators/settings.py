@@ -26,8 +26,9 @@ class CondenseConfig:
     """Epochs on the synthetic images between two of them: 500 / outer; 1 for one image a class."""
     lr_images: float | None = None
     """dc and dsa: 0.1; where the network has linear layers only 0.01 from 1,000 restarts on, as in
-    the paper, and 10 / restarts below, at most 0.1. dm: a tenth of the images a class, as the mean
-    of n images moves by 1 / n of what each of them moves."""
+    the paper, and 10 / restarts below, at most 0.1. dm: a hundredth of the images a class, as the
+    mean of n images moves by 1 / n of what each moves; the paper's 1 is for its own networks,
+    and images of those here, whose embeddings are longer, would run away."""
     momentum: float = 0.5
     """Momentum of the images."""
     lr_network: float = 0.01
@@ -109,7 +110,7 @@ class CondenseConfig:
 
 def _lr_images(method: str, per_class: int, restarts: int, linear: bool) -> float:
     if method == "dm":
-        return per_class / 10
+        return per_class / 100
     # Fewer restarts must go as far: lr times restarts is what the images can move.
     return min(max(10 / max(restarts, 1), 0.01), 0.1) if linear else 0.1
 

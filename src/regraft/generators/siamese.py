@@ -42,9 +42,9 @@ def transform(kind: str, images: Tensor, values: Tensor) -> Tensor:
     return _TRANSFORMS[kind](images, values.to(images))
 
 
-def draw_kind(kinds: Sequence[str], *, seed: int, event: int) -> str:
-    """Return which of the transforms step `event` uses, each with equal chance."""
-    return kinds[int(streams.integers(seed, "condense/transform", event, 1, len(kinds)))]
+def draw_kind(kinds: Sequence[str], *, seed: int, name: str, event: int) -> str:
+    """Return which of the transforms step `event` of stream `name` uses, each with equal chance."""
+    return kinds[int(streams.integers(seed, name, event, 1, len(kinds)))]
 
 
 def draw_values(names: Sequence[str], *, seed: int, event: int) -> Tensor:
