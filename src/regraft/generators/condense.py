@@ -42,6 +42,9 @@ from .real_images import RealImages
 from .settings import CondenseConfig, Method
 from .state import read_state, refuse_other, signature, write_state
 
+_EXTREME = 1000.0
+"""No pixel is so many standard deviations from the mean: its images have been lost for long."""
+
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called as `progress(restart, restarts, {"loss": ...})`."""
 
@@ -90,7 +93,8 @@ def condense(
     Raises:
         InputError: An unknown method or setting, a class with fewer than `per_class` images, a
             network that does not fit, or a checkpoint of another condensation.
-        DivergenceError: The matching loss is not finite; the message names restart and step.
+        DivergenceError: The matching loss is not finite, or the images ran away; the message names
+            restart and step.
     """
     condenser = Condenser(
         source,
@@ -226,7 +230,7 @@ class Condenser:
         """Match one more random network.
 
         Raises:
-            DivergenceError: The matching loss is not finite; the images stay as they became.
+            DivergenceError: As `condense`; the images stay as they became.
         """
         began = time.monotonic()
         restart = len(self.losses)
@@ -339,10 +343,11 @@ class Condenser:
         value = loss.item()
         self._velocity.mul_(self.config.momentum).add_(direction)
         self.images.add_(self._velocity, alpha=-(self.config.lr_images or 0.0))
-        if not (math.isfinite(value) and bool(self.images.isfinite().all())):
+        extreme = self.images.abs().max().item()
+        if not (math.isfinite(value) and extreme < _EXTREME):
             raise DivergenceError(
-                f"the images or their matching loss ({value:.3g}) are no longer finite at {where}: "
-                f"lower lr_images (now {self.config.lr_images:g}) or lr_network"
+                f"the images ran away at {where}, to {extreme:.3g} deviations at a matching loss of "
+                f"{value:.3g}: lower lr_images (now {self.config.lr_images:g}) or lr_network"
             )
         return value
 
