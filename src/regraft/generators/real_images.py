@@ -47,19 +47,17 @@ class RealImages:
     ) -> None:
         self.device = torch.device(device) if device is not None else torch.device("cpu")
         self.seed = seed
-        self._files: FileSet | None = None
-        self._pixels: Tensor | None = None
-        scaled = False
+        self._source: FileSet | Tensor
         if isinstance(source, FileSet):
-            self._files, self.labels, size = source, source.labels, source.num_classes
+            self._source, self.labels, size = source, source.labels, source.num_classes
             self.shape = (source.channels, source.image_size, source.image_size)
         elif isinstance(source, ImageSet):
-            self._pixels, self.labels, size = source.images, source.labels, source.num_classes
-            self.shape = tuple(source.images.shape[1:])
+            self._source, self.labels = source.images.to(self.device), source.labels
+            size, self.shape = source.num_classes, tuple(source.images.shape[1:])
         elif isinstance(source, BatchSource):
-            self._pixels, self.labels = _read(source)
-            size, scaled = int(self.labels.max()) + 1, True
-            self.shape = tuple(self._pixels.shape[1:])
+            images, self.labels = _read(source)
+            self._source, self.shape = images.to(self.device), tuple(images.shape[1:])
+            size = int(self.labels.max()) + 1
         else:
             raise InputError(
                 f"the images to condense are a {type(source).__name__}: expected an ImageSet, a "
@@ -75,13 +73,7 @@ class RealImages:
         # The arithmetic of TensorLoader: what is condensed here is what networks there will see.
         scale = torch.tensor(self.std, dtype=torch.float64).mul_(255).reciprocal_()
         shift = torch.tensor(self.mean, dtype=torch.float64).mul_(-255).mul_(scale)
-        self._affine = (
-            None
-            if scaled
-            else tuple(v.float().view(1, -1, 1, 1).to(self.device) for v in (scale, shift))
-        )
-        if self._pixels is not None:
-            self._pixels = self._pixels.to(self.device)
+        self._affine = tuple(v.float().view(1, -1, 1, 1).to(self.device) for v in (scale, shift))
         labels = self.labels.cpu()
         self._rows = [(labels == c).nonzero().flatten() for c in range(size)]
         self._orders: dict[int, tuple[int, Tensor]] = {}
@@ -107,12 +99,11 @@ class RealImages:
 
     def at(self, rows: Tensor) -> Tensor:
         """Return the images at `rows`, int64 [n], normalised: float32 [n, C, H, W]."""
-        if self._files is not None:
-            images = self._files.subset(rows).decoded().to(self.device)
+        if isinstance(self._source, FileSet):
+            images = self._source.subset(rows).decoded().to(self.device)
         else:
-            assert self._pixels is not None
-            images = self._pixels[rows.to(self.device)]
-        if self._affine is None:
+            images = self._source[rows.to(self.device)]
+        if images.is_floating_point():  # batches of a loader, which has done it
             return images
         scale, shift = self._affine
         return images.float().mul_(scale).add_(shift)
@@ -142,11 +133,12 @@ class RealImages:
     def digest(self) -> str:
         """Return 16 hex digits that tell whether these are still the same images."""
         seen = hashlib.blake2b(self.labels.cpu().numpy().tobytes(), digest_size=8)
-        if self._files is not None:  # too large to read twice: the names, wherever the folder lies
-            names = (f"{p.parent.name}/{p.name}" for p in self._files.paths)
+        if isinstance(self._source, FileSet):
+            # Too large to read twice: the files' names, wherever the folder lies.
+            names = (f"{p.parent.name}/{p.name}" for p in self._source.paths)
             seen.update("\0".join(names).encode())
-        elif self._pixels is not None:
-            seen.update(self._pixels.cpu().contiguous().numpy().data)
+        else:
+            seen.update(self._source.cpu().contiguous().numpy().data)
         return seen.hexdigest()
 
 
