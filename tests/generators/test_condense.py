@@ -1,16 +1,20 @@
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from regraft.data import ImageSet, TensorLoader, channel_moments
+from regraft.data import ImageSet, TensorLoader, channel_moments, load_known
+from regraft.data.coreset import coreset
 from regraft.errors import DivergenceError, InputError
 from regraft.generators import CondenseConfig, CondensedSet, Condenser, condense
 from regraft.generators.networks import freeze_norms_
 from regraft.models import MLP, ConvSmall
 from regraft.protocols import Stepper
+from regraft.train import evaluate
 
 QUICK = {"restarts": 3, "outer": 3, "inner": 2, "real_batch": 8, "norm_batch": 4}
 
@@ -349,3 +353,41 @@ def test_a_checkpoint_of_another_condensation_is_refused(change, message, tmp_pa
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(InputError, match="damaged"):
         new().run(checkpoint=path)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_ten_condensed_digits_of_a_class_teach_more_than_ten_random_ones():
+    root = os.environ.get("REGRAFT_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("REGRAFT_DATA names no folder with the benchmark data sets")
+    known = load_known("mnist", root, download=False)
+    mean, std = channel_moments(known.train.images)
+    config = CondenseConfig(restarts=10, init="real")
+    condensed = condense(known.train, paper_mlp, per_class=10, config=config, seed=1)
+    options = {"batch_size": 100, "mean": mean, "std": std, "augment": "none"}
+    test = TensorLoader(known.test, shuffle=False, seed=0, **{**options, "batch_size": 1000})
+    scores = {"condensed": [], "random": []}
+    for seed in range(3):
+        rows = coreset(known.train, per_class=10, seed=seed)
+        random = TensorLoader(known.train.subset(rows), shuffle=True, seed=seed, **options)
+        arms = {"condensed": condensed.loader(batch_size=100, seed=seed), "random": random}
+        for arm, source in arms.items():
+            torch.manual_seed(seed)
+            network = train(paper_mlp(), source)
+            scores[arm].append(evaluate(network, test)["accuracy"])
+    assert min(scores["condensed"]) > max(scores["random"]) + 2
+
+
+def paper_mlp():
+    return MLP(784, (128, 128), 10)
+
+
+def train(network, source, steps=300):
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(steps):
+        for x, y, _ in source.batches(epoch):
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+    return network
