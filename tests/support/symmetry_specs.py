@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ def norm_sites(name: str, index: Tensor, *, running: bool = True) -> list[Site]:
 def mlp(widths: list[int], *, bias: bool = True) -> tuple[nn.Module, PermutationSpec]:
     """A multilayer perceptron; one group for each hidden layer."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(widths)):
         layers += [nn.Linear(a, b, bias=bias), *([nn.ReLU()] if i < len(widths) - 2 else [])]
     model = nn.Sequential(*layers)
     groups = []
@@ -196,12 +197,14 @@ def attention(
     heads = Group(
         "wk.weight",
         kv,
-        tuple(
-            Site(f"{n}.{p}", 0, (big if n == "wq" else small).reshape(1, kv, -1))
-            for n in ("wq", "wk", "wv")
-            for p in ("weight", "bias")
-        )
-        + (Site("wo.weight", 1, big.reshape(1, kv, -1)),),
+        (
+            *(
+                Site(f"{n}.{p}", 0, (big if n == "wq" else small).reshape(1, kv, -1))
+                for n in ("wq", "wk", "wv")
+                for p in ("weight", "bias")
+            ),
+            Site("wo.weight", 1, big.reshape(1, kv, -1)),
+        ),
     )
     by_dim = big.reshape(kv, q, dim).transpose(1, 2).contiguous()
     scores = Group(

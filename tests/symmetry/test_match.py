@@ -1,3 +1,6 @@
+import itertools
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,7 +38,7 @@ def test_the_specs_by_hand_are_symmetries(name):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(seed=seeds, noise=st.sampled_from([0.3, 3.0]))
 def test_reaches_what_the_slow_twin_reaches_in_the_same_order(name, seed, noise):
     model, spec, _ = ZOO[name]
@@ -49,12 +52,12 @@ def test_reaches_what_the_slow_twin_reaches_in_the_same_order(name, seed, noise)
 
 @pytest.mark.parametrize("name", ZOO)
 @given(seed=seeds)
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_the_objective_rises_and_is_what_it_says(name, seed):
     model, spec, _ = ZOO[name]
     a, b = random_state(model, seed), random_state(model, seed + 1)
     found = match(spec, a, b, seed=seed)
-    assert all(x <= y for x, y in zip(found.objective, found.objective[1:], strict=False))
+    assert all(x <= y for x, y in pairwise(found.objective))
     assert found.objective[0] == pytest.approx(objective(spec, a, b, spec.identity()), abs=1e-9)
     assert found.objective[-1] == pytest.approx(objective(spec, a, b, found.permutation), abs=1e-9)
     assert sum(found.gains.values()) == pytest.approx(found.objective[-1] - found.objective[0])
@@ -78,7 +81,6 @@ def test_recovers_the_permutation_of_a_copy(name, dtype):
     a = random_state(model, 0, dtype=dtype)
     hidden = spec.random(5)
     b = spec.apply(a, hidden)
-    # A start that is nearly right, as trained networks of wide layers give by themselves.
     found = match(spec, a, b, seed=1)
     back = spec.apply(b, found.permutation)
     assert all(torch.equal(back[k], a[k]) for k in a)
@@ -109,8 +111,6 @@ def test_one_hidden_layer_is_solved_for_good():
     model, spec = mlp([6, 5, 4])
     a, b = random_state(model, 0), random_state(model, 1)
     best = match(spec, a, b).objective[-1]
-    import itertools
-
     every = (torch.tensor(p) for p in itertools.permutations(range(5)))
     assert best == pytest.approx(max(objective(spec, a, b, {"0.weight": p}) for p in every))
 

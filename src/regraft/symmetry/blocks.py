@@ -134,18 +134,19 @@ def _cover(
     left = [g.name for g in members]
     covers = []
     while left:
-        chosen = set(_ancestry(spec, left[0]))
+        chosen = set(ancestry(spec, left[0]))
         for name in [*left, *(g.name for g in members)]:
-            ancestry = _ancestry(spec, name)
-            apart = not any(frozenset((a, c)) in meet for a in ancestry for c in chosen)
+            above = ancestry(spec, name)
+            apart = not any(frozenset((a, c)) in meet for a in above for c in chosen)
             if apart:
-                chosen.update(ancestry)
+                chosen.update(above)
         covers.append(tuple(g.name for g in members if g.name in chosen))
         left = [n for n in left if n not in chosen]
     return covers
 
 
-def _ancestry(spec: PermutationSpec, name: str) -> list[str]:
+def ancestry(spec: PermutationSpec, name: str) -> list[str]:
+    """Return a group, its parent, and so on up to the root, by name."""
     found = [name]
     while (parent := spec.groups[found[-1]].parent) is not None:
         found.append(parent)
@@ -161,7 +162,7 @@ def _meetings(
         sites = [(g, s) for g, s in spec.by_tensor[tensor] if g.name in names]
         for i, (g, s) in enumerate(sites):
             for h, t in sites[:i]:
-                related = g.name in _ancestry(spec, h.name) or h.name in _ancestry(spec, g.name)
+                related = g.name in ancestry(spec, h.name) or h.name in ancestry(spec, g.name)
                 if not related and _meet(s, t):
                     found.add(frozenset((g.name, h.name)))
     return found
@@ -192,11 +193,7 @@ def _terms(
     """Return what a site adds beyond what the free groups inside its units say, if anything."""
     index, keep = site.index, None
     for child, inner in spec.by_tensor[tensor]:
-        if (
-            child.name not in free
-            or child is group
-            or group.name not in _ancestry(spec, child.name)
-        ):
+        if child.name not in free or child is group or group.name not in ancestry(spec, child.name):
             continue
         if inner.over == site.axis and site.over is None:
             rest = torch.arange(spec.shapes[tensor][inner.axis])

@@ -15,6 +15,7 @@ References:
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -89,26 +90,29 @@ class Descent:
         """Sweep until no block changes, the objective has stopped rising, or `max_sweeps`."""
         start = time.perf_counter()
         with torch.no_grad():
-            if not self.objective:
-                self.objective.append(self._measure(self.now))
+            value = self._measure(self.now)
+            rises = [0.0]
             for _ in range(max_sweeps):
-                if not any(self._dirty(i) for i in range(len(self.blocks))):
-                    self.settled = True
+                if not self._any_dirty():
                     break
+                before = math.fsum(self.gained.values())
                 order = streams.permutation(
                     self.seed, "symmetry.match", self.sweeps, len(self.blocks)
                 ).tolist()
                 self._sweep(order)
                 self.sweeps += 1
-                self.objective.append(self._measure(self.now))
+                rises.append(math.fsum(self.gained.values()) - before)
+                now = value + math.fsum(rises)
                 if self.progress is not None:
-                    self.progress(self.sweeps, self.objective[-1])
-                last, value = self.objective[-2:]
-                if abs(value - last) <= self.tolerance * max(abs(last), abs(value)):
+                    self.progress(self.sweeps, now)
+                if rises[-1] <= self.tolerance * abs(now):
                     self.settled = True
                     break
-            else:
-                self.settled = not any(self._dirty(i) for i in range(len(self.blocks)))
+            self.settled |= not self._any_dirty()
+            # Both ends are measured; in between it is what the solutions gained, from the end.
+            last = self._measure(self.now)
+            later = [math.fsum(rises[i + 1 :]) for i in range(len(rises))]
+            self.objective = [value, *(last - rest for rest in later[1:])]
         self.seconds.total += time.perf_counter() - start
 
     def _sweep(self, order: list[int]) -> None:
@@ -130,6 +134,9 @@ class Descent:
                     future.result()
                     for before in waiting.values():
                         before.discard(i)
+
+    def _any_dirty(self) -> bool:
+        return any(self._dirty(i) for i in range(len(self.blocks)))
 
     def _dirty(self, i: int) -> bool:
         known = self._solved[i]
