@@ -24,12 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from regraft.errors import InputError
+from regraft.protocols import BatchSource
 
 from .channels import Channels, Moments, affine_, moments, repairable
 from .merge import normalised
 from .state import check_state
 
-Batches: TypeAlias = Iterable[Any]
+Batches: TypeAlias = Iterable[Any] | BatchSource
 """Images [b, ...], tuples that begin with them, or a `BatchSource`; can be read more than once."""
 
 RepairMode = Literal["auto", "reset", "repair", "none"]
@@ -186,7 +187,7 @@ def images(batches: Batches, model: nn.Module) -> Iterator[Tensor]:
     """Yield the images of batches on the device and in the dtype of a network."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     # A batch source makes its batches anew for every pass.
-    source = batches.batches(0) if hasattr(batches, "batches") else batches
+    source: Any = batches.batches(0) if isinstance(batches, BatchSource) else batches
     for batch in source:
         x = batch if isinstance(batch, Tensor) else batch[0]
         moved = x.to(like.device)
