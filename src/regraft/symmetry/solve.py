@@ -86,11 +86,19 @@ class Descent:
         self._near = _neighbours(self.blocks)
         self.gained = {block.root: 0.0 for block in self.blocks}
 
-    def run(self, max_sweeps: int) -> None:
-        """Sweep until no block changes, the objective has stopped rising, or `max_sweeps`."""
+    def run(self, max_sweeps: int, *, measure: bool = True) -> None:
+        """Sweep until no block changes, the objective has stopped rising, or `max_sweeps`.
+
+        Args:
+            max_sweeps: Sweeps at most.
+            measure: Whether the objective itself is wanted, or only what is gained on the way.
+
+        Raises:
+            InputError: A gain is not finite.
+        """
         start = time.perf_counter()
         with torch.no_grad():
-            value = self._measure(self.now)
+            value = self._measure(self.now) if measure else 0.0
             rises = [0.0]
             for _ in range(max_sweeps):
                 if not self._any_dirty():
@@ -110,7 +118,7 @@ class Descent:
                     break
             self.settled |= not self._any_dirty()
             # Both ends are measured; in between it is what the solutions gained, from the end.
-            last = self._measure(self.now)
+            last = self._measure(self.now) if measure else value + math.fsum(rises)
             later = [math.fsum(rises[i + 1 :]) for i in range(len(rises))]
             self.objective = [value, *(last - rest for rest in later[1:])]
         self.seconds.total += time.perf_counter() - start
