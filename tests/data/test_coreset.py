@@ -143,7 +143,8 @@ def test_what_cannot_be_is_refused(change, message):
         coreset(images(), **{"per_class": 2, "method": "herding", **change})
 
 
-def test_a_class_without_images_is_refused():
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_class_without_images_is_refused(factor):
     source = images((3, 4))
-    with pytest.raises(InputError, match="class 1 of 3 has no images"):
-        coreset(ImageSet(source.images, source.labels * 2, 3), per_class=1)
+    with pytest.raises(InputError, match=f"class {3 - factor} of 3 has no images"):
+        coreset(ImageSet(source.images, source.labels * factor, 3), per_class=1)

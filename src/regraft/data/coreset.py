@@ -55,6 +55,13 @@ def coreset(
     if method not in get_args(CoresetMethod):
         raise InputError(f"method={method!r}: expected one of {', '.join(get_args(CoresetMethod))}")
     labels = images.labels.cpu()
+    counts = torch.bincount(labels, minlength=images.num_classes)
+    if bool((counts == 0).any()):
+        index = int((counts == 0).nonzero()[0])
+        raise InputError(
+            f"class {index} of {len(counts)} has no images: add images of it or number the classes "
+            "without gaps"
+        )
     try:  # which knows all that can be wrong with counts
         chosen = per_class_subset(labels, per_class, seed)
     except InputError as error:
@@ -63,7 +70,7 @@ def coreset(
         return chosen
     choose = herding if method == "herding" else k_center
     parts = []
-    for label in range(int(labels.max()) + 1):
+    for label in range(images.num_classes):
         rows = (labels == label).nonzero().flatten()
         parts.append(rows[choose(_vectors(images, rows, features), per_class)])
     return torch.cat(parts).sort().values
