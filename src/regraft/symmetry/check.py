@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from regraft.errors import InputError, RegraftError
 
-from .export import cast, double, evaluating, inputs_of
 from .spec import PermutationSpec
+from .tracing.export import cast, double, evaluating, inputs_of
 
 
 class SymmetryError(RegraftError):
@@ -48,9 +49,7 @@ def check(
     """
     worst = 0.0
     for seed in range(seeds):
-        error, guilty = guilty_groups(
-            spec, model, example_inputs, seed=seed, tolerance=tolerance
-        )
+        error, guilty = guilty_groups(spec, model, example_inputs, seed=seed, tolerance=tolerance)
         if guilty:
             raise SymmetryError(
                 f"permuting the group {guilty[0]!r} changes the outputs of {type(model).__name__} by "
@@ -75,7 +74,7 @@ def guilty_groups(
         InputError: The network is not the one of the spec, or gives other outputs each time.
     """
     network = double(model)
-    state = roughened(network.state_dict(), seed)
+    state = roughened(network, seed)
     inputs = cast(example_inputs, torch.float64)
     before = _outputs(network, state, inputs)
     if _error(before, _outputs(network, state, inputs)) > 0:
@@ -102,33 +101,35 @@ def guilty_groups(
     return whole, [names[fails - 1]]
 
 
-def roughened(state: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
-    """Return a state dict with noise on every floating tensor, tied tensors alike.
+def roughened(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+    """Return the state dict of a network with noise on parameters and running statistics.
 
-    Noise has a tenth of the tensor's own deviation, and of 1 where it has none; variances stay
-    positive.
+    Noise has a tenth of the tensor's own deviation, and where it has none, of 1 for vectors and of
+    1 / sqrt(fan-in) for the rest; variances stay positive, and tied tensors alike.
     """
+    trained = {id(p) for p in network.parameters()}
     found: dict[str, Tensor] = {}
     seen: dict[int, Tensor] = {}
-    for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            found[name] = tensor
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        moves = id(tensor) in trained or name.endswith(("running_mean", "running_var"))
+        if not moves or not tensor.is_floating_point():
+            found[name] = tensor.detach()
             continue
-        if tensor.data_ptr() in seen and seen[tensor.data_ptr()].shape == tensor.shape:
-            found[name] = seen[tensor.data_ptr()]
-            continue
-        generator = torch.Generator().manual_seed(_number(name, seed))
-        noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-        spread = tensor.std().item() if tensor.numel() > 1 else 0.0
-        if name.endswith("running_var"):
-            found[name] = tensor * (1 + 0.5 * torch.tanh(noise))
-        elif spread > 0:
-            found[name] = tensor + 0.1 * spread * noise
-        else:
-            scale = 0.1 if tensor.ndim < 2 else tensor[0].numel() ** -0.5
-            found[name] = tensor + scale * noise
-        seen[tensor.data_ptr()] = found[name]
+        if id(tensor) not in seen:
+            seen[id(tensor)] = _rough(name, tensor.detach(), seed)
+        found[name] = seen[id(tensor)]
     return found
+
+
+def _rough(name: str, tensor: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(_number(name, seed))
+    noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+    if name.endswith("running_var"):
+        return tensor * (1 + 0.5 * torch.tanh(noise))
+    spread = tensor.std().item() if tensor.numel() > 1 else 0.0
+    if spread > 0:
+        return tensor + 0.1 * spread * noise
+    return tensor + (0.1 if tensor.ndim < 2 else tensor[0].numel() ** -0.5) * noise
 
 
 def _number(name: str, seed: int) -> int:
@@ -140,8 +141,25 @@ def _number(name: str, seed: int) -> int:
 def _outputs(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> list[Tensor]:
     network.load_state_dict(dict(state))
     args, kwargs = inputs_of(inputs)
-    with evaluating(network):
-        return floating(network(*args, **kwargs))
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with evaluating(network), _Double():
+            return floating(network(*args, **kwargs))
+    finally:
+        torch.set_default_dtype(default)
+
+
+class _Double(TorchFunctionMode):
+    """Let a network that computes parts of itself in float32 compute them in float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.float:
+            return args[0].double()
+        swap = torch.utils._pytree.tree_map_only(
+            torch.dtype, lambda d: torch.float64 if d == torch.float32 else d, (args, kwargs or {})
+        )
+        return func(*swap[0], **swap[1])
 
 
 def floating(output: Any) -> list[Tensor]:

@@ -47,9 +47,7 @@ def random_permutation(
         if group.name not in chosen:
             found[group.name] = torch.arange(group.size).expand(group.shape).clone()
             continue
-        copies = [
-            streams.permutation(seed, group.name, i, group.size) for i in range(group.copies)
-        ]
+        copies = [streams.permutation(seed, group.name, i, group.size) for i in range(group.copies)]
         found[group.name] = torch.stack(copies).reshape(group.shape)
     return found
 

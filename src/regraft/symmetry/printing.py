@@ -30,9 +30,7 @@ def describe(spec: PermutationSpec, *, most: int = _SHOWN) -> str:
     if spec.pins:
         lines.append(f"pinned: {len(spec.pins)} axes, in whole or in part")
     for pin in spec.pins[:most]:
-        lines.append(
-            f"    {pin.tensor} axis {pin.axis}: {pin.pinned} of {pin.size}: {pin.reason}"
-        )
+        lines.append(f"    {pin.tensor} axis {pin.axis}: {pin.pinned} of {pin.size}: {pin.reason}")
     if len(spec.pins) > most:
         lines.append(f"    and {len(spec.pins) - most} more")
     return "\n".join(lines)

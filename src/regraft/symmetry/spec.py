@@ -79,8 +79,7 @@ class Pin:
         axis: Axis of the tensor.
         size: Length of the axis.
         pinned: How many of its positions cannot move.
-        reason: Which operation fixes them, and why.
-        where: The line or module it comes from, where known.
+        reason: Which operation of which module fixes them, or why else.
     """
 
     tensor: str
@@ -88,7 +87,6 @@ class Pin:
     size: int
     pinned: int
     reason: str
-    where: str = ""
 
 
 @dataclass(frozen=True, eq=False)

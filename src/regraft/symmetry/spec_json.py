@@ -89,7 +89,10 @@ def _validate(spec: PermutationSpec) -> None:
             size = spec.shapes[site.tensor][site.axis]
             if site.index.shape[1] != group.size or site.index.shape[0] not in (1, group.copies):
                 raise ValueError(f"{group.name}: positions of another size in {site.tensor}")
-            if site.index.numel() and not 0 <= int(site.index.min()) <= int(site.index.max()) < size:
+            if (
+                site.index.numel()
+                and not 0 <= int(site.index.min()) <= int(site.index.max()) < size
+            ):
                 raise ValueError(f"{group.name}: positions outside {site.tensor}")
 
 

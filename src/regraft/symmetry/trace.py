@@ -19,11 +19,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .check import check, guilty_groups
-from .classes import classes
-from .export import export
-from .groups import groups, pins
 from .spec import PermutationSpec, Pin
-from .walk import Walk, walk
+from .tracing import Walk, classes, export, groups, pins, walk
 
 
 def trace(
@@ -96,9 +93,7 @@ def _spec(
     found: Walk, shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str]
 ) -> PermutationSpec:
     rank = {name: i for i, name in enumerate(shapes)}
-    order = {
-        place: rank[place[0]] * 8 + place[1] for place in found.axes
-    }
+    order = {place: rank[place[0]] * 8 + place[1] for place in found.axes}
     over = {}
     for place, axis in found.over.items():
         copies = found.axes[place].nodes.reshape(-1, found.axes[place].size).shape[0]

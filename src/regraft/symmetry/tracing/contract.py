@@ -6,7 +6,7 @@ alike; those that are summed over vanish, and nothing may depend on their index 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from .labels import Change, Dim, Ledger, _depth, rebind, substitute
 
@@ -67,7 +67,7 @@ def broadcast(ledger: Ledger, *operands: Sequence[Dim]) -> list[Dim]:
     return contract(ledger, named, letters)
 
 
-def drop(ledger: Ledger, dims: Sequence[Dim], axes: Sequence[int]) -> list[Dim]:
+def drop(ledger: Ledger, dims: Sequence[Dim], axes: Collection[int]) -> list[Dim]:
     """Return the dimensions left when some are summed over, or otherwise made invariant."""
     letters = [str(i) for i in range(len(dims))]
     left = [letter for i, letter in enumerate(letters) if i not in axes]

@@ -25,7 +25,7 @@ def linear(walk: Walk, x: Value, weight: Value, bias: Value | None = None) -> Va
 
 @rule("addmm", "addbmm", "baddbmm")
 def addmm(walk: Walk, bias: Value, x: Value, y: Value, **_: Any) -> Value:
-    """y = b + x y: a linear layer with its weight the other way round."""
+    """Product plus bias, y = b + x y: a linear layer with its weight the other way round."""
     from .contract import broadcast
 
     return Value(broadcast(walk.ledger, matmul(walk, x, y).dims, bias.dims))
@@ -159,8 +159,9 @@ def _channels(walk: Walk, x: Value, weight: Value, groups: int, *, transposed: b
     """Tie the channels that come in, and return those that go out."""
     at = len(x.dims) - len(weight.dims) + 1
     channels, ledger = x.dims[at], walk.ledger
-    for other in (*x.dims[at + 1 :], *weight.dims[2:]):
-        ledger.fix(other, "the positions of a kernel or map")
+    if not _pointwise(walk, x, weight):
+        for other in (*x.dims[at + 1 :], *weight.dims[2:]):
+            ledger.fix(other, "the positions of a kernel or map")
     whole, part = (weight.dims[0], weight.dims[1])
     if groups == 1:
         came, left = (whole, part) if transposed else (part, whole)
@@ -188,7 +189,16 @@ def _convolved(walk: Walk, x: Value, weight: Value, bias: Value | None, out: Dim
     at = len(shape) - len(weight.dims) + 1
     if bias is not None:
         out = walk.ledger.unify(out, bias.dims[0])
+    if _pointwise(walk, x, weight):
+        return Value([*x.dims[:at], out, *x.dims[at + 1 :]])
     return Value([*x.dims[:at], out, *pinned(shape[at + 1 :])])
+
+
+def _pointwise(walk: Walk, x: Value, weight: Value) -> bool:
+    """Whether each position of a map is treated by itself, as by a 1x1 kernel without stride."""
+    at = len(x.dims) - len(weight.dims) + 2
+    same = walk.output_shape()[at:] == x.shape[at:]
+    return same and all(dim.size == 1 for dim in weight.dims[2:])
 
 
 @rule("bilinear")

@@ -19,6 +19,9 @@ from typing import Literal
 import numpy as np
 
 
+Kind = Literal["pinned", "uniform", "nodes"]
+
+
 class Dim:
     """One dimension of a traced tensor; compared by identity.
 
@@ -34,11 +37,12 @@ class Dim:
     def __init__(
         self,
         size: int,
-        kind: Literal["pinned", "uniform", "nodes"] = "pinned",
+        kind: Kind = "pinned",
         nodes: np.ndarray | None = None,
         over: Sequence[Dim] = (),
     ) -> None:
-        self.size, self.kind = int(size), kind
+        self.size = int(size)
+        self.kind: Kind = kind
         self.over: tuple[Dim, ...] = ()
         self.nodes = np.empty(0, np.int64)
         if size == 1:  # a single position has no order
@@ -243,11 +247,14 @@ class Ledger:
             for axis, base in enumerate(over):
                 if base.moves:
                     others = [other for other in over if other is not base]
-                    larger = np.moveaxis(spread(base, others), -1, axis)
+                    larger = np.moveaxis(spread(base, others), -1, axis)[..., None]
                     self.adopt(owners, np.broadcast_to(larger, owners.shape))
             pairs = np.unique(
-                np.stack([nodes.ravel(), np.repeat(owners.ravel(), nodes.shape[-1])], axis=1), axis=0
+                np.stack([nodes.ravel(), np.repeat(owners.ravel(), nodes.shape[-1])], axis=1),
+                axis=0,
             )
             if len(pairs) > len(np.unique(pairs[:, 0])):
-                self.fixed.append((owners.ravel(), f"{self.reason} splits what is in several blocks"))
+                self.fixed.append(
+                    (owners.ravel(), f"{self.reason} splits what is in several blocks")
+                )
         return self._blocks[key]

@@ -23,7 +23,8 @@ class Graph:
         graph: ATen operations.
         module: Holder of sub-graphs.
         parameters: Placeholder -> name in the state dict, for parameters.
-        buffers: The same for buffers that are stored.
+        buffers: Placeholder -> name of the buffer, stored in the state dict or not.
+        values: Buffers by name.
         logits: Which of the outputs are the logits, where the output has a part of that name.
     """
 
@@ -31,6 +32,7 @@ class Graph:
     module: fx.GraphModule
     parameters: Mapping[str, str]
     buffers: Mapping[str, str]
+    values: Mapping[str, Tensor]
     logits: int | None = None
 
 
@@ -60,13 +62,12 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
         except Exception as error:
             raise InputError(_refusal(model, error)) from error
     signature = program.graph_signature
-    stored = set(signature.buffers) - set(signature.non_persistent_buffers)
-    buffers = {k: v for k, v in signature.inputs_to_buffers.items() if v in stored}
     return Graph(
         program.graph,
         program.graph_module,
         dict(signature.inputs_to_parameters),
-        buffers,
+        dict(signature.inputs_to_buffers),
+        dict(model.named_buffers(remove_duplicate=False)),
         _logits(program),
     )
 

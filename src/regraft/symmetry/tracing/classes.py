@@ -40,20 +40,18 @@ class Classes:
 def classes(walk: Walk) -> Classes:
     """Resolve what a walk wrote down."""
     ledger = walk.ledger
-    ties = [t for t in ledger.ties if len(t)]
-    edges = np.concatenate(ties) if ties else np.zeros((0, 2), np.int64)
-    kin = np.unique(np.concatenate([k for k in ledger.kin if len(k)] or [np.zeros((0, 2), np.int64)]), axis=0)
+    none = np.zeros((0, 2), np.int64)
+    edges = np.concatenate([none, *ledger.ties])
+    kin = np.unique(np.concatenate([none, *ledger.kin]), axis=0)
     while True:
         of, parents = _components(ledger.count, edges, kin)
-        merged = _same_families(parents)
-        if not len(merged):
-            break
-        # Edges join classes; give them as edges of any of their nodes.
         first = np.zeros(of.max(initial=-1) + 1, np.int64)
         first[of[::-1]] = np.arange(len(of))[::-1]
+        places = _places(walk, of)
+        merged = _one_block(parents, places)
+        if not len(merged):
+            break
         edges = np.concatenate([edges, first[merged]])
-    first = np.zeros(of.max(initial=-1) + 1, np.int64)
-    first[of[::-1]] = np.arange(len(of))[::-1]
     _nest(parents)
     _reduce(parents)
     fixed: dict[int, str] = {}
@@ -73,7 +71,7 @@ def classes(walk: Walk) -> Classes:
         dict(children),
         _marks(walk, of),
         fixed,
-        _places(walk, of),
+        places,
     )
 
 
@@ -89,23 +87,34 @@ def _components(
     return of, parents
 
 
-def _same_families(parents: dict[int, set[int]]) -> np.ndarray:
-    """Return pairs of classes that own exactly the same: they are one block under two names."""
-    owned: dict[int, list[int]] = defaultdict(list)
-    for child in sorted(parents):
-        for owner in parents[child]:
-            owned[owner].append(child)
-    seen: dict[tuple[int, ...], int] = {}
-    pairs = []
-    for owner in sorted(owned):
-        if len(owned[owner]) < 2:
+def _one_block(
+    parents: dict[int, set[int]], places: dict[int, list[tuple[Place, int, int]]]
+) -> np.ndarray:
+    """Return pairs of classes that are one block under two names.
+
+    They are if, of some kind of class (by the axes it lies on), they own exactly the same.
+    """
+    kinds: dict[int, int] = {}
+    numbers: dict[frozenset[Place], int] = {}
+    owned: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for child, owners in parents.items():
+        lies = frozenset(place for place, _, _ in places.get(child, ()))
+        kinds[child] = numbers.setdefault(lies, len(numbers))
+        for owner in owners:
+            owned[owner, kinds[child]].add(child)
+    pairs = set()
+    seen: set[tuple[int, frozenset[int]]] = set()
+    for child, owners in parents.items():
+        if len(owners) < 2 or (kinds[child], frozenset(owners)) in seen:
             continue
-        other = seen.setdefault(tuple(owned[owner]), owner)
-        if other != owner and owner not in parents.get(other, ()) and other not in parents.get(
-            owner, ()
-        ):
-            pairs.append((other, owner))
-    return np.array(pairs, np.int64).reshape(-1, 2)
+        seen.add((kinds[child], frozenset(owners)))
+        ordered = sorted(owners)
+        for i, p in enumerate(ordered):
+            for q in ordered[i + 1 :]:
+                related = p in parents.get(q, ()) or q in parents.get(p, ())
+                if not related and owned[p, kinds[child]] == owned[q, kinds[child]]:
+                    pairs.add((p, q))
+    return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
 
 def _nest(parents: dict[int, set[int]]) -> None:

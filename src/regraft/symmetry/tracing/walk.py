@@ -7,7 +7,7 @@ missed costs a little, one that is imagined costs the function.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,7 @@ class Walk:
 
     def output_shape(self, index: int | None = None) -> tuple[int, ...]:
         """Return the shape of the result of the operation at hand, or of one of its results."""
-        found = self.node.meta["val"] if self.node is not None else ()
+        found: Any = self.node.meta["val"] if self.node is not None else ()
         return tuple(found.shape if index is None else found[index].shape)
 
     def parameter(self, name: str, shape: Sequence[int]) -> Value:
@@ -107,7 +107,7 @@ class Walk:
                     self.ledger.fix(dim, why)
 
 
-def walk(graph: Graph, shapes: dict[str, Sequence[int]], *, aliases: dict[str, str]) -> Walk:
+def walk(graph: Graph, shapes: Mapping[str, Sequence[int]], *, aliases: Mapping[str, str]) -> Walk:
     """Pass over a graph and return what its operations say.
 
     Args:
@@ -117,19 +117,13 @@ def walk(graph: Graph, shapes: dict[str, Sequence[int]], *, aliases: dict[str, s
     """
     from . import rules as _rules  # registers every rule
 
-    assert _rules is not None  # noqa: S101
+    assert _rules is not None
     state = Walk()
     known: dict[fx.Node, Any] = {}
     for node in graph.graph.nodes:
         state.node = node
         if node.op == "placeholder":
-            name = graph.parameters.get(node.name) or graph.buffers.get(node.name)
-            if name is None:
-                known[node] = _still(node)
-            else:
-                known[node] = state.parameter(aliases.get(name, name), shapes[name])
-                if node.name in graph.buffers and _is_plain_buffer(node):
-                    state.pin(known[node], "a buffer, which is no trained weight")
+            known[node] = _placeholder(state, graph, node, shapes, aliases)
         elif node.op == "output":
             state.ledger.reason = "the output"
             state.pin(_outputs(graph, node, known), "it is an output of the network")
@@ -149,21 +143,45 @@ def _outputs(graph: Graph, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
 _STATISTICS = ("batch_norm", "instance_norm")
 
 
-def _is_plain_buffer(node: fx.Node) -> bool:
-    """Whether a buffer is anything else than running statistics, which follow their channels."""
-    return not all(
-        any(name in str(user.target) for name in _STATISTICS) for user in node.users
-    )
-
-
-def _still(node: fx.Node) -> Any:
+def _placeholder(
+    state: Walk,
+    graph: Graph,
+    node: fx.Node,
+    shapes: Mapping[str, Sequence[int]],
+    aliases: Mapping[str, str],
+) -> Any:
+    name = graph.parameters.get(node.name)
+    buffer = graph.buffers.get(node.name)
+    if buffer in shapes and _follows_channels(node):
+        name = buffer
+    if name is not None and node.users:
+        return state.parameter(aliases.get(name, name), shapes[name])
+    if buffer is not None:
+        return constant(graph.values[buffer])
     value = node.meta.get("val")
     return Value(pinned(value.shape)) if isinstance(value, Tensor) else value
 
 
+def _follows_channels(node: fx.Node) -> bool:
+    """Whether a buffer holds running statistics, which follow their channels."""
+    return bool(node.users) and all(
+        any(name in str(user.target) for name in _STATISTICS) for user in node.users
+    )
+
+
+def constant(value: Tensor) -> Value:
+    """Return a tensor that is no trained weight: uniform along axes on which nothing varies."""
+    dims = []
+    for axis, size in enumerate(value.shape):
+        known = size > 1 and not value.is_meta
+        same = known and bool((value == value.narrow(axis, 0, 1)).all())
+        dims.append(Dim(size, "uniform" if same else "pinned"))
+    return Value(dims)
+
+
 def _attribute(graph: Graph, node: fx.Node) -> Any:
     found = operator.attrgetter(str(node.target))(graph.module)
-    return Value(pinned(found.shape)) if isinstance(found, Tensor) else found
+    return constant(found) if isinstance(found, Tensor) else found
 
 
 def _arguments(args: Any, known: dict[fx.Node, Any]) -> Any:
@@ -200,14 +218,21 @@ class _UnknownError(Exception):
 
 def name_of(target: Any) -> str:
     """Return the name of an operation without its overload and the mark of being in place."""
-    name = str(target).removeprefix("aten.").partition(".")[0]
+    name = _plain(target)
     return name if name.startswith("__") else name.rstrip("_")
 
 
 def name_is_in_place(target: Any) -> bool:
     """Whether an operation writes into its first argument."""
-    name = str(target).removeprefix("aten.").partition(".")[0]
+    name = _plain(target)
     return name.endswith("_") and not name.endswith("__")
+
+
+def _plain(target: Any) -> str:
+    name = str(target)
+    if name.startswith("aten."):
+        return name.split(".")[1]
+    return name.rpartition(".")[0] or name
 
 
 def _written(state: Walk, before: Value, after: Value) -> None:

@@ -19,6 +19,15 @@ def reshape(ledger: Ledger, dims: Sequence[Dim], shape: Sequence[int]) -> list[D
     while wanted:
         size = wanted.pop(0)
         while dims[0].size % size and len(dims) > 1:
+            # Only as much of the next dimension is merged as is asked for: heads, not all of them.
+            needed = size // dims[0].size
+            if (
+                needed * dims[0].size == size
+                and needed < dims[1].size
+                and not dims[1].size % needed
+            ):
+                both = split(ledger, [*out, *dims], len(out) + 1, needed)
+                out, dims = both[: len(out)], both[len(out) :]
             both = merge(ledger, [*out, *dims], len(out))
             out, dims = both[: len(out)], both[len(out) :]
         if dims[0].size > size and dims[0].size % size == 0:
@@ -97,8 +106,11 @@ def _joined(ledger: Ledger, a: Dim, b: Dim) -> Dim:
     if a.moves and b in a.over:  # the slower depends on the faster: the array is all there is
         nodes = spread(a, [*over, b])
         return Dim(n, "nodes", np.moveaxis(nodes, -1, -2).reshape(*nodes.shape[:-2], n), over)
-    if b.moves and (a in b.over or a.kind == "pinned"):
+    if b.moves and (a.kind == "pinned" or (a in b.over and _distinct(b, a, over))):
         nodes = spread(b, [*over, a])
+        if a.moves:
+            owners = np.broadcast_to(spread(a, over)[..., None], nodes.shape)
+            ledger.adopt(nodes, owners)
         return Dim(n, "nodes", nodes.reshape(*nodes.shape[:-2], n), over)
     if a.moves and b.kind == "pinned":
         nodes = spread(a, over)
@@ -106,8 +118,16 @@ def _joined(ledger: Ledger, a: Dim, b: Dim) -> Dim:
     # Each position is both: it belongs to its node along either.
     sizes = [base.size for base in over]
     cells = ledger.fresh(*sizes, a.size, b.size)
-    for axis, dim in ((-2, a), (-1, b)):
-        if dim.moves:
-            owners = np.expand_dims(spread(dim, over), -1 if axis == -2 else -2)
-            ledger.adopt(cells, np.broadcast_to(owners, cells.shape))
+    if a.moves:
+        ledger.adopt(cells, np.broadcast_to(spread(a, over)[..., None], cells.shape))
+    if b.moves:
+        ledger.adopt(cells, np.broadcast_to(spread(b, [*over, a]), cells.shape))
     return Dim(n, "nodes", cells.reshape(*sizes, n), over)
+
+
+def _distinct(b: Dim, a: Dim, over: Sequence[Dim]) -> bool:
+    """Whether no node of `b` is met at two indices of `a`."""
+    nodes = spread(b, [*over, a])
+    at = np.broadcast_to(np.arange(a.size)[:, None], nodes.shape)
+    pairs = np.unique(np.stack([nodes.ravel(), at.ravel()]), axis=1)
+    return len(np.unique(pairs[0])) == pairs.shape[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-
 from .contract import broadcast, drop
 from .labels import pinned
 from .walk import Value, Walk, rule
@@ -122,9 +121,7 @@ def ordered(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Any:
 
 
 def _resized(x: Value, shape: Sequence[int]) -> Value:
-    return Value(
-        [d if d.size == s else pinned([s])[0] for d, s in zip(x.dims, shape, strict=True)]
-    )
+    return Value([d if d.size == s else pinned([s])[0] for d, s in zip(x.dims, shape, strict=True)])
 
 
 @rule("argmax", "argmin")
@@ -175,25 +172,39 @@ def constant(walk: Walk, *_: Any, **__: Any) -> Value:
 def _may_write(user: Any) -> bool:
     from .walk import name_is_in_place
 
-    views = ("view", "select", "slice", "expand", "permute", "transpose", "squeeze", "alias", "chunk")
+    views = (
+        "view",
+        "select",
+        "slice",
+        "expand",
+        "permute",
+        "transpose",
+        "squeeze",
+        "alias",
+        "chunk",
+    )
     return name_is_in_place(user.target) or any(v in str(user.target) for v in views)
 
 
-@rule("arange", "linspace", "tril", "triu", "eye", "one_hot", "bucketize", "nonzero", "rand", "randn")
+@rule(
+    "arange", "linspace", "tril", "triu", "eye", "one_hot", "bucketize", "nonzero", "rand", "randn"
+)
 def fixed(walk: Walk, *args: Any, **__: Any) -> Value:
     """Tensors whose entries differ by position."""
     walk.pin(args)
     return Value(pinned(walk.output_shape()))
 
 
-@rule("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_size", "sym_constrain_range")
+@rule(
+    "_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_size", "sym_constrain_range"
+)
 def nothing(walk: Walk, *_: Any, **__: Any) -> None:
     """Checks that the export left behind."""
 
 
 @rule("glu")
 def glu(walk: Walk, x: Value, dim: int = -1) -> Value:
-    """a * sigmoid(b) for the halves a, b: both are permuted alike."""
+    """Gated unit a * sigmoid(b) of the halves a, b: both are permuted alike."""
     from .rules_shape import cut
 
     axis = dim % len(x.dims)
@@ -201,5 +212,3 @@ def glu(walk: Walk, x: Value, dim: int = -1) -> Value:
     a = cut(walk, x, axis, range(half))
     b = cut(walk, x, axis, range(half, 2 * half))
     return Value(broadcast(walk.ledger, a.dims, b.dims))
-
-

@@ -7,13 +7,19 @@ same marks, and if what belongs to one corresponds, one to one, to what belongs 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from regraft.symmetry.spec import Group, Pin, Site
+
 from .classes import Classes, Place
-from .spec import Group, Pin, Site
+
+
+_Key = tuple[Any, ...]
+"""What units have in common; its last entry are their owners that may move."""
 
 
 @dataclass
@@ -41,13 +47,14 @@ def groups(
     """
     resolver = _Resolver(found, order)
     families = resolver.families()
+    matrices = {tensor for tensor, axis in order if axis == 1 and tensor.endswith("weight")}
     used: set[str] = set()
     result: dict[str, Group] = {}
     for family in families:
         sites = resolver.sites(family, over)
         if not sites:
             continue
-        family.name = _name(family, sites, used)
+        family.name = _name(family, sites, matrices, used)
         used.add(family.name)
         result[family.name] = Group(
             family.name,
@@ -59,9 +66,9 @@ def groups(
     return result, {c: f for f in families for copy in f.units for c in copy if f.name}
 
 
-def _name(family: _Family, sites: list[Site], used: set[str]) -> str:
-    # The site that says what comes out is the better name than one that says what goes in.
-    site = next((s for s in sites if s.axis == 0 and s.over is None), sites[0])
+def _name(family: _Family, sites: list[Site], matrices: Container[str], used: set[str]) -> str:
+    # The first layer that mentions the units, in the order of the network, is most often their own.
+    site = next((s for s in sites if s.tensor in matrices), sites[0])
     stem = site.tensor.removesuffix(".weight").removesuffix(".bias")
     name = stem if family.parent is None else f"{family.parent.name}/{stem.rpartition('.')[2]}"
     number = 2
@@ -75,11 +82,11 @@ class _Resolver:
     def __init__(self, found: Classes, order: Mapping[Place, int]) -> None:
         self.found, self.order = found, order
         self._below: dict[int, list[int]] = {}
-        self._keys: dict[int, tuple[object, ...]] = {}
+        self._keys: dict[int, _Key] = {}
 
     def families(self) -> list[_Family]:
         found = self.found
-        buckets: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        buckets: dict[_Key, list[int]] = defaultdict(list)
         everything = sorted(set(found.places) | set(found.children), key=self._first)
         for c in everything:
             if c in found.fixed:
@@ -88,7 +95,7 @@ class _Resolver:
         families: list[_Family] = []
         member: dict[int, tuple[_Family, int]] = {}
         # Parents come before children: what the units of a parent hold are copies of one family.
-        levels: dict[int, list[tuple[object, ...]]] = defaultdict(list)
+        levels: dict[int, list[_Key]] = defaultdict(list)
         for key, members in buckets.items():
             levels[self._depth(members[0])].append(key)
         for depth in sorted(levels):
@@ -106,10 +113,10 @@ class _Resolver:
         return 1 + max(map(self._depth, self._free_parents(c)), default=-1)
 
     def _siblings(
-        self, ready: Iterable[tuple[object, ...]], buckets: Mapping, member: Mapping
+        self, ready: Iterable[_Key], buckets: Mapping, member: Mapping
     ) -> list[list[tuple[int | None, list[int]]]]:
         """Gather buckets that are copies of each other in the units of one parent family."""
-        together: dict[tuple[object, ...], list[tuple[int | None, list[int]]]] = defaultdict(list)
+        together: dict[_Key, list[tuple[int | None, list[int]]]] = defaultdict(list)
         for key in ready:
             parents = key[-1]
             moving = [p for p in parents if p in member]
@@ -192,7 +199,7 @@ class _Resolver:
             return min((self._first(k) for k in kids), default=(1 << 30, 0, 0, c))
         return min((self.order[p], copy, at, 0) for p, copy, at in places)
 
-    def _key(self, c: int) -> tuple[object, ...]:
+    def _key(self, c: int) -> _Key:
         """Return what equals have in common: places, marks, and owners that stay."""
         if c not in self._keys:
             counts: dict[int, int] = defaultdict(int)
@@ -217,12 +224,13 @@ class _Resolver:
         for i, copy in enumerate(family.units):
             for j, unit in enumerate(copy):
                 for place, copies, at in self._occupied(unit, over):
-                    table = positions.setdefault(
-                        place, [[[] for _ in copy] for copy in family.units]
-                    )
-                    table[i][j] += at
+                    if place not in positions:
+                        positions[place] = [[[] for _ in same] for same in family.units]
+                    positions[place][i][j] += at
                     if copies is not None:
-                        slices.setdefault(place, [[] for _ in family.units])[i] = copies
+                        if place not in slices:
+                            slices[place] = [[] for _ in family.units]
+                        slices[place][i] = copies
         found = []
         for place in sorted(positions, key=lambda p: self.order[p]):
             index = torch.tensor(positions[place], dtype=torch.int64)
