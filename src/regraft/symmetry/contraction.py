@@ -185,7 +185,11 @@ class Gains:
             factor, dtype = pairs.factor(term.tensor), pairs.dtype_of(term.tensor)
             for a, b in pairs.stacked[term.tensor]:
                 x, y = _difference(term, before, after, a, b, dtype)
-                left.append(x if factor == 1.0 else x * factor)
+                x = x if factor == 1.0 else x * factor
+                if 2 * x.shape[1] >= x.shape[0]:
+                    self._contract(name, [x], [y])  # putting it beside others costs more
+                    continue
+                left.append(x)
                 right.append(y)
                 if sum(part.numel() for part in left) >= _CHUNK:
                     self._contract(name, left, right)
