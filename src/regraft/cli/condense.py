@@ -50,7 +50,7 @@ class Condense:
     real_batch: int = 256
     """Real images of each class in a step."""
     init: Literal["noise", "real"] | None = None
-    """Start from noise (the default of dc) or from real images (dsa, dm)."""
+    """Start from noise (the default of dc) or from real images (dsa, dm), better in few restarts."""
     transforms: tuple[str, ...] | None = None
     """dsa, dm: color, crop, cutout, flip, rotate, scale; by default all, without flip of digits."""
     max_seconds: float | None = None

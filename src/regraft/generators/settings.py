@@ -40,7 +40,8 @@ class CondenseConfig:
     norm_batch: int = 16
     """Real images of each class from which BatchNorm takes its statistics, then kept."""
     init: Literal["noise", "real"] | None = None
-    """Start from standard normal noise (dc) or from random real images (dsa, dm)."""
+    """Start from standard normal noise (dc) or from random real images (dsa, dm), which get further
+    in few restarts."""
     transforms: tuple[str, ...] | None = None
     """Siamese augmentation: one of these at each step. None for dc, all six for dsa and dm; leave
     out `flip` where mirrored images are other images, as of digits."""
