@@ -35,8 +35,7 @@ class Align(Alignment):
         card = finished(self.out, identity)
         if card is None:
             with claimed(self.out, identity):
-                card = self._aligned()
-                write_card(self.out, card)
+                card = write_card(self.out, self._aligned())
         elif not self.json:
             say(f"{self.out} is finished already; remove it to align again")
         if self.json:

@@ -39,10 +39,13 @@ class Alignment:
     """ste: all training images, or this many a class: random, by herding, or condensed first."""
     per_class: int = 10
     """Images a class of a surrogate."""
-    epochs: int = 20
-    """ste: passes over the images."""
+    condensed: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """What `regraft condense` made of each data set, in the order of --data, instead of condensing
+    here."""
+    steps: int = 600
+    """ste: steps of the latent network, with a matching at each."""
     lr: float = 0.1
-    """ste: learning rate."""
+    """ste: its learning rate; it falls to 0 along a cosine."""
     samples: int = 2000
     """Training images of each data set for activations and statistics."""
     batch_size: int = 128
@@ -100,13 +103,15 @@ class Alignment:
                 f"--class-names is given {len(self.class_names)} times for {len(self.checkpoints)} "
                 "models: give it once for each"
             )
+        if self.condensed and self.surrogate != "condensed":
+            raise InputError("--condensed goes with --match ste --surrogate condensed: add them")
         if self.surrogate != "full" and self.match != "ste":
             raise InputError(
                 f"--surrogate {self.surrogate} is for --match ste: --match {self.match} has no use of it"
             )
         for name in (
             "per_class",
-            "epochs",
+            "steps",
             "samples",
             "batch_size",
             "classes",
@@ -144,7 +149,10 @@ class Alignment:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("out", "json", "threads", "data_root", "download", "accelerator"):
             fields.pop(name)
-        named = [*self.checkpoints, *(v for v in (fields.get("base"), self.spec) if v)]
+        named = [
+            *self.checkpoints,
+            *(v for v in (fields.get("base"), self.spec, *self.condensed) if v),
+        ]
         fields["files"] = [_stamp(Path(path)) for path in named]
         return jsonlib.loads(jsonlib.dumps({"kind": kind, **fields}, default=str))
 

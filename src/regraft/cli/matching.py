@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from .alignment import Alignment
 from .gathered import Gathered
+from .progress import Bar
+from .surrogate import held_out, surrogates
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from regraft.symmetry.match import Match
     from regraft.symmetry.permutation import Permutation
     from regraft.symmetry.spec import PermutationSpec
 
@@ -36,17 +40,25 @@ class Aligned:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def align(asked: Alignment, given: Gathered, *, lazily: bool = False) -> Aligned:
+def align(
+    asked: Alignment, given: Gathered, *, heads: str = "shared", lazily: bool = False
+) -> Aligned:
     """Align all models to the base, or to the first where there is none.
+
+    Three and more are aligned by weights each to the mean of the others, until none changes.
 
     Args:
         asked: The options.
         given: The models.
-        lazily: Return states that permute a tensor when it is asked for.
+        heads: Whether the classifiers are shared.
+        lazily: Return states that permute a tensor when it is asked for; each model is then aligned
+            to the reference alone.
 
     Raises:
-        InputError: The network cannot be traced, or the spec is of another one.
+        InputError: The network cannot be traced, the spec is of another one, or the matcher cannot be
+            used with these heads.
     """
+    from regraft.errors import InputError
     from regraft.symmetry.lazy import Permuted
 
     reference = len(given.states) - 1 if given.has_base else 0
@@ -54,23 +66,66 @@ def align(asked: Alignment, given: Gathered, *, lazily: bool = False) -> Aligned
     if asked.match == "none":
         states = given.states[: given.models]
         return Aligned(None, [None] * len(states), states, base, {"by": "none"})
+    if asked.match == "ste" and heads == "separate":
+        raise InputError(
+            "--match ste trains through one classifier and --heads separate keeps several: take --heads "
+            "union"
+        )
     spec, spec_record = _spec(asked, given)
-    record: dict[str, Any] = {"by": asked.match, "spec": spec_record, "models": []}
-    permutations: list[Permutation | None] = []
+    if asked.match == "weights" and len(given.states) > 2 and not lazily:
+        found, how = _together(asked, given, spec, reference)
+    else:
+        found, how = _each(asked, given, spec, reference)
+    found = found[: given.models]
     states: list[Any] = []
-    for i in range(given.models):
+    for state, permutation in zip(given.states, found, strict=False):
+        if permutation is None:
+            states.append(state)
+        else:
+            lazy = Permuted(spec, state, permutation)
+            states.append(lazy if lazily else dict(lazy))
+    record = {"by": asked.match, "spec": spec_record, "models": how[: given.models]}
+    return Aligned(spec, found, states, base, record)
+
+
+def _each(
+    asked: Alignment, given: Gathered, spec: PermutationSpec, reference: int
+) -> tuple[list[Permutation | None], list[dict[str, Any]]]:
+    """Align every model to the reference on its own."""
+    match = {"weights": _by_weights, "activations": _by_activations, "ste": _by_ste}[asked.match]
+    found: list[Permutation | None] = []
+    record: list[dict[str, Any]] = []
+    for i, state in enumerate(given.states):
         if i == reference:
-            permutations.append(None)
-            states.append(given.states[i])
-            record["models"].append({"reference": True})
+            found.append(None)
+            record.append({"reference": True})
             continue
         start = time.monotonic()
-        found, how = _match(asked, given, spec, given.states[reference], given.states[i])
-        permutations.append(found)
-        state = given.states[i]
-        states.append(Permuted(spec, state, found) if lazily else spec.apply(state, found))
-        record["models"].append({**how, "seconds": time.monotonic() - start})
-    return Aligned(spec, permutations, states, base, record)
+        permutation, how = match(asked, given, spec, given.states[reference], state)
+        found.append(permutation)
+        record.append({**how, "seconds": time.monotonic() - start})
+    return found, record
+
+
+def _together(
+    asked: Alignment, given: Gathered, spec: PermutationSpec, reference: int
+) -> tuple[list[Permutation | None], list[dict[str, Any]]]:
+    """Align every model to the mean of the others, in the frame of the reference."""
+    from regraft.symmetry.many import align_many
+
+    start = time.monotonic()
+    found = align_many(spec, given.states, reference=reference, seed=asked.seed)
+    how = {
+        "objective": found.objective,
+        "sweeps": found.rounds,
+        "converged": found.converged,
+        "seconds": time.monotonic() - start,
+    }
+    permutations = [None if i == reference else p for i, p in enumerate(found.permutations)]
+    record = [
+        {"reference": True} if p is None else {**how, "moved": _moved(p)} for p in permutations
+    ]
+    return permutations, record
 
 
 def _spec(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str, Any]]:
@@ -104,16 +159,66 @@ def _spec(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str,
     return spec, record
 
 
-def _match(
-    asked: Alignment,
-    given: Gathered,
-    spec: PermutationSpec,
-    a: dict[str, Tensor],
-    b: dict[str, Tensor],
+def _by_weights(
+    asked: Alignment, given: Gathered, spec: PermutationSpec, a: Any, b: Any
 ) -> tuple[Permutation, dict[str, Any]]:
     from regraft.symmetry.match import match
 
-    found = match(spec, a, b, by="weights", seed=asked.seed)
+    return _told(match(spec, a, b, seed=asked.seed))
+
+
+def _by_activations(
+    asked: Alignment, given: Gathered, spec: PermutationSpec, a: Any, b: Any
+) -> tuple[Permutation, dict[str, Any]]:
+    from regraft.symmetry.activations import Activations
+    from regraft.symmetry.match import match
+
+    batches = given.statistics(asked.samples, asked.batch_size, asked.seed)
+    found, how = _told(match(spec, a, b, by=Activations(given.model, batches), seed=asked.seed))
+    return found, {**how, "images": asked.samples}
+
+
+def _by_ste(
+    asked: Alignment, given: Gathered, spec: PermutationSpec, a: Any, b: Any
+) -> tuple[Permutation, dict[str, Any]]:
+    from regraft.symmetry.straight_through import StraightThrough, StraightThroughConfig
+
+    batches, images = surrogates(asked, given)
+    config = StraightThroughConfig(
+        steps=asked.steps,
+        lr=asked.lr,
+        seed=asked.seed,
+        score_every=max(1, min(len(batches), asked.steps // 20)),
+    )
+    run = StraightThrough(
+        spec,
+        given.model,
+        a,
+        b,
+        batches,
+        config,
+        score=held_out(asked, given),
+        schedule=lambda step: 0.5 * (1 + math.cos(math.pi * step / asked.steps)),
+    )
+    with Bar(enabled=not asked.json, describe=_loss) as bar:
+        found = run.run(progress=bar.update)
+    scores = [row["score"] for row in run.trace if "score" in row]
+    how = {
+        "surrogate": asked.surrogate,
+        "images": images,
+        "sweeps": asked.steps,
+        "scores": scores,
+        "best_step": run.at.best_step,
+        "moved": _moved(found),
+    }
+    return found, how
+
+
+def _loss(row: dict[str, float]) -> str:
+    return f"loss {row['loss']:.3f}" if row else ""
+
+
+def _told(found: Match) -> tuple[Permutation, dict[str, Any]]:
     how = {
         "objective": found.objective,
         "sweeps": found.sweeps,
@@ -122,6 +227,14 @@ def _match(
         "unmatched": list(found.unmatched),
     }
     return found.permutation, how
+
+
+def _moved(permutation: Permutation) -> float:
+    """Return the share of units that are elsewhere."""
+    import torch
+
+    moved = sum(int((p != torch.arange(p.shape[-1])).sum()) for p in permutation.values())
+    return moved / max(sum(p.numel() for p in permutation.values()), 1)
 
 
 def write_alignment(out: Path, aligned: Aligned) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -61,8 +63,9 @@ class Merge(Alignment):
         card = finished(self.out, identity)
         if card is None:
             with claimed(self.out, identity):
-                card = self._streamed() if self.stream else self._merged()
-                write_card(self.out, card)
+                with _out_of_memory(stream=self.stream):
+                    made = self._streamed() if self.stream else self._merged()
+                card = write_card(self.out, made)
         elif not self.json:
             say(f"{self.out} is finished already; remove it to merge again")
         if self.json:
@@ -120,7 +123,7 @@ class Merge(Alignment):
 
         began = time.monotonic()
         given = gather(self, base=self.base, heads=self.heads)
-        aligned = align(self, given)
+        aligned = align(self, given, heads=self.heads)
         before = given.states[: given.models]
         frames = {"before": before, "after": aligned.states}
         if self.heads == "union" and given.names and given.head:
@@ -136,11 +139,13 @@ class Merge(Alignment):
         result, done = self._repaired(given, merged, frames["after"])
         measured: dict[str, Any] = {}
         if given.data:
-            states = {"merged without alignment": (control, "before"), "merged": (merged, "after")}
-            if self.match == "none":
-                states.pop("merged without alignment")
+            states = {"not aligned": (control, "before"), "merged": (merged, "after")}
             if done.mode != "none":
+                same, _ = self._repaired(given, control, frames["before"])
+                states["not aligned, repaired"] = (same, "before")
                 states["merged and repaired"] = (result, "after")
+            if self.match == "none":
+                states = {k: v for k, v in states.items() if not k.startswith("not aligned")}
             measured = self._measured(given, frames, states, done)
         files = self._write(given, aligned, frames["after"], result)
         return self._finish(given, aligned, done, files, began, measured)
@@ -260,6 +265,30 @@ class Merge(Alignment):
         card |= {"curve_images": self.curve_images, **measured}
         card |= {"files": files, "seconds": time.monotonic() - began}
         return write_documents(self.out, card)
+
+
+@contextlib.contextmanager
+def _out_of_memory(*, stream: bool) -> Iterator[None]:
+    """Say what helps where memory runs out.
+
+    Raises:
+        RegraftError: It did.
+    """
+    from regraft.errors import RegraftError
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch's own class for this is a RuntimeError, and on the CPU it is a plain one.
+        told = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(
+            part in told for part in ("out of memory", "can't allocate memory")
+        ):
+            raise
+        cure = "give --spec, so that no network is built for tracing, or take a larger machine"
+        if not stream:
+            cure = "add --stream (without --data), or lower --batch-size and --samples"
+        raise RegraftError(f"memory ran out while merging: {cure}") from error
 
 
 def _tell(out: Path, card: dict[str, Any]) -> None:

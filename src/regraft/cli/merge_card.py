@@ -68,7 +68,7 @@ def make_card(kind: str, given: Gathered, aligned: Aligned, more: dict[str, Any]
             "those of the models and need a reset before use: merge again with --data, or call "
             "regraft.symmetry.repair.reset_batch_norm_(model, batches)"
         )
-    if not given.data:
+    if kind == "merge" and not given.data:
         notes.append("without --data nothing was measured: no barrier, no scores, no repair")
     return {
         "kind": kind,
@@ -143,11 +143,22 @@ def _alignment(match: dict[str, Any]) -> list[str]:
             continue
         objective = found.get("objective") or []
         rose = f", objective {objective[0]:.4g} -> {objective[-1]:.4g}" if objective else ""
+        count = f"{found['sweeps']} {'steps' if match['by'] == 'ste' else 'sweeps'}"
         lines.append(
-            f"model {i} aligned by {match['by']}: {found.get('sweeps', 0)} sweeps{rose}, "
-            f"{100 * found.get('moved', 0.0):.0f}% of the units moved"
+            f"model {i} aligned by {match['by']}: {count}{rose}{_learnt(found)}, "
+            f"{100 * found['moved']:.0f}% of the units moved"
         )
     return lines
+
+
+def _learnt(found: dict[str, Any]) -> str:
+    """Return what straight-through matching learnt from, and how far it came."""
+    if "scores" not in found:
+        return ""
+    images = " and ".join(f"{i['images']} images of {i['data']}" for i in found["images"])
+    kind = "" if found["surrogate"] == "full" else f" ({found['surrogate']})"
+    first, best = found["scores"][0], min(found["scores"])
+    return f" on {images}{kind}, loss of the middle {first:.3f} -> {best:.3f}"
 
 
 def _merge(merge: dict[str, Any]) -> str:

@@ -62,11 +62,13 @@ def claimed(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
         raise
 
 
-def write_card(out: Path, card: dict[str, Any]) -> None:
-    """Write the card, last of all: it says that the folder is whole."""
+def write_card(out: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Write the card, last of all, since it says that the folder is whole; return what is in it."""
     from regraft.files import write_text
 
-    write_text(out / CARD, jsonlib.dumps({"schema": SCHEMA, **card}, indent=2) + "\n")
+    text = jsonlib.dumps({"schema": SCHEMA, **card}, indent=2) + "\n"
+    write_text(out / CARD, text)
+    return jsonlib.loads(text)
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:
