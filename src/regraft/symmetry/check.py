@@ -6,8 +6,9 @@ proof is given at θ with noise on every tensor, in float64.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,8 +75,8 @@ def guilty_groups(
         InputError: The network is not the one of the spec, or gives other outputs each time.
     """
     network = double(model)
-    state = roughened(network, seed)
     inputs = cast(example_inputs, torch.float64)
+    state = roughened(network, inputs, seed)
     before = _outputs(network, state, inputs)
     if _error(before, _outputs(network, state, inputs)) > 0:
         raise InputError(
@@ -101,23 +102,62 @@ def guilty_groups(
     return whole, [names[fails - 1]]
 
 
-def roughened(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+def roughened(network: nn.Module, inputs: Any, seed: int = 0) -> dict[str, Tensor]:
     """Return the state dict of a network with noise on parameters and running statistics.
 
     Noise has a tenth of the tensor's own deviation, and where it has none, of 1 for vectors and of
-    1 / sqrt(fan-in) for the rest; variances stay positive, and tied tensors alike.
+    1 / sqrt(fan-in) for the rest; variances stay positive, and tied tensors alike. Running
+    statistics are those of the inputs, where they have any: with others, activations can grow from
+    layer to layer until rounding alone changes the outputs.
     """
     trained = {id(p) for p in network.parameters()}
     found: dict[str, Tensor] = {}
     seen: dict[int, Tensor] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
-        moves = id(tensor) in trained or name.endswith(("running_mean", "running_var"))
-        if not moves or not tensor.is_floating_point():
-            found[name] = tensor.detach()
-            continue
         if id(tensor) not in seen:
-            seen[id(tensor)] = _rough(name, tensor.detach(), seed)
+            moves = id(tensor) in trained and tensor.is_floating_point()
+            seen[id(tensor)] = _rough(name, tensor.detach(), seed) if moves else tensor.detach()
         found[name] = seen[id(tensor)]
+    statistics = [k for k in found if k.endswith(("running_mean", "running_var"))]
+    return (
+        found
+        | {k: _rough(k, found[k], seed) for k in statistics}
+        | _settled(network, found, inputs)
+    )
+
+
+@torch.no_grad()
+def _settled(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> dict[str, Tensor]:
+    """Return running statistics of BatchNorm layers that fit the inputs."""
+    norms = {
+        name: module
+        for name, module in network.named_modules()
+        if name
+        and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.running_var is not None
+    }
+    network.load_state_dict(dict(state))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    momenta = {name: norm.momentum for name, norm in norms.items()}
+    # A batch of one value a channel has no statistics: the ones there are have to do.
+    with contextlib.suppress(ValueError), _in_double(network):
+        for norm in norms.values():
+            norm.train()
+            norm.momentum = 1.0
+        args, kwargs = inputs_of(inputs)
+        network(*args, **kwargs)
+    found = {}
+    for name, norm in norms.items():
+        norm.momentum = momenta[name]
+        norm.eval()
+        mean, variance = norm.running_mean, norm.running_var
+        if mean is None or variance is None or not variance.isfinite().all():
+            continue
+        if not torch.equal(mean, before[f"{name}.running_mean"]):
+            # A channel that hardly varies over a few positions must not be blown up.
+            floor = 0.1 * variance.mean() + 1e-3
+            found[f"{name}.running_mean"] = mean.clone()
+            found[f"{name}.running_var"] = variance + floor
     return found
 
 
@@ -141,11 +181,18 @@ def _number(name: str, seed: int) -> int:
 def _outputs(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> list[Tensor]:
     network.load_state_dict(dict(state))
     args, kwargs = inputs_of(inputs)
+    with _in_double(network):
+        return floating(network(*args, **kwargs))
+
+
+@contextlib.contextmanager
+def _in_double(network: nn.Module) -> Iterator[None]:
+    """Keep a network in evaluation mode and everything it makes in float64."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with evaluating(network), _Double():
-            return floating(network(*args, **kwargs))
+            yield
     finally:
         torch.set_default_dtype(default)
 
