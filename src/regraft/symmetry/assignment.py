@@ -8,6 +8,7 @@ exact: its potentials are float64 even where the costs are not. Both release Pyt
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -37,7 +38,9 @@ def assign(gains: Tensor, *, solver: str = "auto", threads: int = 1) -> Tensor:
         )
     if not gains.is_floating_point() or gains.dtype not in (torch.float32, torch.float64):
         gains = gains.float()
-    if gains.numel() and not torch.isfinite(gains.sum(dtype=torch.float64)).item():
+    # One cheap pass; only a sum that is not finite, which may be mere overflow, is looked into.
+    finite = math.isfinite(gains.sum().item()) or bool(torch.isfinite(gains).all())
+    if not finite:
         raise InputError(
             "gains: an entry is not a finite number; look for NaN or infinity in the tensors that "
             "are matched"

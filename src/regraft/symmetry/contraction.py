@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _CHUNK = 2**24
 """Entries of stacked rows contracted at once: one GEMM for many pairs, without another copy of all."""
 
+_MOST = 0.9
+"""Share of changed positions above which leaving the others out costs more than it saves."""
+
 
 def rows(tensor: Tensor, term: Term, moved: Mapping[int, Tensor]) -> Tensor:
     """Return a term's tensor as one row a unit, [m n, k].
@@ -45,7 +48,8 @@ def rows(tensor: Tensor, term: Term, moved: Mapping[int, Tensor]) -> Tensor:
         if len(own) != tensor.shape[term.axis] or not _in_order(own):
             tensor = tensor.index_select(term.axis, own.to(tensor.device))
         for axis, index in moved.items():
-            tensor = tensor.index_select(axis, index.to(tensor.device))
+            if len(index) != tensor.shape[axis] or not _in_order(index):
+                tensor = tensor.index_select(axis, index.to(tensor.device))
         return tensor.movedim(term.axis, 0).reshape(units, -1)
     for axis, index in moved.items():
         tensor = tensor.index_select(axis, index.to(tensor.device))
@@ -239,10 +243,11 @@ def _difference(
     if len(axes) == 1 and axes[0] != term.axis and term.over is None and not after.within:
         axis = axes[0]
         old, new = before.moved[axis], after.moved[axis]
-        if term.keep is not None and term.keep[0] == axis:
-            changed = term.keep[1][(old != new)[term.keep[1]]]
-        else:
-            changed = torch.nonzero(old != new).flatten()
+        kept = term.keep[1] if term.keep is not None and term.keep[0] == axis else None
+        everywhere = torch.arange(len(new)) if kept is None else kept
+        changed = everywhere[(old != new)[everywhere]]
+        if len(changed) > _MOST * len(everywhere):
+            changed = everywhere
         plain = Term(term.group, term.tensor, term.axis, term.index)
         x = rows(a, plain, {axis: changed}).to(dtype)
         y = rows(b, plain, {axis: new[changed]}).to(dtype)

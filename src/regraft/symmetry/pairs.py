@@ -7,6 +7,7 @@ more is kept than the running sum of G_A G_Bᵀ over the units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 
@@ -160,7 +161,7 @@ def refuse_not_finite(state: Mapping[str, Tensor], what: str) -> None:
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         # The sum is one cheap pass; only where it is not finite are the entries looked at.
-        if torch.isfinite(tensor.detach().sum(dtype=torch.float64)):
+        if math.isfinite(tensor.detach().sum().item()):
             continue
         wrong = int((~torch.isfinite(tensor.detach().float())).sum())
         if wrong:
