@@ -461,3 +461,21 @@ def test_other_errors_are_not_called_a_lack_of_memory(pair, run, monkeypatch):
     monkeypatch.setattr(merge_verb, "align", fail)
     with pytest.raises(RuntimeError, match="something else"):
         run(pair)
+
+
+def test_a_union_takes_names_without_data(halves, run, tmp_path):
+    names = tuple(",".join(f"class {i}" for i in half) for half in HALVES)
+    card = run(halves, heads="union", class_names=names)
+    with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as opened:
+        about = json.loads(opened.metadata()["regraft.model"])
+    assert about["classes"] == [f"class {i}" for i in range(10)]
+    assert card["shape"]["num_classes"] == 10
+    with pytest.raises(InputError, match="are 2 and its classifier has 5 rows"):
+        run(halves, heads="union", class_names=("a,b", "c"), out=tmp_path / "other")
+
+
+def test_what_was_merged_can_be_merged_again(pair, run, tmp_path):
+    run(pair)
+    card = run([tmp_path / "out", pair[1]], out=tmp_path / "again", data=("digits",), points=0)
+    assert card["model"]["name"] == "mlp"
+    assert card["scores"]["model 1"]["accuracy"] > 50

@@ -20,8 +20,9 @@ class Align(Alignment):
     """Permute the units of checkpoints so that they fit the first; what they compute stays the same.
 
     The folder gets aligned.safetensors (aligned-K.safetensors for model K of several), the
-    permutations, spec.json, card.json and README.md. Everything stays mapped in its files: only
-    tracing holds one whole model, and not even that with --spec.
+    permutations, spec.json, card.json and README.md. The files are mapped, not loaded: matching
+    keeps n x n numbers for each group of n units, and tracing holds several copies of one model
+    for its proof, which --spec of an earlier run spares.
     """
 
     def run(self) -> int:

@@ -44,7 +44,7 @@ class Alignment:
     here."""
     steps: int = 600
     """ste: steps of the latent network, with a matching at each."""
-    lr: float = 0.1
+    lr: float = 0.3
     """ste: its learning rate; it falls to 0 along a cosine."""
     samples: int = 2000
     """Training images of each data set for activations and statistics."""

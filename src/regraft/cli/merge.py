@@ -29,7 +29,8 @@ class Merge(Alignment):
     Each model is permuted to fit the first, whatever the architecture; then they are merged and,
     with data, their statistics are put right. The folder gets model.safetensors, the permutations,
     spec.json, card.json and README.md that say what was done, and report.html. The same command
-    goes on after an interruption and leaves a finished folder as it is.
+    starts again after an interruption (only condensing goes on) and leaves a finished folder as it
+    is.
     """
 
     method: str = "average"
@@ -53,8 +54,9 @@ class Merge(Alignment):
     curve_images: int = 1000
     """Test images of each data set for the curves; scores are measured on all."""
     stream: bool = False
-    """Merge tensor by tensor, for models that do not fit into memory twice; without --data. Files
-    are mapped, not loaded; only tracing holds one whole model, and not even that with --spec."""
+    """Merge tensor by tensor, for large models; without --data. The files are mapped, not loaded.
+    Matching keeps n x n numbers for each group of n units; tracing holds several copies of one model
+    for its proof, which --spec of an earlier run spares."""
 
     def run(self) -> int:
         """Align, merge, repair, measure, and write the folder."""

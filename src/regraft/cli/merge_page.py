@@ -31,7 +31,12 @@ def page(card: dict[str, Any]) -> str:
             for key in ("accuracy", "loss")
         }
         barriers = [
-            [label, f"{c['loss_barrier']:.3f}", f"{c['accuracy_barrier']:.1f}"]
+            [
+                label,
+                f"{c['middle']['accuracy']:.1f}",
+                f"{c['loss_barrier']:.3f}",
+                f"{c['accuracy_barrier']:.1f}",
+            ]
             for label, c in curves.items()
         ]
         figures.append({"title": f"From model {one} to model {two}", "barriers": barriers, **drawn})

@@ -86,6 +86,7 @@ class Curve:
             "scores": [score.to_dict() for score in self.scores],
             "loss_barrier": self.loss_barrier,
             "accuracy_barrier": self.accuracy_barrier,
+            "middle": self.middle.to_dict(),
         }
 
 

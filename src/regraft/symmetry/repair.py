@@ -180,7 +180,7 @@ def repair(
     twin.load_state_dict(dict(state))
     done = repair_(twin, parents, batches, **options)
     found = {k: v.detach().clone() for k, v in twin.state_dict().items()}
-    return {k: found[k].to(v.dtype) for k, v in state.items()}, done
+    return {k: found[k].to(v.device, v.dtype) for k, v in state.items()}, done
 
 
 def images(batches: Batches, model: nn.Module) -> Iterator[Tensor]:
