@@ -1,4 +1,6 @@
 import itertools
+import weakref
+from collections.abc import Mapping
 from itertools import pairwise
 
 import pytest
@@ -187,6 +189,46 @@ def test_no_sweep_returns_the_start():
     found = match(spec, a, b, init=start, max_sweeps=0)
     assert all(torch.equal(found.permutation[k], p) for k, p in start.items())
     assert not found.converged
+
+
+class Reading(Mapping):
+    """A state that counts how many of its tensors are held."""
+
+    def __init__(self, state):
+        self.state, self.held, self.most = state, weakref.WeakSet(), 0
+
+    def __getitem__(self, name):
+        tensor = self.state[name].clone()
+        self.held.add(tensor)
+        self.most = max(self.most, len(self.held))
+        return tensor
+
+    def __iter__(self):
+        return iter(self.state)
+
+    def __len__(self):
+        return len(self.state)
+
+
+def test_a_state_that_reads_its_tensors_is_never_held_whole():
+    model, spec = mlp([6, *[5] * 9, 4])
+    a, b = random_state(model, 0), random_state(model, 1)
+    lazy = Reading(a), Reading(b)
+    found = match(spec, *lazy, workers=1)
+    assert found.objective == match(spec, a, b, workers=1).objective
+    assert max(x.most for x in lazy) <= 4 < len(a)
+
+
+def test_a_dict_may_be_used_again_for_the_next_pair():
+    model, spec, _ = ZOO["heads"]
+    pairs, wanted = Pairs(spec), Pairs(spec)
+    a, b = {}, {}
+    for i in range(2):
+        a.update(random_state(model, i))
+        b.update(random_state(model, i + 5))
+        pairs.add(a, b)
+        wanted.add(random_state(model, i), random_state(model, i + 5))
+    assert match(spec, pairs).objective == match(spec, wanted).objective
 
 
 class TestRefusals:

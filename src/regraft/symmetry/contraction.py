@@ -187,7 +187,7 @@ class Gains:
             if before is not None and before.same(after):
                 continue
             factor, dtype = pairs.factor(term.tensor), pairs.dtype_of(term.tensor)
-            for a, b in pairs.stacked[term.tensor]:
+            for a, b in pairs.of(term.tensor):
                 x, y = _difference(term, before, after, a, b, dtype)
                 x = x if factor == 1.0 else x * factor
                 if 2 * x.shape[1] >= x.shape[0]:

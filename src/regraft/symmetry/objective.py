@@ -47,7 +47,7 @@ class Objective:
         spec, total = self.pairs.spec, 0.0
         dtype = self.pairs.dtype_of(name)
         still = all(_still(now[g]) for g in self._groups[name])
-        for a, b in self.pairs.stacked[name]:
+        for a, b in self.pairs.of(name):
             moved = b if still else spec.apply_to(name, b, now)
             total += inner(a.to(dtype), moved.to(dtype))
         return self.pairs.factor(name) * total

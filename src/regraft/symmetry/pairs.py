@@ -8,7 +8,7 @@ more is kept than the running sum of G_A G_Bᵀ over the units.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 
 import torch
@@ -51,7 +51,8 @@ class Pairs:
         self.dtype = dtype
         self.blocks: list[Block] = make_blocks(spec, compared=self._compared)
         self.count = 0
-        self.stacked: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.stacked: dict[str, list[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
         self.sums: dict[str, Tensor] = {}
         self.names = tuple(dict.fromkeys(t for b in self.blocks for t in b.tensors))
         self._terms = self._constant_terms() if summed else {}
@@ -65,7 +66,9 @@ class Pairs:
     ) -> None:
         """Add a pair; tensors that are absent from both say nothing.
 
-        The tensors are kept, not copied: do not change them in place while they are needed.
+        The tensors are kept, not copied: do not change them in place while they are needed. Of a
+        mapping that is not a dict, such as a checkpoint that reads from its file, only the mapping is
+        kept, and every tensor is asked for when it is contracted.
 
         Args:
             a: Tensors of the network that stays.
@@ -77,6 +80,7 @@ class Pairs:
         """
         for state, what in ((a, names[0]), (b, names[1])):
             refuse_not_finite(state, what)
+        kept = tuple(dict(state) if isinstance(state, dict) else state for state in (a, b))
         for name in self.names:
             if name not in a and name not in b:
                 continue
@@ -84,7 +88,9 @@ class Pairs:
             if pair is None:
                 continue
             if name not in self._terms:
-                self.stacked.setdefault(name, []).append(pair)
+                self.stacked.setdefault(name, []).append((kept[0], kept[1]))
+                known, new = self._dtypes.get(name, torch.float32), self._dtype(pair)
+                self._dtypes[name] = new if new.itemsize > known.itemsize else known
                 continue
             for term in self._terms[name]:
                 x, y = (rows(t, term, {}).to(self._dtype(pair)) for t in pair)
@@ -92,6 +98,12 @@ class Pairs:
                 known = self.sums.get(term.group)
                 self.sums[term.group] = total if known is None else known.add_(total)
         self.count += 1
+
+    def of(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the pairs of a tensor, both on A's device."""
+        for a, b in self.stacked[name]:
+            left = a[name].detach()
+            yield left, b[name].detach().to(left.device)
 
     def factor(self, name: str) -> float:
         """Return the factor on a tensor's inner product."""
@@ -102,7 +114,7 @@ class Pairs:
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Return the dtype in which a tensor that is kept is contracted."""
-        return self._dtype(self.stacked[name][0])
+        return self.dtype or self._dtypes[name]
 
     def _dtype(self, pair: tuple[Tensor, Tensor]) -> torch.dtype:
         if self.dtype is not None:
