@@ -19,6 +19,7 @@ from .known import (
 from .lazy import FileSet, decode
 from .load import load
 from .loader import FolderLoader, TensorLoader
+from .prepare import rotate
 from .split import per_class_subset, stratified_split, stratified_subset
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "load_known",
     "per_class_subset",
     "resize",
+    "rotate",
     "scan_folder",
     "stratified_split",
     "stratified_subset",
