@@ -15,6 +15,7 @@ from regraft.models import build
 from regraft.symmetry.connectivity import measure
 from regraft.symmetry.merge import merge
 from regraft.symmetry.spec import PermutationSpec
+from regraft.symmetry.trace import trace
 
 
 @pytest.fixture
@@ -479,3 +480,65 @@ def test_what_was_merged_can_be_merged_again(pair, run, tmp_path):
     card = run([tmp_path / "out", pair[1]], out=tmp_path / "again", data=("digits",), points=0)
     assert card["model"]["name"] == "mlp"
     assert card["scores"]["model 1"]["accuracy"] > 50
+
+
+def test_a_condensed_set_is_made_once(pair, run, tmp_path, monkeypatch):
+    options = {"match": "ste", "surrogate": "condensed", "steps": 4, "points": 0, "per_class": 1}
+    card = run(pair, data=("digits",), **options)
+    out = tmp_path / "out"
+    assert card["match"]["models"][1]["images"] == [{"data": "digits", "images": 10}]
+    assert "condensed-1.safetensors" in card["files"]
+    assert not (out / "condensing-1.safetensors").exists()
+    (out / "card.json").unlink()
+
+    def refuse(*_, **__):
+        raise AssertionError("condensed again")
+
+    monkeypatch.setattr("regraft.generators.condense", refuse)
+    again = run(pair, data=("digits",), **options)
+    assert again["scores"] == card["scores"]
+
+
+def test_any_kind_of_model_is_merged_by_a_spec_alone(tmp_path, run):
+    """No network of the command line's own is built: here one for sequences, with a tied head."""
+
+    class Language(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Embedding(11, 6)
+            self.up, self.down = torch.nn.Linear(6, 9), torch.nn.Linear(9, 6)
+            self.head = torch.nn.Linear(6, 11, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, tokens):
+            x = self.embed(tokens)
+            return self.head(x + self.down(self.up(x).relu()))
+
+    tokens = torch.randint(0, 11, (2, 5), generator=torch.Generator().manual_seed(0))
+    paths, models = [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        models.append(Language())
+        paths.append(tmp_path / f"{seed}.safetensors")
+        state = {k: v for k, v in models[-1].state_dict().items() if k != "head.weight"}
+        save_file(state, paths[-1])
+    (tmp_path / "s.json").write_text(trace(models[0], tokens).to_json())
+    card = run(paths, spec=tmp_path / "s.json")
+    assert card["model"] is None
+    assert any("head.weight is tied" in note for note in card["notes"])
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    spec = PermutationSpec.from_json((tmp_path / "s.json").read_text())
+    moved = spec.apply(
+        models[1].state_dict(), load_file(tmp_path / "out" / "permutation.safetensors")
+    )
+    for name, tensor in merge([models[0].state_dict(), moved]).items():
+        torch.testing.assert_close(merged[name], tensor)
+    Language().load_state_dict(merged)
+    run(paths, spec=tmp_path / "s.json", stream=True, out=tmp_path / "streamed")
+    streamed = load_file(tmp_path / "streamed" / "model.safetensors")
+    assert all(torch.equal(streamed[k], v) for k, v in merged.items())
+    run(paths, match="none", out=tmp_path / "plain")
+    plain = load_file(tmp_path / "plain" / "model.safetensors")
+    torch.testing.assert_close(plain["up.bias"], (models[0].up.bias + models[1].up.bias) / 2)
+    with pytest.raises(InputError, match="name it with --model"):
+        run(paths, out=tmp_path / "none")

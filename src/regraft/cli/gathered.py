@@ -33,9 +33,9 @@ class Gathered:
         checkpoints: The models' checkpoints under the network's names; the base last, if any.
         states: Their state dicts, views of the files; classifiers are widened where they differ.
         has_base: Whether the last is a base model.
-        config: What the network is.
+        config: What the network is; None where only tensors are dealt with.
         shape: Its `num_classes`, `channels` and `image_size`.
-        model: The network.
+        model: The network, or None.
         head: Its classifier, or None where it has none.
         data: Data sets in the order given.
         names: Names of each model's classes, where they are known.
@@ -49,9 +49,9 @@ class Gathered:
     checkpoints: list[Checkpoint]
     states: list[dict[str, Tensor]]
     has_base: bool
-    config: ModelConfig
+    config: ModelConfig | None
     shape: dict[str, Any]
-    model: nn.Module
+    model: Any
     head: Head | None
     data: list[Data]
     names: list[list[str]] | None
@@ -65,6 +65,13 @@ class Gathered:
     def models(self) -> int:
         """Number of models, the base not counted."""
         return len(self.states) - self.has_base
+
+    @cached_property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the tensors that are no parameters, as far as a network tells."""
+        from regraft.symmetry.connectivity import buffer_names
+
+        return () if self.model is None else buffer_names(self.model)
 
     @cached_property
     def example(self) -> Tensor:
@@ -93,6 +100,9 @@ def gather(
 ) -> Gathered:
     """Read the checkpoints, build the network, load the data, and make them fit.
 
+    Where nothing needs a network (a spec of an earlier run or no alignment, and no data) and none is
+    named, the checkpoints are only held against each other: they may be of any kind of model.
+
     Args:
         asked: The options.
         base: A base model.
@@ -113,6 +123,8 @@ def gather(
     paths = [*asked.checkpoints, *([] if base is None else [base])]
     found = [read_checkpoint(path) for path in paths]
     about = [_about(checkpoint) for checkpoint in found]
+    if _is_bare(asked, about[0], heads):
+        return _bare(asked, found, about[0], has_base=base is not None)
     config = _config(asked, about[0])
     splits = load_all(asked, about)
     shape = _fitting(config, _shapes(asked, about[0], splits), found[0], asked.classes)
@@ -153,6 +165,41 @@ def gather(
         counts=counts,
         device=device,
         about=about[0],
+        notes=notes,
+    )
+
+
+def _is_bare(asked: Alignment, about: dict[str, Any], heads: str) -> bool:
+    """Whether no network is named and none is needed."""
+    traced = asked.match != "none" and asked.spec is None
+    needed = traced or bool(asked.data) or heads != "shared"
+    return not needed and asked.model is None and "model" not in about
+
+
+def _bare(
+    asked: Alignment, found: list[Checkpoint], about: dict[str, Any], *, has_base: bool
+) -> Gathered:
+    """Return checkpoints that are only held against each other."""
+    from regraft.symmetry.checkpoint import check_alike, check_finite
+
+    for checkpoint in found:
+        check_alike(found[0], checkpoint)
+        check_finite(checkpoint)
+    notes = [note for checkpoint in found for note in checkpoint.notes]
+    return Gathered(
+        checkpoints=found,
+        states=[dict(checkpoint) for checkpoint in found],
+        has_base=has_base,
+        config=None,
+        shape={},
+        model=None,
+        head=None,
+        data=[],
+        names=None,
+        classes=None,
+        counts=[],
+        device=_device(asked.accelerator),
+        about=about,
         notes=notes,
     )
 

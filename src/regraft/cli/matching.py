@@ -145,6 +145,7 @@ def _spec(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str,
             spec = PermutationSpec.from_json(text)
         except InputError as error:
             raise InputError(f"--spec {asked.spec}: {error}") from error
+        _fill_tied(given, spec)
         spec.check_state(given.states[0], str(asked.checkpoints[0]))
     else:
         spec = trace(given.model, given.example.to(given.device))
@@ -157,6 +158,22 @@ def _spec(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str,
         "seconds": time.monotonic() - start,
     }
     return spec, record
+
+
+def _fill_tied(given: Gathered, spec: PermutationSpec) -> None:
+    """Give tensors that are stored under one of several tied names the others too."""
+    for i, checkpoint in enumerate(given.checkpoints):
+        names = {name: name for name in checkpoint}
+        for other, name in spec.aliases.items():
+            names.setdefault(other, names.get(name, other))
+            names.setdefault(name, names[other])
+        missing = [new for new, old in names.items() if new not in checkpoint and old in checkpoint]
+        if missing:
+            kept = {new: names[new] for new in [*checkpoint, *missing]}
+            note = f"{checkpoint.path}: {', '.join(missing)} is tied to a tensor under another name"
+            given.checkpoints[i] = checkpoint.renamed(kept, note)
+            given.states[i] |= {new: checkpoint[names[new]] for new in missing}
+            given.notes.append(note)
 
 
 def _by_weights(

@@ -119,7 +119,6 @@ class Merge(Alignment):
         return {k: v for k, v in given.items() if v is not None}
 
     def _merged(self) -> dict[str, Any]:
-        from regraft.symmetry.connectivity import buffer_names
         from regraft.symmetry.heads import share_rows
         from regraft.symmetry.merge import merge
 
@@ -133,7 +132,7 @@ class Merge(Alignment):
         arguments: dict[str, Any] = {
             "method": self.method,
             "weights": self.weights or None,
-            "buffers": buffer_names(given.model),
+            "buffers": given.buffers,
             **self._options(),
         }
         merged = merge(frames["after"], base=aligned.base, **arguments)
@@ -222,10 +221,10 @@ class Merge(Alignment):
         for name, (state, about) in files.items():
             tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
             write_tensors(self.out / name, tensors, {"regraft.model": jsonlib.dumps(about)})
-        return [*files, *write_alignment(self.out, aligned)]
+        condensed = sorted(path.name for path in self.out.glob("condensed-*.safetensors"))
+        return [*files, *write_alignment(self.out, aligned), *condensed]
 
     def _streamed(self) -> dict[str, Any]:
-        from regraft.symmetry.connectivity import buffer_names
         from regraft.symmetry.merge import merge_tensors
         from regraft.symmetry.repair import Repaired
         from regraft.symmetry.stream import write_stream
@@ -238,7 +237,7 @@ class Merge(Alignment):
             self.method,
             weights=self.weights or None,
             base=aligned.base,
-            buffers=buffer_names(given.model),
+            buffers=given.buffers,
             **self._options(),
         )
         header = {"regraft.model": jsonlib.dumps(describe(given))}

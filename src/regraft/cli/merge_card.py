@@ -22,6 +22,8 @@ def describe(given: Gathered, *, model: int | None = None) -> dict[str, Any]:
     """
     from regraft.config import to_dict
 
+    if given.config is None:
+        return dict(given.about)
     about: dict[str, Any] = {
         "model": to_dict(given.config),
         "input": {k: given.shape[k] for k in ("channels", "image_size")},
@@ -81,11 +83,11 @@ def make_card(kind: str, given: Gathered, aligned: Aligned, more: dict[str, Any]
                 "bytes": checkpoint.nbytes,
                 "tensors": len(checkpoint),
                 "dtypes": sorted({str(t.dtype)[6:] for t in checkpoint.sketch.values()}),
-                "classes": given.counts[i],
+                "classes": given.counts[i] if given.counts else None,
             }
             for i, checkpoint in enumerate(given.checkpoints)
         ],
-        "model": to_dict(given.config),
+        "model": None if given.config is None else to_dict(given.config),
         "shape": given.shape,
         "data": [
             {
@@ -126,7 +128,8 @@ def _models(card: dict[str, Any]) -> str:
 
     paths = [m["path"] for m in card["models"] if m["role"] != "base"]
     each = size(card["models"][0]["bytes"])
-    return f"models: {', '.join(paths)} ({card['model']['name']}, {each} each)"
+    kind = f"{card['model']['name']}, " if card["model"] else ""
+    return f"models: {', '.join(paths)} ({kind}{each} each)"
 
 
 def _alignment(match: dict[str, Any]) -> list[str]:
@@ -237,6 +240,7 @@ def _readme(card: dict[str, Any]) -> str:
         "permutation": "what was moved where, by group: `spec.apply(state, permutation)`",
         "spec": "the symmetries: `PermutationSpec.from_json`",
         "report": "scores and interpolation curves",
+        "condensed": "the condensed images that were learnt from",
         "card": "all of this for programs; it is written last",
     }
     parts += [

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from regraft.errors import InputError
+
 from .alignment import Alignment
 from .gathered import Gathered
 from .merge_data import Data, Together
@@ -94,7 +96,6 @@ def _condensed(asked: Alignment, given: Gathered, data: Data, i: int) -> tuple[B
 
 
 def _read(asked: Alignment, data: Data, i: int) -> CondensedSet:
-    from regraft.errors import InputError
     from regraft.generators import CondensedSet
 
     path = asked.condensed[i] if i < len(asked.condensed) else None
@@ -116,25 +117,32 @@ def _read(asked: Alignment, data: Data, i: int) -> CondensedSet:
 
 def _make(asked: Alignment, given: Gathered, data: Data, i: int) -> CondensedSet:
     """Condense in the folder of the run, so that an interrupted run goes on."""
-    from regraft.generators import condense
+    from regraft.generators import CondensedSet, condense
     from regraft.models import build
 
     file = asked.out / f"condensed-{i + 1}.safetensors"
+    unfinished = asked.out / f"condensing-{i + 1}.safetensors"
+    if file.exists():
+        return CondensedSet.load(file)
+    config = given.config
+    if config is None:
+        raise InputError("--surrogate condensed needs a network: name it with --model")
     shape: dict[str, Any] = {**given.shape, "num_classes": data.splits.num_classes}
     with Bar(
         enabled=not asked.json, noun=f"condensing {data.splits.name}", describe=lambda row: ""
     ) as bar:
         found = condense(
             data.splits.train,
-            lambda: build(given.config, **shape),
+            lambda: build(config, **shape),
             per_class=asked.per_class,
             mean=data.mean,
             std=data.std,
             classes=data.splits.classes,
             seed=asked.seed,
             device=given.device,
-            checkpoint=asked.out / f"condensing-{i + 1}.safetensors",
+            checkpoint=unfinished,
             progress=bar.update,
         )
     found.save(file)
+    unfinished.unlink(missing_ok=True)
     return found
