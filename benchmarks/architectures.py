@@ -164,6 +164,7 @@ def look(name: str, build: Build) -> dict[str, Any]:
 
 
 _PHRASES = (
+    ("reads an input", "inputs"),
     ("output of the network", "outputs"),
     ("looked up by index", "vocabulary and positions"),
     ("index in", "tables looked up by index"),
@@ -177,8 +178,7 @@ def reasons(spec: Any) -> dict[str, int]:
     for pin in spec.pins:
         found = next((word for text, word in _PHRASES if text in pin.reason), None)
         operation = re.sub(r" in .*", "", pin.reason)
-        inputs = "inputs" if operation in ("conv2d", "linear") else f"what {operation} fixes"
-        count[found or inputs] += 1
+        count[found or f"what {operation} fixes"] += 1
     return dict(count)
 
 

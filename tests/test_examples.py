@@ -23,3 +23,9 @@ def test_a_frozen_graph_ticket_survives_its_file(capsys):
     pytest.importorskip("torch_geometric")
     assert run("frozen_graph_ticket", steps=40) > 0.8
     assert "equal to the last bit" in capsys.readouterr().out
+
+
+def test_two_networks_are_merged_on_data(capsys):
+    scores = run("merge_two_networks", epochs=8, steps=40)
+    assert scores["aligned on data"] > scores["averaged as they are"] + 5
+    assert "proved to" in capsys.readouterr().out

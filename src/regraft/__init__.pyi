@@ -1,7 +1,9 @@
 from . import data as data
+from . import generators as generators
 from . import models as models
 from . import report as report
 from . import streams as streams
+from . import symmetry as symmetry
 from . import tickets as tickets
 from . import train as train
 from ._version import __version__ as __version__

@@ -1,6 +1,7 @@
 """Labelled images and graphs: known sets and users' folders, splits, batches, augmentation."""
 
 from .augment import Draws, augment, draw
+from .coreset import coreset, herding, k_center
 from .folder import Folder, scan_folder
 from .graph import Graph, NodeBatches, graph_fingerprint, load_graph
 from .images import ImageSet, Splits, channel_moments, resize
@@ -39,12 +40,15 @@ __all__ = [
     "augment",
     "available",
     "channel_moments",
+    "coreset",
     "data_root",
     "decode",
     "draw",
     "get",
     "graph_fingerprint",
     "graph_names",
+    "herding",
+    "k_center",
     "known_names",
     "load",
     "load_graph",

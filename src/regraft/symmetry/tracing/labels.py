@@ -30,9 +30,10 @@ class Dim:
         kind: `pinned`, `uniform` or `nodes`.
         nodes: int64 [*over sizes, size] for `nodes`.
         over: The dimensions of the same tensor whose index the nodes depend on.
+        why: What pins it, where that is known.
     """
 
-    __slots__ = ("kind", "nodes", "over", "size")
+    __slots__ = ("kind", "nodes", "over", "size", "why")
 
     def __init__(
         self,
@@ -40,8 +41,9 @@ class Dim:
         kind: Kind = "pinned",
         nodes: np.ndarray | None = None,
         over: Sequence[Dim] = (),
+        why: str = "",
     ) -> None:
-        self.size = int(size)
+        self.size, self.why = int(size), why
         self.kind: Kind = kind
         self.over: tuple[Dim, ...] = ()
         self.nodes = np.empty(0, np.int64)
@@ -66,9 +68,9 @@ def _reduced(nodes: np.ndarray, over: tuple[Dim, ...]) -> tuple[np.ndarray, tupl
     return nodes, over
 
 
-def pinned(sizes: Iterable[int]) -> list[Dim]:
+def pinned(sizes: Iterable[int], why: str = "") -> list[Dim]:
     """Return pinned dimensions of the given sizes."""
-    return [Dim(size) for size in sizes]
+    return [Dim(size, why=why) for size in sizes]
 
 
 Change = tuple[tuple[Dim, ...], Callable[[np.ndarray, int], np.ndarray]]
@@ -157,7 +159,7 @@ class Ledger:
                 self._number(dim)
             else:
                 self.fixed.append((np.unique(dim.nodes), why or self.reason))
-        return Dim(dim.size)
+        return Dim(dim.size, why=why or dim.why)
 
     def _number(self, dim: Dim) -> None:
         """Give the positions of a dimension numbers that its nodes keep when their owners move."""
@@ -181,7 +183,7 @@ class Ledger:
         if a.kind == "uniform" or a.size == 1:
             return b
         if not (a.moves and b.moves):
-            return self.fix(a if a.moves else b)
+            return self.fix(*((a, b.why) if a.moves else (b, a.why)))
         over = [*a.over, *(base for base in b.over if base not in a.over)]
         left, right = spread(a, over), spread(b, over)
         self._tie(left, right, over)

@@ -60,7 +60,7 @@ def split(ledger: Ledger, dims: Sequence[Dim], axis: int, outer: int) -> list[Di
 
 def _parts(ledger: Ledger, dim: Dim, outer: int, inner: int) -> tuple[Dim, Dim]:
     if not dim.moves:
-        return Dim(outer, dim.kind), Dim(inner, dim.kind)
+        return Dim(outer, dim.kind, why=dim.why), Dim(inner, dim.kind, why=dim.why)
     nodes = dim.nodes.reshape(*dim.nodes.shape[:-1], outer, inner)
     if (nodes == nodes[..., :1]).all():  # each node repeated: a flattened map
         return Dim(outer, "nodes", nodes[..., 0], dim.over), Dim(inner)
@@ -100,7 +100,7 @@ def _joined(ledger: Ledger, a: Dim, b: Dim) -> Dim:
         return b if a.size == 1 else a
     if not a.moves and not b.moves:
         same = a.kind == b.kind == "uniform"
-        return Dim(n, "uniform" if same else "pinned")
+        return Dim(n, "uniform" if same else "pinned", why=a.why or b.why)
     over = [base for base in [*a.over, *b.over] if base not in (a, b)]
     over = list(dict.fromkeys(over))
     if a.moves and b in a.over:  # the slower depends on the faster: the array is all there is

@@ -191,7 +191,8 @@ def _convolved(walk: Walk, x: Value, weight: Value, bias: Value | None, out: Dim
         out = walk.ledger.unify(out, bias.dims[0])
     if _pointwise(walk, x, weight):
         return Value([*x.dims[:at], out, *x.dims[at + 1 :]])
-    return Value([*x.dims[:at], out, *pinned(shape[at + 1 :])])
+    positions = pinned(shape[at + 1 :], "it runs along the positions of a map")
+    return Value([*x.dims[:at], out, *positions])
 
 
 def _pointwise(walk: Walk, x: Value, weight: Value) -> bool:

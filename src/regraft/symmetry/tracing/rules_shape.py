@@ -104,7 +104,7 @@ def cut(walk: Walk, x: Value, axis: int, positions: Sequence[int]) -> Value:
     if len(chosen) == dim.size and (chosen == np.arange(dim.size)).all():
         return x
     if not dim.moves:
-        new = Dim(len(chosen), dim.kind)
+        new = Dim(len(chosen), dim.kind, why=dim.why)
     else:
         _tell_apart(walk, dim.nodes, chosen)
         new = Dim(len(chosen), "nodes", dim.nodes[..., chosen], dim.over)

@@ -159,7 +159,9 @@ def _placeholder(
     if buffer is not None:
         return constant(graph.values[buffer])
     value = node.meta.get("val")
-    return Value(pinned(value.shape)) if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    return Value(pinned(value.shape, "it reads an input of the network"))
 
 
 def _follows_channels(node: fx.Node) -> bool:
