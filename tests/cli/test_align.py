@@ -68,6 +68,27 @@ def test_several_models_and_a_spec_of_before(run, tmp_path):
     assert all(torch.equal(first[k], v) for k, v in second.items())
 
 
+def test_classifiers_may_differ(run, tmp_path):
+    halves = [(0, 1, 2), (3, 4, 5, 6, 7)]
+    paths = [
+        checkpoint(tmp_path / f"{i}.safetensors", "conv", i, half) for i, half in enumerate(halves)
+    ]
+    for given in (paths, paths[::-1]):
+        run(given, out=tmp_path / given[0].stem / "out")
+        classes = halves[int(given[1].stem)]
+        found = load_file(tmp_path / given[0].stem / "out" / "aligned.safetensors")
+        own = trained("conv", int(given[1].stem), classes)[0]
+        assert found["head.bias"].shape == (len(classes),)
+        assert torch.equal(found["head.bias"], own["head.bias"])
+        x = torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        pair = []
+        for state in (found, own):
+            model = build(CONV, num_classes=len(classes), channels=1, image_size=8)
+            model.load_state_dict(state)
+            pair.append(model.eval()(x))
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-4)
+
+
 def test_a_spec_of_another_network_is_refused(run, tmp_path):
     conv = [checkpoint(tmp_path / f"c{i}.safetensors", "conv", i) for i in (1, 2)]
     mlp = [checkpoint(tmp_path / f"m{i}.safetensors", "mlp", i) for i in (1, 2)]

@@ -51,14 +51,17 @@ class Align(Alignment):
         from regraft.symmetry.stream import write_stream
 
         began = time.monotonic()
-        given = gather(self, sketch=self.spec is not None and not self.data)
+        given = gather(self, heads="any", sketch=self.spec is not None and not self.data)
         aligned = align(self, given, lazily=True)
         files = []
+        heads = given.head.names if given.head else ()
         for i, state in enumerate(aligned.states[1:], start=2):
             name = "aligned.safetensors" if given.models == 2 else f"aligned-{i}.safetensors"
             header = {"regraft.model": jsonlib.dumps(describe(given, model=i - 1))}
             sketch = given.checkpoints[i - 1].sketch
-            write_stream(self.out / name, sketch, state.items(), header)
+            # A classifier that was widened to the size of the others gets its own rows back.
+            own = ((k, v[: len(sketch[k])] if k in heads else v) for k, v in state.items())
+            write_stream(self.out / name, sketch, own, header)
             files.append(name)
         files += write_alignment(self.out, aligned)
         card = make_card("align", given, aligned, {"files": files})

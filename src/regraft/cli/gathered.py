@@ -106,7 +106,7 @@ def gather(
     Args:
         asked: The options.
         base: A base model.
-        heads: `shared`, `separate` or `union`.
+        heads: `shared`, `separate` or `union`; `any` takes classifiers as they are.
         sketch: Build the network without memory for its weights; it can then only be asked for names.
 
     Raises:
@@ -172,7 +172,7 @@ def gather(
 def _is_bare(asked: Alignment, about: dict[str, Any], heads: str) -> bool:
     """Whether no network is named and none is needed."""
     traced = asked.match != "none" and asked.spec is None
-    needed = traced or bool(asked.data) or heads != "shared"
+    needed = traced or bool(asked.data) or heads in ("separate", "union")
     return not needed and asked.model is None and "model" not in about
 
 
@@ -377,18 +377,18 @@ def _one_size(
     from regraft.symmetry.heads import widen_heads
 
     differing = next((i for i, count in enumerate(counts) if count != counts[0]), None)
-    if heads == "shared":
-        if differing is not None:
-            raise InputError(
-                f"{paths[0]} has {counts[0]} classes and {paths[differing]} has {counts[differing]}: "
-                "merge them with --heads union or --heads separate"
-            )
+    if heads == "shared" and differing is not None:
+        raise InputError(
+            f"{paths[0]} has {counts[0]} classes and {paths[differing]} has {counts[differing]}: "
+            "merge them with --heads union or --heads separate"
+        )
+    if heads == "shared" or (heads == "any" and differing is None):
         return states, None
     if head is None:
         raise InputError(
             f"--heads {heads}: the network ends in no linear layer that could be kept apart"
         )
-    if heads == "separate":
+    if heads in ("separate", "any"):
         if differing is None:
             return states, None
         numbered = [[str(row) for row in range(count)] for count in counts]
