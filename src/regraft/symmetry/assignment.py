@@ -1,6 +1,6 @@
 """Exact linear assignment: which of B's units goes where, for a matrix of gains or a stack of them.
 
-scipy's solver is always there. `lapx` (extra `fast`) has one that is two to four times as fast on
+scipy's solver is always there. `lapx` (extra `match`) has one that is two to four times as fast on
 the matrices that matching meets (its `lapjvr`; its older solvers are slower than scipy's) and as
 exact: its potentials are float64 even where the costs are not. Both release Python's lock.
 """
@@ -69,7 +69,7 @@ def _solver(name: str) -> Callable[[np.ndarray, int], np.ndarray]:
         from lap import lapjvr, lapjvr_batch
     except ImportError as error:
         if name == "lapx":
-            raise MissingExtraError("lapx>=0.11", "fast", "solver='lapx'") from error
+            raise MissingExtraError("lapx", "match", "solver='lapx'") from error
         return _scipy
 
     def solve(costs: np.ndarray, threads: int) -> np.ndarray:
