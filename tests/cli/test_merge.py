@@ -269,8 +269,10 @@ def test_a_finished_folder_is_left_and_an_unfinished_one_is_made_again(pair, run
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()} == before
     (out / "card.json").unlink()
     (out / "model.safetensors").write_bytes(b"cut")
+    (out / ".0123456789abcdef.tmp").write_bytes(b"cut")
     again = run(pair)
     assert (out / "model.safetensors").read_bytes() == before["model.safetensors"][0]
+    assert not list(out.glob(".*"))
     assert again["match"]["models"][1]["objective"] == first["match"]["models"][1]["objective"]
     with pytest.raises(InputError, match="method='average' instead of 'slerp'"):
         run(pair, method="slerp")

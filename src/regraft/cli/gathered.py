@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from regraft.config import ModelConfig
     from regraft.data import Splits
     from regraft.symmetry.checkpoint import Checkpoint
+    from regraft.symmetry.connectivity import Kept
     from regraft.symmetry.heads import Head
 
 # Images that a network is tried with where nothing says what it takes.
@@ -60,6 +61,7 @@ class Gathered:
     device: Any
     about: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    _kept: dict[tuple[int, ...], Kept] = field(default_factory=dict)
 
     @property
     def models(self) -> int:
@@ -82,17 +84,17 @@ class Gathered:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(2, self.shape["channels"], size, size, generator=generator)
 
-    def statistics(self, limit: int, size: int, seed: int) -> Together:
-        """Return batches of at most `limit` training images of every data set."""
-        distinct = {id(d.splits): d for d in self.data}.values()
-        return Together(
-            [
-                d.batches(
-                    d.splits.train, self.device, limit=limit, size=size, seed=seed, shuffle=True
-                )
-                for d in distinct
-            ]
-        )
+    def statistics(self, limit: int, size: int, seed: int) -> Kept:
+        """Return batches of at most `limit` training images of every data set, read once."""
+        from regraft.symmetry.connectivity import Kept
+
+        key = (limit, size, seed)
+        if key not in self._kept:
+            distinct = {id(d.splits): d for d in self.data}.values()
+            options: dict[str, Any] = {"limit": limit, "size": size, "seed": seed, "shuffle": True}
+            parts = [d.batches(d.splits.train, self.device, **options) for d in distinct]
+            self._kept[key] = Kept(Together(parts))
+        return self._kept[key]
 
 
 def gather(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 SCHEMA = 1
 CARD = "card.json"
 _CONFIG = "config.json"
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp|\.tmp[A-Za-z0-9]{6}")
 
 
 def finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -52,6 +54,9 @@ def claimed(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
 
     new = not (out / _CONFIG).exists()
     make_folder(out)
+    for path in out.iterdir():
+        if _UNFINISHED.fullmatch(path.name):  # what a killed command was writing
+            path.unlink()
     found = {"schema": SCHEMA, "digest": digest(identity), "options": identity}
     write_text(out / _CONFIG, jsonlib.dumps(found, indent=2) + "\n")
     try:
