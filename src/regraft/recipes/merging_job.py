@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from regraft.config import OptimConfig, RuntimeConfig, check, to_dict
+from regraft.config import OptimConfig, RuntimeConfig, check, digest, to_dict
 from regraft.errors import InputError
 from regraft.files import write_tensors
 from regraft.models import build
@@ -27,6 +27,7 @@ from regraft.symmetry.heads import Ensemble
 from regraft.symmetry.match import match
 from regraft.symmetry.merge import merge
 from regraft.symmetry.repair import RepairMode, repair
+from regraft.symmetry.spec import PermutationSpec
 from regraft.symmetry.straight_through import StraightThrough, StraightThroughConfig
 from regraft.symmetry.trace import trace
 from regraft.tickets import stored_bytes
@@ -53,6 +54,9 @@ State = Mapping[str, Tensor]
 
 _OTHER = 1000
 """Added to a seed for network B, which must not start where A does."""
+
+_traced: dict[str, PermutationSpec] = {}
+"""What was traced in this process: the symmetries belong to the architecture, not to its weights."""
 
 _CHUNK = 10
 """Steps of straight-through matching between two looks at the clock."""
@@ -247,9 +251,7 @@ class _Merging:
         a, b = self.states
         if self.merge.method == "average":
             return b
-        side, channels = self.shape["image_size"], self.shape["channels"]
-        blank = torch.zeros(2, channels, side, side, device=self.sets.device)
-        spec = trace(self.model, blank)
+        spec = self._spec()
         seed = self.job.runtime.seed
         if self.merge.method == "straight_through":
             return spec.apply(b, self._straight_through(spec))
@@ -261,7 +263,15 @@ class _Merging:
         self.seconds = time.monotonic() - began
         return spec.apply(b, found.permutation)
 
-    def _straight_through(self, spec: Any) -> Any:
+    def _spec(self) -> PermutationSpec:
+        key = digest({"model": to_dict(self.job.a.model), "input": self.shape})
+        if key not in _traced:
+            side, channels = self.shape["image_size"], self.shape["channels"]
+            blank = torch.zeros(2, channels, side, side, device=self.sets.device)
+            _traced[key] = trace(self.model, blank)
+        return _traced[key]
+
+    def _straight_through(self, spec: PermutationSpec) -> Any:
         optim, batches = self.merge.optim, self._batches()
         steps = len(batches) * optim.epochs
         # A surrogate stands for all data, so candidates are compared on it; with all data at hand
