@@ -245,3 +245,36 @@ def test_wrong_input_is_said():
     small = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
     with pytest.raises(InputError, match="use larger ones"):
         reset_batch_norm_(small, [torch.zeros(1, 4)])
+
+
+class Standardised(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight / self.weight.norm(), self.bias)
+
+
+class Activated(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Named(nn.Linear):
+    pass
+
+
+def test_layers_that_do_more_than_their_base_class_are_left_alone():
+    def make(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            Named(5, 6), nn.ReLU(), Standardised(6, 4), nn.ReLU(),
+            nn.Linear(4, 4), Activated(4), nn.Linear(4, 2),
+        )  # fmt: skip
+
+    parents = [make(seed).state_dict() for seed in (1, 2)]
+    model = make(0)
+    model.load_state_dict(merge(parents))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    done = repair_(model, parents, batches((5,)), mode="repair")
+    assert done.layers == ("0",)
+    assert done.norms == 1
+    for name in ("2.weight", "2.bias", "4.weight", "5.weight", "5.bias", "6.weight"):
+        assert torch.equal(model.state_dict()[name], before[name])

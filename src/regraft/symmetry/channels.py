@@ -66,7 +66,8 @@ def repairable(model: nn.Module, example: Tensor) -> dict[str, Channels]:
 
     Convolutions, linear layers and BatchNorms; left out are layers that a BatchNorm follows (it
     undoes any correction), the layer that gives the network's output, those that share
-    their weights with another, and those that do not run.
+    their weights with another, those that do not run, and those of other libraries that do more
+    than their base class, such as an activation or a standardisation of the weights.
 
     Args:
         model: The network, in evaluation mode.
@@ -75,6 +76,7 @@ def repairable(model: nn.Module, example: Tensor) -> dict[str, Channels]:
     found: dict[str, Channels] = {}
     outputs: dict[str, Tensor] = {}
     normalised: set[str] = set()
+    strange: set[str] = set()
     uses: dict[int, int] = {}
     for parameter in (p for m in model.modules() for p in m.parameters(recurse=False)):
         uses[id(parameter)] = uses.get(id(parameter), 0) + 1
@@ -90,7 +92,10 @@ def repairable(model: nn.Module, example: Tensor) -> dict[str, Channels]:
             if isinstance(output, Tensor):
                 outputs.setdefault(name, output)
                 axis = -1 if isinstance(module, nn.Linear) else _channel_axis(module, output)
-                found.setdefault(name, Channels(module, axis))
+                site = found.setdefault(name, Channels(module, axis))
+                # torch's own layers are affine in weight and bias; others have to show it.
+                if not type(module).__module__.startswith("torch.nn.") and inputs:
+                    strange.update(() if _is_affine(site, inputs[0], output) else (name,))
 
         return hook
 
@@ -104,7 +109,24 @@ def repairable(model: nn.Module, example: Tensor) -> dict[str, Channels]:
                 stack.callback(module.register_forward_hook(after(name)).remove)
         result = model(example)
     last = {k for k, y in outputs.items() if y is result}
-    return {k: c for k, c in found.items() if k not in normalised | last}
+    return {k: c for k, c in found.items() if k not in normalised | last | strange}
+
+
+def _is_affine(site: Channels, x: Tensor, output: Tensor) -> bool:
+    """Whether a change of weight and bias changes the outputs of a layer as it should."""
+    module: Any = site.module
+    size = output.shape[site.axis]
+    zero, one = (torch.full((size,), v, dtype=torch.float64, device=x.device) for v in (0.0, 1.0))
+    found, goal = Moments(zero, one), Moments(zero + 0.25, one * 0.5)
+    before = {k: v.detach().clone() for k, v in module.named_parameters(recurse=False)}
+    affine_(site, found, goal)
+    # Not through the module itself, whose hooks are at work.
+    changed = module.forward(x)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters(recurse=False):
+            parameter.copy_(before[name])
+    expected = site.corrected(output, found, goal)
+    return torch.allclose(changed, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
 
 
 def _channel_axis(module: nn.Module, output: Tensor) -> int:
