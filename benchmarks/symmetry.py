@@ -52,19 +52,22 @@ QUICK: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def states(make: Callable[[], nn.Module], spec: PermutationSpec) -> dict[str, tuple[State, State]]:
-    """Return pairs of states: of two initialisations, and of one with a noisy permuted copy."""
+    """Return pairs of states: two initialisations, and one with permuted copies under noise."""
     found = []
     for seed in range(2):
         torch.manual_seed(seed)
         found.append(make().state_dict())
     a, other = found
-    copy = spec.apply(a, spec.random(0))
-    generator = torch.Generator().manual_seed(2)
-    for name, tensor in copy.items():
-        if tensor.is_floating_point() and tensor.ndim > 1:
-            noise = torch.randn(tensor.shape, generator=generator)
-            copy[name] = tensor + noise * tensor.std()
-    return {"two initialisations": (a, other), "a permuted copy with as much noise": (a, copy)}
+    pairs = {"unrelated": (a, other)}
+    for times in (3, 1):
+        copy = spec.apply(a, spec.random(0))
+        generator = torch.Generator().manual_seed(2)
+        for name, tensor in copy.items():
+            if tensor.is_floating_point() and tensor.ndim > 1:
+                noise = torch.randn(tensor.shape, generator=generator)
+                copy[name] = tensor + times * tensor.std() * noise
+        pairs[f"copy + {times}x noise"] = a, copy
+    return pairs
 
 
 def compare(spec: PermutationSpec, a: State, b: State) -> None:
@@ -118,9 +121,11 @@ solved at the same time. `lapx` solves an assignment two to four times as fast a
 scipy show what is left without it.
 
 **Hard and easy.** Two initialisations have no units in common, so that the matrices to assign are noise
-and sweeps are many: the worst case, and that of early gradients. A permuted copy with as much noise as
-signal is nearer to what trained networks look like. Times are of the whole call, from state dicts to
-permutation, with the checks for NaN and the objective at both ends.
+and sweeps are many: the worst case, and that of early gradients. Permuted copies under noise are easier:
+with three times as much noise as signal aligned layers have a cosine of 0.3, with as much one of 0.7, and
+then two to four sweeps do. Where nothing is visited more often than it must be there is little to save:
+two hidden layers take at least three solutions, and the plain descent takes four. Times are of the whole
+call, from state dicts to permutation, with the checks for NaN and the objective at both ends.
 """
 
 
