@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from regraft.errors import InputError
 from regraft.models import MLP, ConvSmall
-from regraft.symmetry.merge import MERGE_METHODS, merge, merge_method, merge_tensors
+from regraft.symmetry.merge import merge, merge_tensors
+from regraft.symmetry.merge_methods import MERGE_METHODS, merge_method
 
 
 def state(seed, **changes):

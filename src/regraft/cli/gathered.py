@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .alignment import Alignment
+from .classifiers import class_names, head_of, one_size, rows_of
 from .merge_data import Data, Together, load_all, prepared, said_size
 
 if TYPE_CHECKING:
@@ -130,21 +131,21 @@ def gather(
     config = _config(asked, about[0])
     splits = load_all(asked, about)
     shape = _fitting(config, _shapes(asked, about[0], splits), found[0], asked.classes)
-    head = _head(_sketch(config, shape))
+    head = head_of(_sketch(config, shape))
     fitted, counts = [], []
     for checkpoint in found:
         count = shape["num_classes"]
         if head is not None and checkpoint is not found[0]:
-            count = _rows(checkpoint, head) or count
+            count = rows_of(checkpoint, head) or count
         counts.append(count)
         fitted.append(fit_names(checkpoint, _sketch(config, {**shape, "num_classes": count})))
     for checkpoint in fitted:
         check_finite(checkpoint)
     notes = [note for checkpoint in fitted for note in checkpoint.notes]
     models = len(asked.checkpoints)
-    names = _class_names(asked, about, splits, counts[:models])
+    names = class_names(asked, about, splits, counts[:models])
     states = [dict(checkpoint) for checkpoint in fitted]
-    states, classes = _one_size(states, counts, names, head, heads, paths)
+    states, classes = one_size(states, counts, names, head, heads, paths)
     shape["num_classes"] = len(classes) if classes else max(counts)
     model = _sketch(config, shape) if sketch else build(config, **shape).to(device)
     data = prepared(asked, splits, about, names, classes, shape["num_classes"])
@@ -286,9 +287,9 @@ def _fitting(
         shape = {"channels": channels, "image_size": size, "num_classes": classes or 2}
         try:
             sketch = _sketch(config, shape)
-            head = _head(sketch)
+            head = head_of(sketch)
             if classes is None and head is not None:
-                shape["num_classes"] = _rows(checkpoint, head) or 2
+                shape["num_classes"] = rows_of(checkpoint, head) or 2
                 sketch = _sketch(config, shape)
             fit_names(checkpoint, sketch)
             return shape
@@ -303,26 +304,6 @@ def _fitting(
     raise problem or InputError(f"{checkpoint.path} fits no {config.name}")
 
 
-def _rows(checkpoint: Checkpoint, head: Head) -> int | None:
-    """Return the rows of a checkpoint's classifier, None where it has none of that name."""
-    for name, tensor in checkpoint.sketch.items():
-        # A checkpoint may still carry a prefix here.
-        same = name == head.weight or name.endswith(f".{head.weight}")
-        if (same or head.weight.endswith(f".{name}")) and tensor.ndim >= 1:
-            return int(tensor.shape[0])
-    return None
-
-
-def _head(model: nn.Module) -> Head | None:
-    from regraft.errors import InputError
-    from regraft.symmetry.heads import find_head
-
-    try:
-        return find_head(model)
-    except InputError:
-        return None
-
-
 def _sketch(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
     """Build a network without memory for its weights, where that can be done."""
     import torch
@@ -335,72 +316,3 @@ def _sketch(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
             return build(config, **shape)
     except (InputError, RuntimeError, NotImplementedError):
         return build(config, **shape)  # which says what is wrong, if anything is
-
-
-def _class_names(
-    asked: Alignment, about: list[dict[str, Any]], splits: list[Splits], counts: list[int]
-) -> list[list[str]] | None:
-    """Return the names of each model's classes, None where those of one are unknown."""
-    from regraft.errors import InputError
-
-    found = []
-    for i, count in enumerate(counts):
-        if asked.class_names:
-            names = [name.strip() for name in asked.class_names[i].split(",")]
-            if len(names) != count:
-                raise InputError(
-                    f"--class-names of {asked.checkpoints[i]} are {len(names)} and its classifier has "
-                    f"{count} rows: expected one name for each row"
-                )
-        else:
-            said = about[i].get("classes")
-            own = splits[i if len(splits) > 1 else 0].classes if splits else ()
-            names = [str(name) for name in (said if isinstance(said, list) else own)]
-        if len(names) != count:
-            return None
-        found.append(names)
-    return found
-
-
-def _one_size(
-    states: list[dict[str, Tensor]],
-    counts: list[int],
-    names: list[list[str]] | None,
-    head: Head | None,
-    heads: str,
-    paths: list[Path],
-) -> tuple[list[dict[str, Tensor]], list[str] | None]:
-    """Return the states with classifiers of one size, and the classes of a union.
-
-    Raises:
-        InputError: The classifiers differ and share no names, or there is none.
-    """
-    from regraft.errors import InputError
-    from regraft.symmetry.heads import widen_heads
-
-    differing = next((i for i, count in enumerate(counts) if count != counts[0]), None)
-    if heads == "shared" and differing is not None:
-        raise InputError(
-            f"{paths[0]} has {counts[0]} classes and {paths[differing]} has {counts[differing]}: "
-            "merge them with --heads union or --heads separate"
-        )
-    if heads == "shared" or (heads == "any" and differing is None):
-        return states, None
-    if head is None:
-        raise InputError(
-            f"--heads {heads}: the network ends in no linear layer that could be kept apart"
-        )
-    if heads in ("separate", "any"):
-        if differing is None:
-            return states, None
-        numbered = [[str(row) for row in range(count)] for count in counts]
-        return widen_heads(states, numbered, head)[0], None
-    if names is None:
-        raise InputError(
-            "--heads union matches classes by name and these are not known: give --class-names once "
-            "for each model, or --data once for each"
-        )
-    if len(names) < len(states):
-        raise InputError("--heads union has no use of a base model: leave out --base")
-    wide, union = widen_heads(states, names, head)
-    return wide, list(union)

@@ -78,7 +78,8 @@ class Merge(Alignment):
 
     def _check(self) -> None:
         from regraft.errors import InputError
-        from regraft.symmetry.merge import MERGE_METHODS, normalised
+        from regraft.symmetry.merge import normalised
+        from regraft.symmetry.merge_methods import MERGE_METHODS
 
         self.check_options()
         known = MERGE_METHODS.get(self.method)
