@@ -71,19 +71,25 @@ def states(make: Callable[[], nn.Module], spec: PermutationSpec) -> dict[str, tu
 
 
 def compare(spec: PermutationSpec, a: State, b: State) -> None:
-    """Run both once and refuse a faster result that is worse."""
-    fast = match(spec, a, b)
+    """Run both once; like for like they must agree, and the default must not end lower by much."""
     plain, sweeps = plain_match(spec, a, b)
     pairs = Pairs(spec)
     pairs.add(a, b)
     value = Objective(pairs)(plain)
-    print(
-        f"  objective {fast.objective[-1]:.6g} in {fast.sweeps} sweeps, {fast.visits} solutions; "
-        f"plainly {value:.6g} in {sweeps} sweeps, {sweeps * len(spec)} solutions",
-        flush=True,
-    )
-    if fast.objective[-1] < value * (1 - 1e-4):
-        raise SystemExit("the fast matcher ended lower than the plain one")
+    print(f"  plain: objective {value:.6g}, {sweeps * len(spec)} solutions", flush=True)
+    for init, allowed in (("identity", 1e-4), (None, 1e-2)):
+        fast = match(spec, a, b, init=init)
+        last = fast.objective[-1]
+        print(f"  from {init or 'a grown start'}: objective {last:.6g}, {fast.visits} solutions")
+        if last < value - allowed * abs(value):
+            raise SystemExit("the fast matcher ended lower than the plain one")
+
+
+ARMS: dict[str, dict] = {
+    "match": {},
+    "match, from the identity": {"init": "identity"},
+    "match, with scipy": {"solver": "scipy"},
+}
 
 
 def measure(networks: dict, n: int) -> list[Ratio]:
@@ -95,24 +101,26 @@ def measure(networks: dict, n: int) -> list[Ratio]:
         for kind, (a, b) in states(make, spec).items():
             print(f"{name}, {kind}", flush=True)
             compare(spec, a, b)
-            for solver in ("lapx", "scipy"):
+            for arm, options in ARMS.items():
                 rows.append(
                     in_turn(
                         f"{name}, {kind}",
-                        (f"match, {solver}", partial(match, spec, a, b, solver=solver)),
+                        (arm, partial(match, spec, a, b, **options)),
                         ("plain weight matching", partial(plain_match, spec, a, b)),
                         n=n,
                         warmup=0,  # both have run in `compare`
-                        target=TARGET if solver == "lapx" else None,
+                        target=TARGET if arm == "match" else None,
                     )
                 )
-                print(f"  {rows[-1].arm}: 1 / {1 / rows[-1].ratio:.2f}", flush=True)
+                print(f"  {arm}: 1 / {1 / rows[-1].ratio:.2f}", flush=True)
     return rows
 
 
 READING = """
-**Same answer.** Both visit the groups in the same order and end in the same place, up to rounding of
-equally good assignments: the benchmark stops if the fast one ends lower.
+**Same answer.** From the identity both visit the groups in the same order and end in the same place, up to
+rounding of equally good assignments. By default `match` starts from a permutation that is grown from the
+inputs and outputs inwards, which takes fewer solutions and mostly ends higher. The benchmark stops if the
+first ends lower than the plain descent by more than 0.01%, or the second by more than 1%.
 
 **Where the time goes.** The plain descent contracts every tensor of every group in every sweep. Here a
 group is solved again only if a group that shares a tensor with it has changed since, and its gains are
@@ -123,8 +131,8 @@ scipy show what is left without it.
 **Hard and easy.** Two initialisations have no units in common, so that the matrices to assign are noise
 and sweeps are many: the worst case, and that of early gradients. Permuted copies under noise are easier:
 with three times as much noise as signal aligned layers have a cosine of 0.3, with as much one of 0.7, and
-then two to four sweeps do. Where nothing is visited more often than it must be there is little to save:
-two hidden layers take at least three solutions, and the plain descent takes four. Times are of the whole
+then two to four sweeps do. Where nothing is visited more often than it must be there is little to save: from
+the identity two hidden layers take three solutions, and the plain descent takes four. Times are of the whole
 call, from state dicts to permutation, with the checks for NaN and the objective at both ends.
 """
 

@@ -158,27 +158,40 @@ class Gains:
     matrices: dict[str, Tensor] = field(default_factory=dict)
     seen: dict[int, Frame] = field(default_factory=dict)
 
-    def update(self, now: Permutation, kept: Permutation) -> dict[str, Tensor]:
+    def update(
+        self, now: Permutation, kept: Permutation, *, known: frozenset[str] | None = None
+    ) -> dict[str, Tensor]:
         """Return the gains under the current permutation of everything else.
 
         Args:
             now: Permutation of all groups.
             kept: See `arrangement`.
+            known: Leave out terms that depend on other groups than these; all count by default.
         """
         for name in self.block.free:
-            self._update(name, now, kept)
+            self._update(name, now, kept, known)
         return self.matrices
+
+    @property
+    def complete(self) -> bool:
+        """Whether every term has been contracted."""
+        stacked = self.pairs.stacked
+        return all(i in self.seen for i, t in enumerate(self.block.terms) if t.tensor in stacked)
 
     def forget(self) -> None:
         """Free the memory; the next update starts from nothing."""
         self.matrices, self.seen = {}, {}
 
-    def _update(self, name: str, now: Permutation, kept: Permutation) -> None:
+    def _update(
+        self, name: str, now: Permutation, kept: Permutation, known: frozenset[str] | None
+    ) -> None:
         spec, pairs = self.pairs.spec, self.pairs
         left: list[Tensor] = []
         right: list[Tensor] = []
         for i, term in enumerate(self.block.terms):
             if term.group != name or term.tensor not in pairs.stacked:
+                continue
+            if known is not None and not term.moving <= known:
                 continue
             before = self.seen.get(i)
             if before is not None and not term.moving:

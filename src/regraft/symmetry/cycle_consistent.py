@@ -27,8 +27,7 @@ from regraft.errors import InputError
 
 from .blocks import Block
 from .contraction import rows
-from .many import ManyMatch, State, _check, _compared, _moved, agreement, align_many
-from .match import start
+from .many import ManyMatch, State, _check, _compared, _moved, agreement, align_many, frames_of
 from .nested import solve_nested, unit_maps
 from .pairs import Pairs
 from .permutation import Permutation, compose
@@ -57,7 +56,7 @@ def cycle_consistent(
     Args:
         spec: Groups of the architecture.
         states: State dicts, two or more.
-        init: Permutations to start from; identities by default.
+        init: Permutations to start from; by default each network is first matched to the first.
         reference: Network whose own frame is the common one; None leaves it as it comes.
         seed: Seed of the polishing.
         max_iterations: Frank-Wolfe steps at most.
@@ -71,7 +70,7 @@ def cycle_consistent(
         InputError: Fewer than two networks, of other architectures or not finite, or a wrong value.
     """
     _check(spec, states, reference, max_iterations)
-    begin = [start(spec, None if init is None else init[i]) for i in range(len(states))]
+    begin = frames_of(spec, states, init, seed=seed, **options)
     compared = _compared(options)
     relaxation = _Relaxation(spec, states, begin, **compared)
     found, iterations, converged = relaxation.run(max_iterations, tolerance, patience, progress)
@@ -88,6 +87,8 @@ def cycle_consistent(
         max_rounds=100 if polish else 1, **options,
     )  # fmt: skip
     objective = [values[0], *done.objective]
+    if init is None:
+        objective.insert(0, agreement(spec, states, **compared))
     return ManyMatch(done.permutations, objective, iterations, converged and done.converged)
 
 

@@ -37,7 +37,8 @@ class ManyMatch:
 
     Attributes:
         permutations: One for each network; `spec.apply(state, permutation)` is in the frame.
-        objective: Σ over pairs of <P_p θ_p, P_q θ_q>, at the start and after every round.
+        objective: Σ over pairs of <P_p θ_p, P_q θ_q>: as the networks come (where no permutations
+            to start from were given), at the start, and after every round.
         rounds: Rounds over all networks.
         converged: Whether it ended by itself.
     """
@@ -70,7 +71,7 @@ def align_many(
     Args:
         spec: Groups of the architecture.
         states: State dicts, two or more.
-        init: Permutations to start from; identities by default.
+        init: Permutations to start from; by default each network is first matched to the first.
         reference: Network that stays where it is: the frame is its own. None leaves the frame as it
             comes, and moves the units as little as may be.
         seed: Seed of the order in which networks and blocks are visited.
@@ -84,9 +85,11 @@ def align_many(
         InputError: Fewer than two networks, of other architectures or not finite, or a wrong value.
     """
     _check(spec, states, reference, max_rounds)
-    frames = [start(spec, None if init is None else init[i]) for i in range(len(states))]
+    frames = frames_of(spec, states, init, seed=seed, **options)
     moved = [_moved(spec, s, p) for s, p in zip(states, frames, strict=True)]
     objective = [agreement(spec, moved, **_compared(options))]
+    if init is None:
+        objective.insert(0, agreement(spec, states, **_compared(options)))
     rounds, changed = 0, True
     while changed and rounds < max_rounds:
         changed = False
@@ -108,6 +111,25 @@ def align_many(
     if reference is not None:
         found = [dict(between(spec, frames[reference], p)) for p in frames]
     return ManyMatch(list(found), objective, rounds, not changed)
+
+
+def frames_of(
+    spec: PermutationSpec,
+    states: Sequence[State],
+    init: Sequence[Permutation] | None,
+    **options: Any,
+) -> list[dict[str, Tensor]]:
+    """Return where to start: as given, or each network matched to the first.
+
+    Raises:
+        InputError: As many permutations as networks are needed.
+    """
+    if init is None:
+        rest = [dict(match(spec, states[0], s, **options).permutation) for s in states[1:]]
+        return [start(spec, None), *rest]
+    if len(init) != len(states):
+        raise InputError(f"init: got {len(init)} permutations for {len(states)} networks")
+    return [start(spec, p) for p in init]
 
 
 def agreement(

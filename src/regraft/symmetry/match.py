@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -35,11 +35,12 @@ class Match:
 
     Attributes:
         permutation: `spec.apply(b, permutation)` is B aligned to A; int64 on the CPU.
-        objective: Σ <A, π(B)> over what was compared: at the start, then after every sweep.
+        objective: Σ <A, π(B)> over what was compared: at the start (of a grown one: at the identity
+            and then there), and after every sweep.
         sweeps: Number of sweeps.
         visits: Number of solutions of a block of groups.
         seconds: Seconds of contraction and of assignment (of all workers), and by the clock.
-        gains: Root group -> what its solutions added to the objective.
+        gains: Root group -> what its solutions added to the objective from the start on.
         unmatched: Groups that nothing was known about, left where they were.
         converged: Whether the descent ended by itself rather than at `max_sweeps`.
     """
@@ -66,7 +67,7 @@ def match(
     b: State | Sequence[State] | None = None,
     *,
     by: str | Signal = "weights",
-    init: Permutation | None = None,
+    init: Permutation | Literal["identity"] | None = None,
     seed: int = 0,
     max_sweeps: int = 100,
     tolerance: float = 1e-7,
@@ -89,7 +90,9 @@ def match(
         b: The network that is permuted, likewise.
         by: "weights" compares the tensors as they are; a `Signal` such as `Activations` compares
             what the networks do. Lists (gradients) and `Pairs` go by "weights".
-        init: Permutation to start from; the identity by default.
+        init: Permutation to start from, or "identity", the cold start of the paper. By default
+            the start is grown from the inputs and outputs inwards, each group placed by what is
+            known of its neighbours; that takes fewer sweeps and ends higher.
         seed: Seed of the order in which blocks are visited.
         max_sweeps: Sweeps at most.
         tolerance: A solution must raise the objective by this share to be taken, and a sweep to go on.
@@ -115,13 +118,15 @@ def match(
     pairs = _pairs(spec, a, b, by, tuple(exclude), importance, dtype)
     run = Descent(
         pairs,
-        start(spec, init),
+        start(spec, None if init == "identity" else init),
         seed=seed,
         tolerance=tolerance,
         workers=workers or min(os.cpu_count() or 1, 4),
         solver=solver,
         progress=progress,
     )
+    if init is None and max_sweeps:
+        run.grow()
     run.run(max_sweeps)
     return Match(
         permutation=run.now,

@@ -54,8 +54,9 @@ class Descent:
     Attributes:
         pairs: What is compared.
         now: The permutation of all groups; replaced, never changed in place.
-        objective: Σ <A, π(B)> at the start and after every sweep, float64.
-        gained: Root group -> what its solutions have added to the objective.
+        objective: Σ <A, π(B)> at the start, after `grow` if that was called, and after every sweep;
+            float64.
+        gained: Root group -> what its solutions in sweeps have added to the objective.
         visits: How many blocks were solved.
         sweeps: How many sweeps were made.
         settled: Whether the descent ended by itself.
@@ -83,6 +84,7 @@ class Descent:
         self._changes = dict.fromkeys(self.now, 0)
         self._solved: list[dict[str, int] | None] = [None] * len(self.blocks)
         self._lock = threading.Lock()
+        self.began: list[float] = []
         self._near = _neighbours(self.blocks)
         self.gained = {block.root: 0.0 for block in self.blocks}
 
@@ -120,8 +122,58 @@ class Descent:
             # Both ends are measured; in between it is what the solutions gained, from the end.
             last = self._measure(self.now) if measure else value + math.fsum(rises)
             later = [math.fsum(rises[i + 1 :]) for i in range(len(rises))]
-            self.objective = [value, *(last - rest for rest in later[1:])]
+            self.objective = [*self.began, value, *(last - rest for rest in later[1:])]
         self.seconds.total += time.perf_counter() - start
+
+    def grow(self) -> None:
+        """Find a start: place block after block, each by what is known of those placed before.
+
+        The identity is no better a guess than any other permutation, and what tensors say about a
+        group whose neighbours lie anyhow is noise. So the first block is the one that constant
+        terms (inputs, outputs, norms) tell most about, and each further one is that with the
+        largest share of its entries in tensors whose other groups have their place. Kept only if
+        the objective rises.
+        """
+        began, start = self.now, time.perf_counter()
+        value = self._measure(began)
+        placed: frozenset[str] = frozenset()
+        left = list(range(len(self.blocks)))
+        while left:
+            shares = {i: self._known_share(i, placed) for i in left}
+            i = max(left, key=lambda i: shares[i])
+            left.remove(i)
+            block = self.blocks[i]
+            if shares[i]:
+                self._place(i, placed)
+            placed |= frozenset(block.free)
+        self.began.append(value)
+        if not self._better(value, self._measure(self.now)):
+            self.now = began
+            self._solved = [None] * len(self.blocks)
+        self.seconds.total += time.perf_counter() - start
+
+    def _known_share(self, i: int, placed: frozenset[str]) -> float:
+        block, known, total = self.blocks[i], 0, 0
+        for term in block.terms:
+            size = math.prod(self.pairs.spec.shapes[term.tensor])
+            total += size
+            known += size if term.moving <= placed else 0
+        return known / max(total, 1)
+
+    @torch.no_grad()
+    def _place(self, i: int, known: frozenset[str]) -> None:
+        block = self.blocks[i]
+        kept = arrangement(block, self.now)
+        gains = self._gains[i].update(self.now, kept, known=known)
+        found = solve_nested(
+            block, {n: m.cpu() for n, m in gains.items()}, solver=self.solver, threads=self.workers
+        )
+        self.visits += 1
+        self._accept(block, _whole(block, found, kept))
+        if self._gains[i].complete and not block.quadratic:
+            self._solved[i] = {name: self._changes[name] for name in block.reads}
+        if not self._keep[i]:
+            self._gains[i].forget()
 
     def _sweep(self, order: list[int]) -> None:
         if self.workers <= 1 or len(order) == 1:
