@@ -163,11 +163,15 @@ class Descent:
     @torch.no_grad()
     def _place(self, i: int, known: frozenset[str]) -> None:
         block = self.blocks[i]
+        start = time.perf_counter()
         kept = arrangement(block, self.now)
         gains = self._gains[i].update(self.now, kept, known=known)
+        middle = time.perf_counter()
         found = solve_nested(
             block, {n: m.cpu() for n, m in gains.items()}, solver=self.solver, threads=self.workers
         )
+        self.seconds.contraction += middle - start
+        self.seconds.assignment += time.perf_counter() - middle
         self.visits += 1
         self._accept(block, _whole(block, found, kept))
         if self._gains[i].complete and not block.quadratic:
