@@ -25,13 +25,15 @@ from regraft.recipes.runnable import with_sources
 SEED = 11
 SMALL = ("condensed", "random", "herding")
 RATES = {
-    "ste_full": (0.02, 0.05, 0.1, 0.2),
-    "ste": (0.1, 0.25, 0.5, 1.0),
+    "ste_full": (0.05, 0.1, 0.2, 0.5),
+    "ste": (0.25, 0.5, 1.0, 2.0),
     "scratch": (0.03, 0.1, 0.3),
 }
 
 
-def candidates(only: str | None, epochs: int | None) -> Iterator[tuple[str, str, MergeJob]]:
+def candidates(
+    only: str | None, rates: list[float] | None, epochs: int | None
+) -> Iterator[tuple[str, str, MergeJob]]:
     """Yield (arm, what is tried, job)."""
     pair = mlp_pair()
     base = {"ste_full": FULL, "ste": FEW, "scratch": SCRATCH}
@@ -40,7 +42,7 @@ def candidates(only: str | None, epochs: int | None) -> Iterator[tuple[str, str,
         if only is not None and job.arm != only:
             continue
         kind = job.arm if job.arm == "ste_full" else job.arm.partition("_")[0]
-        for lr in RATES[kind]:
+        for lr in rates or RATES[kind]:
             optim = replace(base[kind], lr=lr, epochs=epochs or base[kind].epochs)
             tried = f"lr={lr:g}, {optim.epochs} epochs"
             merge = replace(job.merge, optim=optim, points=3)
@@ -52,13 +54,15 @@ def main() -> None:
     """Run the candidates and print what they reach."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="one arm, e.g. ste_full")
+    parser.add_argument("--lr", type=float, nargs="+", help="other learning rates than the table's")
     parser.add_argument("--epochs", type=int, help="another length than the recipe's")
     parser.add_argument("--data-root", help="folder of the data sets")
     parser.add_argument("--out", type=Path, default=Path("runs/choose-merging"))
     parser.add_argument("--workers", type=int, default=1)
     asked = parser.parse_args()
     tried = [
-        (arm, text, job.with_seed(SEED)) for arm, text, job in candidates(asked.only, asked.epochs)
+        (arm, text, job.with_seed(SEED))
+        for arm, text, job in candidates(asked.only, asked.lr, asked.epochs)
     ]
     if asked.data_root is not None:
         tried = [(arm, text, job.with_data_root(asked.data_root)) for arm, text, job in tried]

@@ -41,3 +41,15 @@ def test_no_or_empty_layers_are_refused(widths):
 def test_an_unknown_norm_is_refused():
     with pytest.raises(InputError, match="norm='group': expected 'none', 'batch' or 'layer'"):
         MLP(4, (3,), 2, norm="group")  # type: ignore[arg-type]
+
+
+def test_weights_can_start_as_pytorch_makes_them():
+    torch.manual_seed(0)
+    own = MLP(100, (50,), 10, init="torch")
+    torch.manual_seed(0)
+    assert own.features[1].weight.equal(nn.Linear(100, 50).weight)
+    assert own.features[1].bias.abs().max() > 0
+    scale = MLP(100, (50,), 10).features[1].weight.std() / own.features[1].weight.std()
+    assert scale.item() == pytest.approx(6**0.5, rel=0.03)
+    with pytest.raises(InputError, match="init='zeros': expected 'kaiming' or 'torch'"):
+        MLP(100, (50,), 10, init="zeros")

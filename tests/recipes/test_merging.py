@@ -127,7 +127,7 @@ def test_the_paper_scale_holds_the_published_settings():
         assert (optim.lr, optim.epochs, optim.batch_size) == (lr, epochs, batch), (setting, arm)
         assert (optim.momentum, optim.optimizer) == (0.9, "sgd")
     parent = jobs[mnist, "ste_full"].a
-    assert parent.model.options == {"widths": [512, 512, 512]}
+    assert parent.model.options == {"widths": [512, 512, 512], "init": "torch"}
     assert (parent.optim.lr, parent.optim.epochs, parent.optim.batch_size) == (0.1, 100, 500)
     assert (parent.optim.weight_decay, parent.data.normalize) == (0.0, "none")
     assert {j.merge.points for j in jobs.values()} == {25}

@@ -146,12 +146,16 @@ _loaded: dict[str, Data] = {}
 
 
 def load_once(config: DataConfig) -> Data:
-    """Load a data set or graph, or return it again if the last one loaded was the same."""
+    """Load a data set or graph, or return it again if one of the last two was the same."""
     key = digest(config)
-    if key not in _loaded:
-        _loaded.clear()
-        _loaded[key] = (load_graph if config.name in graph_names() else load)(config)
-    return _loaded[key]
+    # A run that is about two sets needs both, and its neighbour in a recipe the same two again.
+    found = _loaded.pop(key, None)
+    if found is None:
+        for oldest in list(_loaded)[:-1]:
+            del _loaded[oldest]
+        found = (load_graph if config.name in graph_names() else load)(config)
+    _loaded[key] = found
+    return found
 
 
 def fingerprint(splits: Data) -> dict[str, Any]:

@@ -216,13 +216,15 @@ def _smoke() -> list[Runnable]:
     return [*jobs, *same.with_repairs()]
 
 
-MLP = ModelConfig(name="mlp", options={"widths": [512, 512, 512]})
+# PyTorch's own initialisation, as the paper's networks have: weights of 2.4 times the size, as
+# networks start from here elsewhere, hide what was learnt, and cost the average 12 points.
+MLP = ModelConfig(name="mlp", options={"widths": [512, 512, 512], "init": "torch"})
 NARROW = ModelConfig(name="mlp", options={"widths": [128, 128]})
 MNIST = DataConfig(name="mnist", normalize="none")
 FASHION = DataConfig(name="fashion_mnist", normalize="none")
 SMALL_MNIST = DataConfig(name="mnist", image_size=14, train_size=6000, normalize="none")
 TRAIN = OptimConfig(lr=0.1, weight_decay=0.0, epochs=10, batch_size=500, schedule="constant")
-FULL = OptimConfig(lr=0.05, epochs=1, batch_size=500, schedule="constant")
+FULL = OptimConfig(lr=0.1, epochs=2, batch_size=500, schedule="constant")
 FEW = OptimConfig(lr=0.5, epochs=300, batch_size=500, schedule="multistep")
 SCRATCH = OptimConfig(lr=0.1, epochs=200, batch_size=500, schedule="constant")
 
@@ -259,7 +261,8 @@ def _cpu() -> list[Runnable]:
     pair = mlp_pair()
     jobs: list[Runnable] = [*pair.with_few_images(FEW, SCRATCH), *pair.with_all_data(FULL)]
     jobs += pair.without_data()
-    for at in turned(pair, (0.0, 30.0, 60.0, 90.0)).values():
+    brief = replace(pair, merge=replace(pair.merge, path_images=500))  # these paths are not drawn
+    for at in turned(brief, (0.0, 45.0, 90.0)).values():
         jobs += [*at.without_data()[:2], *at.with_all_data(FULL)[:1]]
     return [*jobs, *resnet_pair().with_repairs()]
 
