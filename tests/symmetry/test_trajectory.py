@@ -199,9 +199,12 @@ def test_a_run_that_diverged_or_left_the_storage_is_refused(tmp_path):
 def test_wrappers_are_looked_through(tmp_path):
     model = network()
     wrapped = nn.DataParallel(model)
-    with TrajectoryRecorder(tmp_path / "t", wrapped) as recorder:
+    header = {"regraft.model": "{}"}
+    with TrajectoryRecorder(tmp_path / "t", wrapped, metadata=header) as recorder:
         train(model, 1, after=lambda step: recorder.step(wrapped))
-    assert set(Trajectory.open(tmp_path / "t").initial) == set(model.state_dict())
+    initial = Trajectory.open(tmp_path / "t").initial
+    assert set(initial) == set(model.state_dict())
+    assert initial.metadata == header
 
 
 @given(st.integers(1, 40), st.sampled_from(["uniform", "cosine"]))

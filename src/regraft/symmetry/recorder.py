@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -43,6 +43,7 @@ class TrajectoryRecorder:
         storage: How displacements are stored: `full` in float32 (float64 for double tensors), which
             gives the weights back to within a rounding, or in half the bytes; what that cost is in
             the index and in `Trajectory.error`.
+        metadata: Header of the initial state's file, e.g. what the network is (`regraft.model`).
 
     Raises:
         InputError: A folder of something else, or of another architecture, storage or interval.
@@ -55,7 +56,13 @@ class TrajectoryRecorder:
     """
 
     def __init__(
-        self, folder: str | Path, model: nn.Module, *, every: int = 1, storage: Storage = "full"
+        self,
+        folder: str | Path,
+        model: nn.Module,
+        *,
+        every: int = 1,
+        storage: Storage = "full",
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         if every < 1:
             raise InputError(f"every={every}: expected at least 1 step between two states")
@@ -63,6 +70,7 @@ class TrajectoryRecorder:
             raise InputError(f"storage={storage!r}: expected 'full', 'bfloat16' or 'float16'")
         self.folder, self.model, self.every, self.storage = Path(folder), model, every, storage
         self.count = 0
+        self._metadata = dict(metadata or {})
         self._writes = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
         self._initial: Checkpoint | None = None
         self._index: dict[str, Any] = {}
@@ -129,7 +137,7 @@ class TrajectoryRecorder:
                     f"{self.folder} holds {strange.name} and is no trajectory: choose another folder"
                 )
             _refuse_not_finite(state, 0)
-            write_stream(self.folder / INITIAL, _sketch(state), iter(state.items()), {})
+            write_stream(self.folder / INITIAL, _sketch(state), iter(state.items()), self._metadata)
             self._index = {
                 "kind": "trajectory",
                 "schema": SCHEMA,

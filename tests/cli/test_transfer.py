@@ -1,0 +1,250 @@
+import json
+
+import pytest
+import torch
+from checkpoints import checkpoint, digits
+from safetensors.torch import load_file, save_file
+
+from regraft.config import ModelConfig, to_dict
+from regraft.data import TensorLoader
+from regraft.models import build
+from regraft.symmetry.recorder import TrajectoryRecorder
+from regraft.symmetry.spec import PermutationSpec
+from regraft.symmetry.trajectory import Trajectory
+
+WIDE = ModelConfig(name="mlp", options={"widths": [64, 48]})
+
+
+def about(config):
+    splits = digits()
+    return {
+        "model": to_dict(config),
+        "input": {"channels": 1, "image_size": 8},
+        "mean": list(splits.mean),
+        "std": list(splits.std),
+        "classes": list(splits.classes),
+    }
+
+
+def run(folder, seed, *, config=WIDE, epochs=6, every=None, finish=True):
+    """Train on the digits; write init.safetensors and final.safetensors, or a trajectory."""
+    splits = digits()
+    torch.manual_seed(seed)
+    model = build(config, num_classes=10, channels=1, image_size=8)
+    header = {"regraft.model": json.dumps(about(config))}
+    folder.mkdir()
+
+    def save(name):
+        state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        save_file(state, folder / f"{name}.safetensors", metadata=header)
+
+    save("init")
+    recorder = None
+    if every:
+        recorder = TrajectoryRecorder(folder / "run", model, every=every, metadata=header)
+    loader = TensorLoader(
+        splits.train,
+        batch_size=64,
+        mean=splits.mean,
+        std=splits.std,
+        shuffle=True,
+        augment="none",
+        seed=seed,
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    for epoch in range(epochs):
+        for x, y, _ in loader.batches(epoch):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        if recorder:
+            recorder.step()
+    if recorder and finish:
+        recorder.finish()
+    save("final")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return run(root / "a", 1, every=1), run(root / "b", 2)
+
+
+def test_a_run_is_carried_over_and_trained_on(answer, runs, tmp_path):
+    a, b = runs
+    found = answer(
+        "transfer", "--from-init", a / "init.safetensors", "--from-final", a / "final.safetensors",
+        "--to", b / "init.safetensors", "--to-final", b / "final.safetensors", "--out", "out",
+        "--data", "digits", "--steps", "5", "--points", "3", "--then-train", "1", "--threads", "1",
+    )  # fmt: skip
+    scores = {k: v["test_accuracy"] for k, v in found["scores"].items()}
+    assert scores["fgmt, final step (5)"] > scores["naive, final step (5)"] + 5
+    assert scores["oracle, final step (5)"] > scores["naive, final step (5)"] + 5
+    assert scores["target, trained"] > 90
+    last = found["steps"][-1]
+    assert last["cosine"] > last["cosine_before"] + 0.1
+    assert last["costs"]["count"] == 10
+
+    # The files are what the card says: weights, spec and permutation.
+    spec = PermutationSpec.from_json((tmp_path / "out/spec.json").read_text())
+    permutation = load_file(tmp_path / "out/permutation.safetensors")
+    start, final, to = (
+        load_file(p / f"{n}.safetensors") for p, n in ((a, "init"), (a, "final"), (b, "init"))
+    )
+    moved = spec.apply({k: final[k] - start[k] for k in final}, permutation)
+    written = load_file(tmp_path / "out/model.safetensors")
+    for k in to:
+        torch.testing.assert_close(written[k], to[k] + moved[k])
+    assert set(found["files"]) == {
+        p.name for p in (tmp_path / "out").iterdir() if p.name not in ("config.json", "then_train")
+    }
+
+    # All were trained on for an epoch, and the transfer's seconds count.
+    then = found["then_train"]
+    assert set(then) == {"scratch", "naive", "fgmt"}
+    assert then["scratch"]["seconds_before"] == 0 < then["naive"]["seconds_before"]
+    assert then["fgmt"]["seconds_before"] > last["costs"]["total"]
+    for entry in then.values():
+        assert [p["epoch"] for p in entry["curve"]] == [0, 1]
+        assert entry["curve"][-1]["seconds"] == pytest.approx(entry["seconds"], rel=1e-6)
+    assert then["fgmt"]["metrics"]["test_accuracy"] > then["fgmt"]["test_accuracy_before"]
+    paths = found["paths"]
+    assert set(paths) == {"permuted source", "trained target", "between"}
+    assert len(paths["between"]["at"]) == 3
+    readme = (tmp_path / "out/README.md").read_text()
+    assert "oracle, final step (5)" in readme
+    assert "of training from scratch" in readme
+    pytest.importorskip("jinja2")
+    html = (tmp_path / "out/report.html").read_text()
+    assert "Before any training" in html
+    assert "Trained on" in html
+
+    # A finished folder stays as it is, and another command may not have it.
+    stamp = (tmp_path / "out/model.safetensors").stat().st_mtime_ns
+    again = answer(
+        "transfer", "--from-init", a / "init.safetensors", "--from-final", a / "final.safetensors",
+        "--to", b / "init.safetensors", "--to-final", b / "final.safetensors", "--out", "out",
+        "--data", "digits", "--steps", "5", "--points", "3", "--then-train", "1", "--threads", "1",
+    )  # fmt: skip
+    assert again["scores"] == found["scores"]
+    assert (tmp_path / "out/model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_recorded_run_all_of_it_or_some_steps(answer, runs):
+    a, b = runs
+    common = ("transfer", a / "run", "--to", b / "init.safetensors", "--data", "digits",
+              "--points", "0")  # fmt: skip
+    whole = answer(*common, "--out", "whole", "--keep-steps")
+    assert whole["trajectory"]["steps"] == list(range(7))
+    assert [r["step"] for r in whole["curves"]["fgmt"]] == list(range(1, 7))
+    assert sum(name.startswith("steps/") for name in whole["files"]) == 6
+    some = answer(*common, "--out", "some", "--steps", "3", "--by", "gmt")
+    assert some["trajectory"]["steps"] == [0, 2, 4, 6]
+    assert set(some["curves"]) == {"gmt", "naive", "initial_weights"}
+    line = answer(*common, "--out", "line", "--straight", "--steps", "2", "--spacing", "cosine")
+    assert line["trajectory"]["origin"].startswith("a straight line of 2 cosine steps")
+
+
+def test_without_data_by_the_initial_weights(answer, runs, tmp_path):
+    a, b = runs
+    found = answer(
+        "transfer", a / "run", "--to", b / "init.safetensors", "--by", "initial_weights", "--out",
+        "out",
+    )  # fmt: skip
+    assert found["scores"] == {}
+    assert any("nothing was measured" in note for note in found["notes"])
+    assert (tmp_path / "out/model.safetensors").exists()
+    assert not (tmp_path / "out/report.html").exists()
+
+
+def test_a_run_onto_its_own_permuted_start_is_the_run(answer, runs, tmp_path):
+    a, _ = runs
+    source = answer(
+        "transfer", a / "run", "--to", a / "init.safetensors", "--by", "initial_weights",
+        "--data", "digits", "--out", "own", "--points", "0",
+    )  # fmt: skip
+    assert source["steps"][-1]["cosine"] == pytest.approx(1.0)
+    spec = PermutationSpec.from_json((tmp_path / "own/spec.json").read_text())
+    start = load_file(a / "init.safetensors")
+    header = {"regraft.model": json.dumps(about(WIDE))}
+    hidden = spec.random(3)
+    save_file(spec.apply(start, hidden), tmp_path / "copy.safetensors", metadata=header)
+    answer(
+        "transfer", a / "run", "--to", tmp_path / "copy.safetensors", "--by", "initial_weights",
+        "--out", "out",
+    )  # fmt: skip
+    written = load_file(tmp_path / "out/model.safetensors")
+    wanted = spec.apply(Trajectory.open(a / "run").state(-1), hidden)
+    assert all(torch.equal(written[k], wanted[k]) for k in wanted)
+
+
+def test_a_network_that_nothing_permutes_says_so(answer, factory, tmp_path):
+    (tmp_path / "lonely_net.py").write_text(
+        "from torch import nn\n\n"
+        "def linear(num_classes, in_channels, image_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, num_classes))\n"
+    )
+    generator = torch.Generator().manual_seed(0)
+    for name in ("a", "b", "c"):
+        state = {
+            "1.weight": torch.randn(10, 64, generator=generator),
+            "1.bias": torch.randn(10, generator=generator),
+        }
+        save_file(state, tmp_path / f"{name}.safetensors")
+    found = answer(
+        "transfer", "--from-init", "a.safetensors", "--from-final", "b.safetensors", "--to",
+        "c.safetensors", "--model", "lonely_net:linear", "--data", "digits", "--out", "out",
+        "--steps", "2", "--points", "0",
+    )  # fmt: skip
+    assert any("nothing in this architecture can change places" in n for n in found["notes"])
+    naive, fast = (found["curves"][by][-1]["test_accuracy"] for by in ("naive", "fgmt"))
+    assert naive == fast
+
+
+def test_wrong_input_is_refused_in_one_sentence(refused, runs, tmp_path):
+    a, b = runs
+    init, final, to = a / "init.safetensors", a / "final.safetensors", b / "init.safetensors"
+    out = ("--out", "out", "--data", "digits")
+    for words, message in (
+        ((), "source: give the folder of one recorded trajectory"),
+        ((a / "run", "--from-init", init), "source: give the folder of one recorded trajectory"),
+        (("--from-init", init), "--from-final is missing"),
+        ((a / "run", "--by", "oracle"), "add --to-final"),
+        ((a / "run", "--steps", "0"), "--steps 0: expected at least 1"),
+        ((a / "run", "--steps", "9"), "steps=9: the trajectory has 6 states"),
+        ((a / "run", "--points", "1"), "--points 1"),
+        ((a / "run", "--lr", "nan"), "--lr nan"),
+        ((tmp_path,), "is no recorded trajectory"),
+    ):
+        assert message in refused("transfer", *words, "--to", to, *out)
+        assert not (tmp_path / "out").exists()
+    assert "add --data" in refused("transfer", a / "run", "--to", to, "--out", "out")
+    other = checkpoint(tmp_path / "other.safetensors", "mlp")
+    told = refused("transfer", a / "run", "--to", other, *out)
+    assert "features.1.bias has shape (24,), expected (64,)" in told
+    few = checkpoint(tmp_path / "few.safetensors", "mlp", classes=(0, 1, 2))
+    told = refused("transfer", "--from-init", few, "--from-final", few, "--to", few, *out)
+    assert "10 classes" in told
+    dead = load_file(to)
+    for name in ("features.1.bias", "features.3.bias"):
+        dead[name] -= 1e3
+    save_file(dead, tmp_path / "dead.safetensors")
+    assert "a dead network" in refused(
+        "transfer", "--from-init", init, "--from-final", final, "--to", tmp_path / "dead.safetensors",
+        *out,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("default:.*cut short")
+def test_a_cut_recording_is_told(regraft, tmp_path):
+    folder = run(tmp_path / "c", 3, epochs=3, every=1, finish=False)
+    words = ("transfer", folder / "run", "--to", folder / "init.safetensors", "--out", "out",
+             "--by", "naive")  # fmt: skip
+    code, _, err = regraft(*words, "--cut", "refuse")
+    assert code == 2
+    assert "was cut short: it was not finished; whole up to step 3" in err
+    code, out, err = regraft(*words)
+    assert code == 0
+    assert "whole up to step 3 (3 states), which is used" in err
+    assert "steps 1 to 3" in out
