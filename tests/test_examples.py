@@ -29,3 +29,32 @@ def test_two_networks_are_merged_on_data(capsys):
     scores = run("merge_two_networks", epochs=8, steps=40)
     assert scores["aligned on data"] > scores["averaged as they are"] + 5
     assert "proved to" in capsys.readouterr().out
+
+
+def test_a_run_carried_over_makes_an_ensemble_member():
+    scores = run("transfer_ensemble_member")
+    assert scores["transferred"] > scores["naive"] + 10
+    assert scores["then trained"] > scores["from scratch"] + 5
+    assert scores["ensemble"] > 95
+
+
+def test_a_fine_tuning_run_is_carried_to_the_next_base():
+    scores = run("transfer_fine_tuning")
+    assert scores["new base"] < 40
+    assert scores["fgmt"] > scores["initial_weights"] > scores["naive"] + 10
+    assert scores["fgmt, one epoch"] > scores["new base, one epoch"] + 5
+
+
+def test_where_a_permutation_cannot_help_it_is_seen(capsys):
+    found = run("transfer_that_cannot_help")
+    naive, fast, _ = found["coded, 256"]
+    assert naive == fast
+    naive, fast, closer = found["plain, 12"]
+    assert closer < 0.4
+    assert fast < naive + 20
+    naive, fast, closer = found["plain, 512"]
+    assert closer > 0.4
+    assert fast > naive + 20
+    told = capsys.readouterr().out
+    assert "coded, 256: 0 groups" in told
+    assert "stay in place: matmul" in told

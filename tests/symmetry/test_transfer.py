@@ -340,6 +340,22 @@ def test_statistics_are_taken_anew_for_what_is_yielded():
         torch.testing.assert_close(one.weights["norm.running_var"], moved["norm.running_var"])
 
 
+def test_a_constant_of_the_target_stays_its_own():
+    class Scaled(nn.Sequential):
+        def __init__(self, code):
+            super().__init__(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+            self.register_buffer("code", code)
+
+    model, other = (Scaled(torch.full((3,), v)) for v in (1.0, 2.0))
+    spec = mlp([6, 8, 3])[1]
+    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    spec = type(spec)(spec.groups, shapes)
+    final = {k: v + 1 for k, v in model.state_dict().items()}
+    line = Trajectory.linear(model.state_dict(), final, steps=2, buffers=["code"])
+    for found in transfer(line, other.state_dict(), spec, by="naive"):
+        assert torch.equal(found.weights["code"], other.code)
+
+
 def test_bfloat16_weights_are_displaced_in_float32():
     spec, model, _, _, _ = setting(5)
     model = model.bfloat16()

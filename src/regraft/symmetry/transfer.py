@@ -27,6 +27,7 @@ from torch import Tensor
 
 from regraft.errors import InputError
 
+from .blocks import NEVER_COMPARED
 from .gradient_pairs import GradientPairs, Solver
 from .gradients import Gradients
 from .match import _check as check_solver
@@ -112,9 +113,9 @@ def transfer(
 ) -> Iterator[Transferred]:
     """Yield the target at every step of the trajectory after the initial one.
 
-    The input is checked at once; each step is computed when it is asked for. Tensors that are not
-    trained (running statistics, counters) are the permuted source's: take the statistics anew before
-    the network is used, or give `statistics`.
+    The input is checked at once; each step is computed when it is asked for. Running statistics are
+    the permuted source's, as a displaced variance could be negative: take them anew before the network
+    is used, or give `statistics`. Other tensors that are not trained stay the target's.
 
     Memory: FGMT and GMT keep running sums for tensors of one permuted axis, whatever the number of
     steps, and the gradients of the others (2 for every step; `store` halves them). GMT keeps the
@@ -334,8 +335,11 @@ class _Run:
             moved = self.spec.apply_to(name, self._here(delta), self.now)
             found[name] = add(self.target[name], moved if self.scale == 1.0 else moved * self.scale)
         for name, tensor in self.trajectory.others(i):
-            moved = self.spec.apply_to(name, self._here(tensor), self.now)
-            found[name] = moved.to(self.target[name].dtype)
+            if name.endswith(NEVER_COMPARED):
+                moved = self.spec.apply_to(name, self._here(tensor), self.now)
+                found[name] = moved.to(self.target[name].dtype)
+            else:
+                found[name] = self.target[name]
         return {k: found[k] for k in self.target}
 
     def _here(self, tensor: Tensor) -> Tensor:
