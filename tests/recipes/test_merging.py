@@ -381,13 +381,18 @@ def test_barriers_of_aligned_and_unaligned_networks_are_compared(lower):
     found = []
     for seed in (1, 2, 3):
         for end in ("", "_reset", "_repair"):
-            for arm, barrier in (("average", 40.0), ("weight_matching", 10.0 if lower else 41.0)):
+            aligned = 10.0 if lower else 41.0
+            for arm, barrier in (
+                ("average", 40.0),
+                ("weight_matching", aligned),
+                ("activation_matching", 20.0),
+            ):
                 value = barrier + 0.1 * seed
                 metrics = {"accuracy_barrier": value, "loss_barrier": value / 10}
                 found.append(run("x/same-data", arm + end, seed, test_accuracy=50.0, **metrics))
     claims = read(found, rows(found)).claims
-    assert [c.held for c in claims] == [lower] * 3
-    assert "REPAIR" in claims[2].paper
+    assert [c.held for c in claims] == [lower, True] * 3
+    assert all("REPAIR" in c.paper for c in claims[4:])
 
 
 # From the command to the report.

@@ -253,7 +253,7 @@ def resnet_pair() -> Pair:
         model=ModelConfig(name="resnet8", width=2),
         train=OptimConfig(lr=0.1, weight_decay=5e-4, epochs=6, batch_size=100, schedule="cosine"),
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
-        merge=MergeConfig(points=11, path_images=1000, statistics=1000),
+        merge=MergeConfig(points=11, path_images=1000, statistics=500),
     )
 
 

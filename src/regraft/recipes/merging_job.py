@@ -78,6 +78,8 @@ class MergeConfig:
     """Images of each class and set in a surrogate that is not full."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """SGD of `straight_through` or `scratch`."""
+    sweeps: int = 100
+    """Sweeps of each matching of `straight_through`, at most; the next goes on from where it ended."""
     repair: RepairMode = "none"
     """What is done to the statistics of merged networks."""
     statistics: int = 5000
@@ -284,6 +286,7 @@ class _Merging:
             lr=optim.lr,
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
+            max_sweeps=self.merge.sweeps,
             score_every=min(max(len(batches), 50), steps),
             seed=self.job.runtime.seed,
             workers=self.job.runtime.threads or 1,
