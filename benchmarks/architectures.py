@@ -165,6 +165,7 @@ def look(name: str, build: Build) -> dict[str, Any]:
 
 _PHRASES = (
     ("reads an input", "inputs"),
+    ("positions of a map", "positions of a map"),
     ("output of the network", "outputs"),
     ("looked up by index", "vocabulary and positions"),
     ("index in", "tables looked up by index"),

@@ -17,7 +17,6 @@ from regraft.symmetry.spec import Group, Pin, Site
 
 from .classes import Classes, Place
 
-
 _Key = tuple[Any, ...]
 """What units have in common; its last entry are their owners that may move."""
 

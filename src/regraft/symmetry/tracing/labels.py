@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 
-
 Kind = Literal["pinned", "uniform", "nodes"]
 
 

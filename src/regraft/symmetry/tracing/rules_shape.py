@@ -225,7 +225,7 @@ def cat(walk: Walk, tensors: Sequence[Value], dim: int = 0) -> Value:
 
 def _end_to_end(walk: Walk, segments: Sequence[Dim], total: int) -> Dim:
     if not any(s.moves for s in segments):
-        return Dim(total)
+        return Dim(total, why=next((s.why for s in segments if s.why), ""))
     over = list(dict.fromkeys(base for s in segments for base in s.over))
     sizes = [base.size for base in over]
     arrays = []
