@@ -379,6 +379,8 @@ def test_matching_brings_gradients_together():
         for found in transfer(line, target, spec, data, by=by):
             assert found.cosine > found.cosine_before + 0.1
             assert found.sweeps >= 1
+        *_, last = transfer(line, target, spec, data, by=by, warm_sweeps=1)
+        assert last.sweeps == 1
 
 
 def test_a_network_that_nothing_permutes_is_transferred_naively():
@@ -422,6 +424,7 @@ def test_wrong_input_is_refused_at_once():
         (r"the target has no tensor '4\.bias'", (line, without, spec, data), {}),
         (r"the target: 4\.bias has 3 of 3 entries that are NaN", (line, bad, spec, data), {}),
         (r"statistics are taken by a model", (line, target, spec), {"by": "naive", "statistics": []}),
+        (r"warm_sweeps=0", (line, target, spec, data), {"warm_sweeps": 0}),
         (r"max_sweeps=-1", (line, target, spec, data), {"max_sweeps": -1}),
         (r"count=0", (line, target, spec, Gradients(model, source, count=0)), {}),
         (r"label 3 and the network 3 outputs", (line, target, spec,

@@ -97,7 +97,12 @@ class GradientPairs:
             self._extend(gains, a, b, before)
 
     def solve(
-        self, start: Permutation | None = None, *, grow: bool = False, seed: int = 0
+        self,
+        start: Permutation | None = None,
+        *,
+        grow: bool = False,
+        seed: int = 0,
+        sweeps: int | None = None,
     ) -> Permutation:
         """Return the permutation that coordinate descent finds.
 
@@ -105,6 +110,7 @@ class GradientPairs:
             start: Permutation to start from; the one found last by default.
             grow: Let the descent find its start; see `Descent.grow`.
             seed: Added to the solver's seed, so that each solution has an order of its own.
+            sweeps: Sweeps at most, instead of the solver's.
         """
         if start is not None and any(not torch.equal(p, self.now[k]) for k, p in start.items()):
             self.now = {**self.now, **start}
@@ -124,7 +130,7 @@ class GradientPairs:
         if grow:
             descent.grow()
             self.value = descent._measure(descent.now)
-        descent.run(self.how.max_sweeps, measure=False)
+        descent.run(self.how.max_sweeps if sweeps is None else sweeps, measure=False)
         self._gains, self.now = descent._gains, descent.now
         self.value += math.fsum(descent.gained.values())
         self.sweeps = descent.sweeps

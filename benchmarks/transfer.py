@@ -1,0 +1,218 @@
+"""What learning transfer costs: beside the source's training, and beside a plain implementation.
+
+    python benchmarks/transfer.py --out docs/results       # about half an hour on two cores
+    python benchmarks/transfer.py --quick                  # smaller networks, nothing written
+
+The source is trained for ten epochs and carried over in ten steps. The baseline
+(`plain_transfer.py`) keeps all pairs of gradients in lists, contracts every group of all of them anew
+in every sweep, starts each matching at the identity and solves with scipy, on the same threads and
+batches. Both are timed in one process, in turn. Before anything is timed both are run once and the
+cosines of their permuted gradients compared: a faster transfer that fits worse would not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from measure import Ratio, in_turn, write
+from plain_transfer import Plain, plain_transfer
+from regraft.config import DataConfig, ModelConfig
+from regraft.data import ImageSet, Splits, TensorLoader, load
+from regraft.models import build
+from regraft.symmetry.gradients import Gradients
+from regraft.symmetry.spec import PermutationSpec
+from regraft.symmetry.trace import trace
+from regraft.symmetry.trajectory import Trajectory
+from regraft.symmetry.transfer import Method, Transferred, transfer
+from regraft.train import command_line, keep_freed_memory
+
+State = dict[str, Tensor]
+TARGET = 1 / 3
+STEPS = 10
+
+NETWORKS = {
+    "MLP 784-2048-2048-10": ModelConfig(name="mlp", options={"widths": [2048, 2048]}),
+    "conv_small": ModelConfig(name="conv_small", width=2.0),
+    "conv4": ModelConfig(name="conv4", width=0.5),
+}
+QUICK = {
+    "MLP 784-512-512-10": ModelConfig(name="mlp", options={"widths": [512, 512]}),
+    "conv_small": ModelConfig(name="conv_small", width=1.0),
+}
+
+
+@dataclass
+class Setting:
+    """A source that was trained, and a target that was not."""
+
+    model: nn.Module
+    line: Trajectory
+    target: State
+    spec: PermutationSpec
+    batches: TensorLoader
+    count: int
+    epochs: int
+    start: State
+
+    def train(self) -> State:
+        """Train the source as it was trained."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.start)
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        for epoch in range(self.epochs):
+            for x, y, _ in self.batches.batches(epoch):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+        return model.state_dict()
+
+    def ours(self, by: str) -> Transferred:
+        """Transfer to the last step."""
+        data = Gradients(self.model, self.batches, count=self.count)
+        method: Method = "gmt" if by == "gmt" else "fgmt"
+        *_, last = transfer(self.line, self.target, self.spec, data, by=method)
+        return last
+
+    def plain(self, by: str) -> Plain:
+        """Do the same plainly."""
+        return plain_transfer(
+            self.line,
+            self.target,
+            self.spec,
+            self.model,
+            self.batches,
+            count=self.count,
+            all_pairs=by == "gmt",
+        )
+
+
+def prepare(config: ModelConfig, splits: Splits, count: int, epochs: int) -> Setting:
+    shape = {"num_classes": splits.num_classes, "channels": splits.channels}
+    states = []
+    model = nn.Module()
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = build(config, image_size=splits.image_size, **shape)
+        states.append({k: v.clone() for k, v in model.state_dict().items()})
+    images = splits.train
+    if not isinstance(images, ImageSet):
+        raise SystemExit("the images do not fit into memory: take a smaller set")
+    batches = TensorLoader(
+        images,
+        batch_size=128,
+        mean=splits.mean,
+        std=splits.std,
+        shuffle=True,
+        augment="none",
+        seed=1,
+    )
+    example = torch.randn(2, splits.channels, splits.image_size, splits.image_size)
+    spec = trace(copy.deepcopy(model).eval(), example)
+    empty = Trajectory.linear(states[0], states[0], steps=1)
+    found = Setting(model, empty, states[1], spec, batches, count, epochs, states[0])
+    found.line = Trajectory.linear(states[0], found.train(), steps=STEPS)
+    return found
+
+
+def measure(
+    networks: dict[str, ModelConfig], splits: Splits, n: int, count: int, epochs: int
+) -> tuple[list[Ratio], list[str]]:
+    rows, shares = [], []
+    for name, config in networks.items():
+        setting = prepare(config, splits, count, epochs)
+        print(name, flush=True)
+        for by in ("fgmt", "gmt"):
+            ours, plain = setting.ours(by), setting.plain(by)
+            costs, cosine = ours.costs, ours.cosine or 0.0
+            print(f"  {by}: cosine {cosine:.4f}, plainly {plain.cosine:.4f}", flush=True)
+            if cosine < plain.cosine - 0.05:
+                raise SystemExit("the fast transfer fits worse than the plain one")
+            part = {
+                "gradients": costs.gradients,
+                "contractions": costs.contraction,
+                "assignments": costs.assignment,
+            }
+            told = ", ".join(f"{k} {100 * v / costs.total:.0f}%" for k, v in part.items())
+            plainly = plain.gradients / (plain.gradients + plain.matching)
+            shares.append(
+                f"{name}, {by.upper()}: {told} of {costs.total:.1f} s ({costs.count} gradients); "
+                f"plainly gradients {100 * plainly:.0f}%"
+            )
+            print(f"  {shares[-1]}", flush=True)
+            against: list[tuple[str, Callable[[], object], float | None]] = [
+                (f"plain {by.upper()}", partial(setting.plain, by), TARGET)
+            ]
+            if by == "fgmt":
+                against.append((f"training the source, {epochs} epochs", setting.train, None))
+            for label, call, target in against:
+                rows.append(
+                    in_turn(
+                        name,
+                        (by.upper(), partial(setting.ours, by)),
+                        (label, call),
+                        n=n,
+                        warmup=0,  # all have run
+                        target=target,
+                    )
+                )
+                row = rows[-1]
+                print(f"  {row.arm} / {row.baseline}: {row.ratio:.3f}", flush=True)
+    return rows, shares
+
+
+READING = """
+**Same fit.** The benchmark stops if the permuted gradients of the fast transfer lie further apart (their
+cosine, over all pairs) than those of the plain one; they differ a little, as warm starts end elsewhere.
+
+**Where the time goes.** {shares}. Shares are of the time by the clock; contractions and assignments are
+counted in all threads.
+
+**Beside training.** FGMT takes 2 T gradients whatever the source's training took, so its share falls with
+the size of the data set: here an epoch has {batches} batches. Tracing the network is not counted; it is
+done once for an architecture.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--data", default="fashion_mnist")
+    parser.add_argument("--train-size", type=int, default=8000)
+    parser.add_argument("--count", type=int, default=2, help="batches of each gradient")
+    parser.add_argument("--n", type=int, default=5, help="calls of each")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    if arguments.quick:
+        splits = load(DataConfig(name="digits", image_size=28))
+    else:
+        splits = load(DataConfig(name=arguments.data, train_size=arguments.train_size))
+    n, epochs = (3, 3) if arguments.quick else (arguments.n, 10)
+    networks = QUICK if arguments.quick else NETWORKS
+    rows, shares = measure(networks, splits, n, arguments.count, epochs)
+    if arguments.out is not None and not arguments.quick:
+        batches = -(-len(splits.train) // 128)
+        write(
+            arguments.out,
+            "transfer",
+            "What learning transfer costs beside training and beside a plain implementation",
+            command_line(),
+            rows,
+            READING.strip().format(shares="; ".join(shares), batches=batches),
+        )
+
+
+if __name__ == "__main__":
+    main()
