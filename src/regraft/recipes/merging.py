@@ -224,7 +224,7 @@ MNIST = DataConfig(name="mnist", normalize="none")
 FASHION = DataConfig(name="fashion_mnist", normalize="none")
 SMALL_MNIST = DataConfig(name="mnist", image_size=14, train_size=6000, normalize="none")
 TRAIN = OptimConfig(lr=0.1, weight_decay=0.0, epochs=10, batch_size=500, schedule="constant")
-FULL = OptimConfig(lr=0.1, epochs=2, batch_size=500, schedule="constant")
+FULL = OptimConfig(lr=0.3, epochs=3, batch_size=500, schedule="constant")
 FEW = OptimConfig(lr=0.5, epochs=300, batch_size=500, schedule="multistep")
 SCRATCH = OptimConfig(lr=0.1, epochs=200, batch_size=500, schedule="constant")
 
@@ -238,7 +238,7 @@ def mlp_pair() -> Pair:
         model=MLP,
         train=TRAIN,
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
-        merge=MergeConfig(path_images=2000),
+        merge=MergeConfig(sweeps=1, path_images=2000),
         condense=CondenseConfig(restarts=50),
         condense_model=NARROW,
     )
@@ -284,7 +284,7 @@ def _paper() -> list[Runnable]:
         b=replace(FASHION, validation=0.0),
         train=replace(TRAIN, epochs=100),
         runtime=runtime,
-        merge=MergeConfig(statistics=60000),
+        merge=MergeConfig(statistics=60000),  # and matchings that go to their end
         condense=CondenseConfig(restarts=1000),
     )
     few = replace(sgd, lr=0.5, epochs=5000, schedule="multistep")
