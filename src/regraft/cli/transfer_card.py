@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .gathered import Gathered
 
 LABELS = {
     "gmt": "GMT",
@@ -14,6 +17,53 @@ LABELS = {
     "initial_weights": "initial weights",
     "scratch": "from scratch",
 }
+
+
+def about_data(given: Gathered) -> dict[str, Any] | None:
+    """Return what the data are, or None where there are none."""
+    if not given.data:
+        return None
+    data = given.data[0]
+    return {
+        "name": data.splits.name,
+        "train_images": len(data.splits.train),
+        "tested_on": data.tested_on,
+        "test_images": len(data.test),
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+
+
+def notes_of(groups: int, last: dict[str, Any], *, measured: bool) -> list[str]:
+    """Return what the user should know of a transfer.
+
+    Args:
+        groups: Number of groups that can be permuted.
+        last: The row of the last step.
+        measured: Whether there were data to measure on.
+    """
+    notes = []
+    if not groups:
+        notes.append(
+            "nothing in this architecture can change places, so that every method is the naive transfer: "
+            "spec.json says what pins each axis"
+        )
+    elif last["cosine"] is not None and last["cosine"] < last["cosine_before"] + 0.05:
+        notes.append(
+            "the permutation brings the two networks no closer (cosine "
+            f"{last['cosine_before']:.3f} before, {last['cosine']:.3f} after): "
+            "expect no more than the naive transfer gives"
+        )
+    if last["dead"]:
+        notes.append(
+            f"{len(last['dead'])} groups have no gradients in one of the networks and stay in place: "
+            f"{', '.join(last['dead'][:3])}"
+        )
+    if not measured:
+        notes.append(
+            "without --data nothing was measured and BatchNorm statistics are the source's"
+        )
+    return notes
 
 
 def summary(card: dict[str, Any]) -> list[str]:

@@ -93,6 +93,7 @@ def transferred(asked: Transfer) -> dict[str, Any]:
     from regraft.train import command_line
     from regraft.train.environment import environment
 
+    from .transfer_card import about_data, notes_of
     from .transfer_training import train_on
 
     began = time.monotonic()
@@ -129,7 +130,7 @@ def transferred(asked: Transfer) -> dict[str, Any]:
         "to_final": None if asked.to_final is None else str(asked.to_final),
         "model": to_dict(given.config),
         "shape": given.shape,
-        "data": _about_data(given),
+        "data": about_data(given),
         "trajectory": {
             "origin": trajectory.origin,
             "steps": list(trajectory.steps),
@@ -146,7 +147,11 @@ def transferred(asked: Transfer) -> dict[str, Any]:
         "scores": scores,
         "paths": _paths(asked, given, bench, spec, main, trajectory, trained),
         "then_train": train_on(asked, given, arms, start, bench) if asked.then_train else None,
-        "notes": [*given.notes, *bench.notes, *_notes(spec, main, asked)],
+        "notes": [
+            *given.notes,
+            *bench.notes,
+            *notes_of(len(spec), main.rows[-1], measured=bool(given.data)),
+        ],
         "files": files,
     }
     return {**card, "seconds": time.monotonic() - began}
@@ -336,46 +341,6 @@ def _paths(
             progress=lambda done, count: bar.update(done, count, {}),
         )
     return found.to_dict()["curves"]
-
-
-def _about_data(given: Gathered) -> dict[str, Any] | None:
-    if not given.data:
-        return None
-    data = given.data[0]
-    return {
-        "name": data.splits.name,
-        "train_images": len(data.splits.train),
-        "tested_on": data.tested_on,
-        "test_images": len(data.test),
-        "mean": list(data.mean),
-        "std": list(data.std),
-    }
-
-
-def _notes(spec: PermutationSpec, arm: Arm, asked: Transfer) -> list[str]:
-    notes = []
-    last = arm.rows[-1]
-    if not len(spec):
-        notes.append(
-            "nothing in this architecture can change places, so that every method is the naive transfer: "
-            "spec.json says what pins each axis"
-        )
-    elif last["cosine"] is not None and last["cosine"] < last["cosine_before"] + 0.05:
-        notes.append(
-            "the permutation brings the two networks no closer (cosine "
-            f"{last['cosine_before']:.3f} before, {last['cosine']:.3f} after): "
-            "expect no more than the naive transfer gives"
-        )
-    if last["dead"]:
-        notes.append(
-            f"{len(last['dead'])} groups have no gradients in one of the networks and stay in place: "
-            f"{', '.join(last['dead'][:3])}"
-        )
-    if asked.data is None:
-        notes.append(
-            "without --data nothing was measured and BatchNorm statistics are the source's"
-        )
-    return notes
 
 
 def _write(asked: Transfer, given: Gathered, spec: PermutationSpec, arm: Arm) -> list[str]:
