@@ -17,6 +17,7 @@ VERBS = [
     ("ticket", "unpack"),
     ("merge",),
     ("align",),
+    ("transfer",),
     ("condense",),
     ("reproduce",),
     ("report",),

@@ -19,6 +19,7 @@ from .pack import Pack
 from .report import Report
 from .reproduce import Reproduce
 from .run import Run
+from .transfer import Transfer
 from .unpack import Unpack
 
 
@@ -57,6 +58,7 @@ _Verb = (
     Annotated[Ticket, tyro.conf.subcommand("ticket")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Align, tyro.conf.subcommand("align")]
+    | Annotated[Transfer, tyro.conf.subcommand("transfer")]
     | Annotated[Condense, tyro.conf.subcommand("condense")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Report, tyro.conf.subcommand("report")]

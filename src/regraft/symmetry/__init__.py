@@ -6,22 +6,29 @@ from .check import SymmetryError, check
 from .checkpoint import Checkpoint, check_alike, check_finite, fit_names, read_checkpoint
 from .connectivity import Curve, Measured, Plane, interpolation, measure, plane
 from .cycle_consistent import cycle_consistent
+from .gradients import Gradients
 from .heads import Ensemble, find_head, separate_heads, union_classes, union_heads, widen_heads
 from .lazy import Permuted
 from .many import ManyMatch, align_many, between
 from .match import Match, match
 from .merge import MergeMethod, merge, merge_method, merge_tensors
+from .mode_connectivity import Connection, connect
 from .permutation import Permutation, compose, inverse
+from .recorder import TrajectoryRecorder
 from .repair import Repaired, repair, repair_, reset_batch_norm_
 from .spec import Group, PermutationSpec, Pin, Site
 from .straight_through import StraightThrough, StraightThroughConfig, straight_through
 from .trace import trace
+from .trajectory import Trajectory
+from .transfer import Transferred, transfer
 
 __all__ = [
     "Activations",
     "Checkpoint",
+    "Connection",
     "Curve",
     "Ensemble",
+    "Gradients",
     "Group",
     "ManyMatch",
     "Match",
@@ -37,6 +44,9 @@ __all__ = [
     "StraightThrough",
     "StraightThroughConfig",
     "SymmetryError",
+    "Trajectory",
+    "TrajectoryRecorder",
+    "Transferred",
     "align_many",
     "assign",
     "between",
@@ -44,6 +54,7 @@ __all__ = [
     "check_alike",
     "check_finite",
     "compose",
+    "connect",
     "cycle_consistent",
     "find_head",
     "fit_names",
@@ -62,6 +73,7 @@ __all__ = [
     "separate_heads",
     "straight_through",
     "trace",
+    "transfer",
     "union_classes",
     "union_heads",
     "widen_heads",
