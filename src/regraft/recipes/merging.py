@@ -2,7 +2,9 @@
 
 `cpu`: three seeds of (a) MNIST with Fashion-MNIST, the paper's MLP, all arms; (b) MNIST with MNIST
 turned by 0 to 90 degrees; (c) two ResNet-8 of double width on the same 6,000 images of MNIST at
-14x14 pixels, with BatchNorm. COST
+14x14 pixels, with BatchNorm. Its runs add up to about 51 minutes of one core (estimated from
+single arms), 26 minutes on two. Expected of (a), from one seed: weight matching 55%, ensemble 80%,
+STE 88% with all data and 84% with ten images a class, from scratch on these 63%.
 
 `paper`: the published settings (card B3): MNIST with Fashion-MNIST, rotated MNIST at seven angles,
 and classes 0-4 of CIFAR-10 with 5-9, ResNet-20. `gpu`: ResNet-20 on class-split CIFAR-10-JPEG, and
@@ -224,6 +226,10 @@ MNIST = DataConfig(name="mnist", normalize="none")
 FASHION = DataConfig(name="fashion_mnist", normalize="none")
 SMALL_MNIST = DataConfig(name="mnist", image_size=14, train_size=6000, normalize="none")
 TRAIN = OptimConfig(lr=0.1, weight_decay=0.0, epochs=10, batch_size=500, schedule="constant")
+# Validation accuracy with seed 11, by benchmarks/choose_merging.py. All data, one epoch: 87.7 at a
+# learning rate of 0.1 and 88.0 at 0.3; 88.6 after four. Random images, 200 steps: 83.5 at 0.5, 82.8
+# at 1, 84.2 at 2; with one sweep a step 83.5 as well, in half of the time. Small sets share what was
+# chosen for random images (the paper's rate); networks from scratch have the paper's settings.
 FULL = OptimConfig(lr=0.3, epochs=3, batch_size=500, schedule="constant")
 FEW = OptimConfig(lr=0.5, epochs=300, batch_size=500, schedule="multistep")
 SCRATCH = OptimConfig(lr=0.1, epochs=200, batch_size=500, schedule="constant")
