@@ -321,8 +321,9 @@ _NOTES = (
     "ste_full learns from all training images and compares its candidates on held-out ones; on small "
     "sets candidates are compared on the small set itself, and no other image is used. Every small "
     "set has ten images of each class from each data set (50 of class-split CIFAR-10). At the scale "
-    "cpu, learning rate and sweeps of STE were looked at for all data and for random images, on validation images with a seed that is "
-    "not reported (`benchmarks/choose_merging.py`); the other small sets share those of random images, "
-    "and training from scratch has the paper's settings. The test images chose nothing. "
-    "activation_matching uses training images without labels, and so do networks with statistics taken anew or REPAIR."
+    "cpu, learning rate and sweeps of STE were looked at for all data and for random images, on "
+    "validation images with a seed that is not reported (`benchmarks/choose_merging.py`); the other "
+    "small sets share those of random images, and training from scratch has the paper's settings. The "
+    "test images chose nothing. activation_matching uses training images without labels, and so do "
+    "networks with statistics taken anew or REPAIR."
 )
