@@ -32,6 +32,7 @@ RECIPES = {
     "frozen": "regraft.recipes.frozen",
     "iterand": "regraft.recipes.iterand",
     "merging": "regraft.recipes.merging",
+    "transfer": "regraft.recipes.transfer",
 }
 """Recipes by name: modules with a function `recipe(scale, seeds) -> Recipe`."""
 
