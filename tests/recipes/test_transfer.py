@@ -285,7 +285,7 @@ def test_every_arm_trains_on_from_its_step_and_scratch_from_the_initialisation(f
         else:
             assert metrics["transfer_seconds"] > 0
             assert metrics["untrained_test_accuracy"] == metrics["untrained_best_accuracy"]
-            for short in ("target", "source"):
+            for short in ("target", "source", "between"):
                 path = rows_of(job, root, f"path_{short}")
                 assert [row["at"] for row in path] == [0, 0.5, 1]
                 line = path[1]["loss"] - (path[0]["loss"] + path[2]["loss"]) / 2
@@ -358,7 +358,7 @@ def carried(setting, arm, seed, value, *, before=1.0, training=4.0, validated=(8
         transfer_seconds=before,
         training_seconds=training,
         **metrics,
-        **{f"{short}_barrier": (100 - value) / 100 for short in ("target", "source")},
+        **{f"{short}_barrier": (100 - value) / 100 for short in ("target", "source", "between")},
     )
 
 
@@ -444,11 +444,22 @@ def test_barriers_and_initialisations_are_held_against_fgmt(better):
         found += [carried("s", "gmt", seed, 86.0), carried("s", "initial_weights", seed, 80.0)]
         found.append(run("s", "scratch", seed, test_accuracy=1.0, training_seconds=1.0))
     claims = read(found, rows(found, "along_accuracy")).claims
-    for words, count in (("lower barrier", 2), ("initialisations alone", 1)):
-        held = [c.held for c in claims if words in c.paper]
-        assert held == [better] * count
+    for words in ("a lower barrier between", "initialisations alone"):
+        assert [c.held for c in claims if words in c.paper] == [better]
+    assert [c.held for c in claims if "without barrier" in c.paper] == [False, False]
     (close,) = [c for c in claims if "as good as GMT" in c.paper]
     assert close.held is False  # an interval that reaches below one point less
+
+
+@pytest.mark.parametrize(("barrier", "held"), [(0.0, True), (0.04, True), (0.2, False)])
+def test_no_barrier_is_a_small_one_in_every_seed(barrier, held):
+    found = []
+    for seed in (1, 2, 3):
+        for arm in ("naive", "fgmt", "scratch"):
+            high = {f"{short}_barrier": barrier + 0.001 * seed for short in ("target", "source")}
+            found.append(run("s", arm, seed, test_accuracy=1.0, **high))
+    claims = [c for c in read(found, rows(found)).claims if "without barrier" in c.paper]
+    assert [c.held for c in claims] == [held, held]
 
 
 @pytest.mark.parametrize(("here", "held"), [(0.5, True), (10.0, False)])

@@ -48,6 +48,7 @@ _METRICS = (
     ("transfer_seconds", "s"),
     ("target_barrier", "nats"),
     ("source_barrier", "nats"),
+    ("between_barrier", "nats"),
 )
 
 

@@ -422,5 +422,5 @@ class _Transferring:
 
 _PARTS = ("validation", "test")
 _ACCURACIES = ("validation_accuracy", "test_accuracy")
-_LINES: dict[str, str] = {"trained target": "target", "permuted source": "source"}
-"""Lines to the transferred network, by their names in metrics."""
+_LINES = {"trained target": "target", "permuted source": "source", "between": "between"}
+"""Lines to the transferred network, and the one between both solutions, by their names in metrics."""
