@@ -15,8 +15,10 @@ from regraft.recipes import transfer as module
 from regraft.recipes.recorded_job import RecordedJob, images_of
 from regraft.recipes.runnable import with_sources
 from regraft.recipes.transfer import Experiment
-from regraft.recipes.transfer_job import TransferConfig, TransferJob, pair_of
-from regraft.recipes.transfer_reading import FAR, read, seconds_to, training_curve
+from regraft.recipes.transfer_config import TransferConfig
+from regraft.recipes.transfer_figures import seconds_to, training_curve
+from regraft.recipes.transfer_job import TransferJob, pair_of
+from regraft.recipes.transfer_reading import FAR, read
 from regraft.report import Result, Run, read_run, rows
 from regraft.train import load_state, read_json
 

@@ -37,7 +37,8 @@ from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
 from .recipe import Recipe
 from .recorded_job import RecordedJob
 from .runnable import Runnable, with_sources
-from .transfer_job import TransferConfig, TransferJob
+from .transfer_config import TransferConfig
+from .transfer_job import TransferJob
 from .transfer_reading import read
 
 _METRICS = (

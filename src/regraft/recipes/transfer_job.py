@@ -10,13 +10,13 @@ import json
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from regraft import streams
-from regraft.config import OptimConfig, RuntimeConfig, check, digest, to_dict
+from regraft.config import RuntimeConfig, check, digest, to_dict
 from regraft.data import FolderLoader, ImageSet, Splits, TensorLoader
 from regraft.errors import InputError
 from regraft.files import write_tensors
@@ -27,7 +27,7 @@ from regraft.symmetry.repair import reset_batch_norm_
 from regraft.symmetry.spec import PermutationSpec
 from regraft.symmetry.trace import trace
 from regraft.symmetry.trajectory import Trajectory
-from regraft.symmetry.transfer import Method, Transferred, transfer
+from regraft.symmetry.transfer import Transferred, transfer
 from regraft.tickets import stored_bytes
 from regraft.train import (
     RunFolder,
@@ -43,6 +43,7 @@ from regraft.train.loop import Progress
 from .job import Job, facts, fingerprint, loaders, runtime_identity
 from .recorded_job import RecordedJob, images_of, network
 from .runnable import folder_of
+from .transfer_config import TransferConfig
 
 State = dict[str, Tensor]
 
@@ -53,35 +54,6 @@ _traced: dict[str, tuple[PermutationSpec, float]] = {}
 def pair_of(seed: int) -> tuple[int, int]:
     """Return the seeds of source and target: 101 and 102, 201 and 202, ..., as the paper's are."""
     return 100 * seed + 1, 100 * seed + 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransferConfig:
-    """How a training is carried over, and how the target is trained on.
-
-    `scratch` carries nothing over: the target is trained from its own initialisation.
-    """
-
-    by: Method | Literal["scratch"] = "fgmt"
-    trajectory: Literal["straight", "recorded"] = "straight"
-    """A straight line between the source's ends, or the states that were recorded."""
-    steps: int = 10
-    """T, the steps along it; a recorded one is thinned to as many."""
-    spacing: Literal["uniform", "cosine"] = "uniform"
-    """Of a straight line."""
-    gradient_batches: int = 1
-    """Batches of each gradient."""
-    statistics: int = 2000
-    """Training images that BatchNorm statistics are taken from, before every evaluation."""
-    curve_images: int | None = 2000
-    """Validation and test images for the accuracies along the steps; the chosen step and the last
-    are measured on all."""
-    points: int = 11
-    """Networks measured along each line between a solution and the transferred one; 0 for none."""
-    start: Literal["best", "final"] = "best"
-    """Train on from the step of the best validation accuracy, or from the last."""
-    then: OptimConfig | None = None
-    """The training afterwards; None for none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from regraft.report import Claim, Estimate, Row, Run, estimate, paired_difference
-from regraft.report.figure import Line, Panel, lines
 
-from .merging_reading import _line as mean_line
 from .merging_reading import _points as with_interval
 from .merging_reading import _verdict as verdict
 from .merging_reading import gap, values
 from .recipe import Reading
+from .transfer_figures import Point, by_epoch, curves_of, figures, seconds_to
 from .transfer_job import pair_of
 
 FAR = 5.0
@@ -22,7 +20,6 @@ NO_BARRIER = 0.05
 _AS_GOOD = 1.0  # points that FGMT may lose to GMT and still count as good
 _NETWORKS = "networks/"
 _REGIMES = {"lr": "a high learning rate", "unnormalised": "inputs that are not normalised"}
-_ORDER = ("naive", "oracle", "initial_weights", "gmt", "fgmt", "scratch")
 _PARTS = {
     "gradient_seconds": "gradients",
     "contraction_seconds": "contractions",
@@ -30,9 +27,6 @@ _PARTS = {
     "tracing_seconds": "tracing the network",
     "choosing_seconds": "choosing the step on validation images",
 }
-
-Point = tuple[float, float, float]
-"""Epochs, seconds and validation accuracy."""
 
 
 def read(runs: list[Run], rows: list[Row]) -> Reading:
@@ -49,34 +43,7 @@ def read(runs: list[Run], rows: list[Row]) -> Reading:
         claims += _hidden(runs, setting, settings)
     spent = [text for s in full if (text := _spent(runs, s))]
     text = "\n\n".join([*spent, _NOTES])
-    return Reading(claims=claims, text=text, figures=_figures(runs, settings, full))
-
-
-def training_curve(run: Run) -> list[Point]:
-    """Return validation accuracy by epochs and by seconds, the transfer's own counted.
-
-    The first point is that before any training, where it was measured. Epochs of one run are taken
-    to last equally long: metrics hold no times, as a repeated run must give the same ones.
-    """
-    if run.result is None:
-        return []
-    metrics = run.result.metrics
-    before = metrics.get("transfer_seconds", 0.0)
-    training = metrics.get("training_seconds", run.result.seconds or 0.0)
-    found = {r["epoch"] + 1: r for r in run.history if r["split"] == "validation"}
-    points = []
-    if "untrained_validation_accuracy" in metrics:
-        points.append((0.0, before, metrics["untrained_validation_accuracy"]))
-    steps = max((row["step"] for row in found.values()), default=1)
-    for epoch in sorted(found):
-        row = found[epoch]
-        points.append((float(epoch), before + training * row["step"] / steps, row["accuracy"]))
-    return points
-
-
-def seconds_to(curve: Sequence[Point], accuracy: float) -> float | None:
-    """Return the seconds of the first point at or above an accuracy, or None."""
-    return next((seconds for _, seconds, found in curve if found >= accuracy), None)
+    return Reading(claims=claims, text=text, figures=figures(runs, settings, full))
 
 
 def _untrained(runs: list[Run], setting: str) -> list[Claim]:
@@ -145,9 +112,9 @@ def _untrained(runs: list[Run], setting: str) -> list[Claim]:
 
 def _trained_on(runs: list[Run], setting: str) -> list[Claim]:
     """Read training after the transfer: one epoch, all of it, and the seconds it takes."""
-    curves = {arm: _curves(runs, setting, arm) for arm in ("naive", "gmt", "fgmt", "scratch")}
+    curves = {arm: curves_of(runs, setting, arm) for arm in ("naive", "gmt", "fgmt", "scratch")}
     first = {
-        arm: {seed: by_epoch[1.0] for seed, c in found.items() if 1.0 in (by_epoch := _epochs(c))}
+        arm: {seed: at[1.0] for seed, c in found.items() if 1.0 in (at := by_epoch(c))}
         for arm, found in curves.items()
     }
     claims = []
@@ -166,7 +133,7 @@ def _trained_on(runs: list[Run], setting: str) -> list[Claim]:
                         note=f"{with_interval(found)} points on validation images, {verdict(found)}.",
                     )
                 )
-        full = _curves(runs, f"{_NETWORKS}{setting}", "trained")
+        full = curves_of(runs, f"{_NETWORKS}{setting}", "trained")
         full = {seed: full[own] for seed in curves[arm] if (own := pair_of(seed)[1]) in full}
         claims += [
             claim
@@ -328,93 +295,6 @@ def _spent(runs: list[Run], setting: str) -> str:
         f"**{setting}**: {'. '.join(said)}. As many epochs from scratch took "
         f"{estimate(scratch.values()).mean:.2f} s."
     )
-
-
-def _curves(runs: Iterable[Run], setting: str, arm: str) -> dict[int, list[Point]]:
-    return {r.seed: training_curve(r) for r in runs if (r.setting, r.arm) == (setting, arm)}
-
-
-def _epochs(curve: Sequence[Point]) -> dict[float, float]:
-    return {epoch: accuracy for epoch, _, accuracy in curve}
-
-
-def _figures(runs: list[Run], settings: Sequence[str], full: Sequence[str]) -> dict[str, str]:
-    drawn = {
-        "along": (
-            [Panel(title=s, lines=_along(runs, s)) for s in settings],
-            {"x_label": "Step of the transfer", "y_label": "Test accuracy, untrained (%)"},
-        ),
-        "epochs": (
-            [Panel(title=s, lines=_by_epoch(runs, s)) for s in full],
-            {"x_label": "Epochs after the transfer", "y_label": "Validation accuracy (%)"},
-        ),
-        "seconds": (
-            [Panel(title=s, lines=_by_seconds(runs, s)) for s in full],
-            {
-                "x_label": "Seconds, the transfer counted",
-                "y_label": "Validation accuracy (%)",
-            },
-        ),
-        "paths": (
-            [Panel(title=s, lines=_along(runs, s, "path_target", "at")) for s in full],
-            {
-                "x_label": "From the target's own solution (0) to the transferred network (1)",
-                "y_label": "Test accuracy (%)",
-            },
-        ),
-    }
-    figures = {}
-    for name, (panels, labels) in drawn.items():
-        kept = [panel for panel in panels if panel.lines]
-        if kept:
-            figures[name] = lines(kept, **labels, order=_ORDER)
-    return figures
-
-
-def _along(runs: list[Run], setting: str, split: str = "transfer", x: str = "step") -> list[Line]:
-    """Return test accuracies over the steps, or along a line between networks, by arm."""
-    found = []
-    for arm in _arms(runs, setting):
-        if arm == "scratch":
-            continue
-        curves = [
-            {float(row[x]): row["accuracy"] for row in r.history if row["split"] == split}
-            for r in runs
-            if (r.setting, r.arm) == (setting, arm)
-        ]
-        line = mean_line(arm, [c for c in curves if c])
-        if line is not None:
-            found.append(line)
-    return found
-
-
-def _arms(runs: Iterable[Run], setting: str) -> list[str]:
-    there = dict.fromkeys(r.arm for r in runs if r.setting == setting)
-    return sorted(there, key=lambda arm: _ORDER.index(arm) if arm in _ORDER else len(_ORDER))
-
-
-def _by_epoch(runs: list[Run], setting: str) -> list[Line]:
-    found = []
-    for arm in _arms(runs, setting):
-        curves = [_epochs(c) for c in _curves(runs, setting, arm).values() if c]
-        line = mean_line(arm, curves)
-        if line is not None:
-            found.append(line)
-    return found
-
-
-def _by_seconds(runs: list[Run], setting: str) -> list[Line]:
-    """Return the same over the mean seconds of the seeds at each epoch."""
-    found = []
-    for line in _by_epoch(runs, setting):
-        curves = _curves(runs, setting, line.label).values()
-        at = [
-            math.fsum(seconds) / len(seconds)
-            for epoch in line.x
-            if (seconds := [s for c in curves for e, s, _ in c if e == epoch])
-        ]
-        found.append(Line(label=line.label, x=at, y=line.y, low=line.low, high=line.high))
-    return found
 
 
 def _three(found: Estimate) -> str:
