@@ -125,7 +125,11 @@ def test_json_keeps_everything():
         (lambda t: t.replace('"schema": 1', '"schema": 2'), "upgrade regraft"),
         (lambda t: t.replace("regraft-permutation-spec", "other"), "no permutation spec"),
         (lambda t: t.replace('"start": 0', '"start": 99'), "outside"),
-        (lambda t: t.replace('"parent": "heads"', '"parent": "gone"'), "no permutation spec"),
+        (lambda t: t.replace('"parent": "heads"', '"parent": "gone"'), "does not come before it"),
+        (lambda t: t.replace('"axis": 1', '"axis": 9'), "no axis 9"),
+        (lambda t: t.replace('"copies": 3', '"copies": 2'), "2 copies"),
+        (lambda t: t.replace('"checked": null', '"checked": "yes"'), "checked"),
+        (lambda t: t.replace('"size": 6,', '"size": 5,'), "another size"),
         (lambda t: t[: len(t) // 2], "no permutation spec"),
     ],
 )
@@ -157,11 +161,17 @@ def test_another_architecture_is_refused(change, said):
         ("plain", torch.arange(6.0), "float32"),
         ("heads/dims", torch.arange(4), r"\(3, 4\)"),
         ("none", torch.arange(4), "no group"),
+        ("plain", list(range(6)), "got a list"),
     ],
 )
 def test_what_is_no_permutation_is_refused(name, perm, said):
-    with pytest.raises(InputError, match=said):
-        SPEC.apply(state(), {name: perm})
+    for use in (
+        lambda p: SPEC.apply(state(), p),
+        lambda p: inverse(SPEC, p),
+        lambda p: compose(SPEC, p, SPEC.identity()),
+    ):
+        with pytest.raises(InputError, match=said):
+            use({name: perm})
 
 
 def test_a_spec_can_be_read():

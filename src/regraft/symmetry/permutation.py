@@ -57,7 +57,11 @@ def compose(spec: PermutationSpec, first: Permutation, then: Permutation) -> Per
 
     p[i] = first[then[i]]; within a parent, what slot i holds came from slot then[i] of the parent,
     so copy i is first[then_parent[i]] indexed by then[i].
+
+    Raises:
+        InputError: One of them is no permutation of the spec.
     """
+    _refuse(spec, first, then)
     found: dict[str, Tensor] = {}
     for group in spec:
         a, b = (_of(group, p) for p in (first, then))
@@ -67,13 +71,25 @@ def compose(spec: PermutationSpec, first: Permutation, then: Permutation) -> Per
 
 
 def inverse(spec: PermutationSpec, permutation: Permutation) -> Permutation:
-    """Return the permutation that undoes another."""
+    """Return the permutation that undoes another.
+
+    Raises:
+        InputError: It is no permutation of the spec.
+    """
+    _refuse(spec, permutation)
     found: dict[str, Tensor] = {}
     for group in spec:
         source = _parent_units(spec, group, permutation)
         undone = torch.argsort(_of(group, permutation), dim=1)
         found[group.name] = undone[torch.argsort(source)].reshape(group.shape)
     return found
+
+
+def _refuse(spec: PermutationSpec, *permutations: Permutation) -> None:
+    for permutation in permutations:
+        error = permutation_error(spec, permutation)
+        if error:
+            raise InputError(error)
 
 
 def _of(group: Group, permutation: Permutation) -> Tensor:
@@ -99,6 +115,8 @@ def permutation_error(spec: PermutationSpec, permutation: Permutation) -> str | 
         if name not in spec.groups:
             return f"permutation: {name!r} is no group of this architecture"
         group = spec.groups[name]
+        if not isinstance(perm, Tensor):
+            return f"permutation of {name!r}: got a {type(perm).__name__}, expected a tensor"
         if perm.is_floating_point() or tuple(perm.shape) != group.shape:
             return (
                 f"permutation of {name!r}: got {perm.dtype} {tuple(perm.shape)}, expected int64 "

@@ -71,7 +71,7 @@ def from_json(text: str) -> PermutationSpec:
             data["checked"],
         )
         _validate(spec)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -82,18 +82,45 @@ def from_json(text: str) -> PermutationSpec:
 
 
 def _validate(spec: PermutationSpec) -> None:
+    known: set[str] = set()
     for group in spec:
-        if group.parent is not None and group.parent not in spec.groups:
-            raise KeyError(group.parent)
+        copies = 1
+        if group.parent is not None:
+            if group.parent not in known:
+                raise ValueError(
+                    f"{group.name}: its parent {group.parent!r} does not come before it"
+                )
+            parent = spec.groups[group.parent]
+            copies = parent.copies * parent.size
+        if group.size < 1 or group.copies != copies:
+            raise ValueError(f"{group.name}: {group.copies} copies of {group.size} units")
         for site in group.sites:
-            size = spec.shapes[site.tensor][site.axis]
-            if site.index.shape[1] != group.size or site.index.shape[0] not in (1, group.copies):
-                raise ValueError(f"{group.name}: positions of another size in {site.tensor}")
-            if (
-                site.index.numel()
-                and not 0 <= int(site.index.min()) <= int(site.index.max()) < size
-            ):
-                raise ValueError(f"{group.name}: positions outside {site.tensor}")
+            _validate_site(spec, group, site)
+        known.add(group.name)
+    for other in spec.aliases.values():
+        if other not in spec.shapes:
+            raise ValueError(f"{other!r} is no tensor")
+    if not isinstance(spec.checked, float | int | None):
+        raise TypeError(f"checked is {spec.checked!r}")
+
+
+def _validate_site(spec: PermutationSpec, group: Group, site: Site) -> None:
+    what, shape, index = f"{group.name} in {site.tensor}", spec.shapes[site.tensor], site.index
+    if not 0 <= site.axis < len(shape):
+        raise ValueError(f"{what}: no axis {site.axis}")
+    if index.ndim != 3 or index.shape[:2] != (group.copies, group.size) or not index.numel():
+        raise ValueError(f"{what}: positions of another size")
+    if not 0 <= int(index.min()) <= int(index.max()) < shape[site.axis]:
+        raise ValueError(f"{what}: positions outside the tensor")
+    each = [index.flatten()] if site.over is None else [copy.flatten() for copy in index]
+    if any(len(one.unique()) < len(one) for one in each):
+        raise ValueError(f"{what}: a position that is there twice")
+    if site.over is not None:
+        slices = site.slices
+        if slices is None or not 0 <= site.over < len(shape) or len(slices) != group.copies:
+            raise ValueError(f"{what}: slices that do not fit")
+        if not 0 <= int(slices.min()) <= int(slices.max()) < shape[site.over]:
+            raise ValueError(f"{what}: slices outside the tensor")
 
 
 def _site(site: Site) -> dict[str, Any]:

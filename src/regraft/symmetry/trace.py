@@ -12,15 +12,18 @@ References:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from .check import check, guilty_groups
+from .check import check, prove
 from .spec import PermutationSpec, Pin
 from .tracing import Walk, classes, export, groups, pins, walk
+
+_WORTHLESS = 1e-3
+"""A wrong permutation may change an output by no more than this."""
 
 
 def trace(
@@ -28,8 +31,8 @@ def trace(
 ) -> PermutationSpec:
     """Return the permutation symmetries of a network.
 
-    The network is traced in evaluation mode and left as it was. Inputs and outputs stay in place; of
-    an output with an attribute or key `logits`, as language models give, only the logits count.
+    The network is traced in evaluation mode and left as it was. Inputs and outputs stay in place;
+    beside `logits`, hidden states, attentions and caches do not count as outputs.
 
     Args:
         model: Any network that `torch.export` can trace.
@@ -39,38 +42,74 @@ def trace(
         tolerance: Largest relative error of the proof.
 
     Raises:
-        InputError: The network cannot be traced, or gives other outputs each time it is called.
+        InputError: The network cannot be traced, or the proof cannot be given; see `check`.
     """
     graph = export(model, example_inputs)
-    state = dict(model.state_dict(keep_vars=True))
-    aliases = tied(state)
+    state = {
+        name: tensor
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if isinstance(tensor, Tensor)  # and no extra state
+    }
     shapes = {k: tuple(v.shape) for k, v in state.items()}
-    found = walk(graph, dict(shapes), aliases=aliases)
-    spec = _spec(found, shapes, aliases)
+    aliases = tied(state)
+    shared = overlapping(state, aliases)
+    found = walk(graph, shapes, aliases=aliases, shared=shared)
+    floating = {name for name, tensor in state.items() if tensor.is_floating_point()}
+    spec = _spec(found, shapes, aliases, floating)
     if not check_it:
         return spec
-    bad: set[str] = set()
     while True:
-        error, guilty = guilty_groups(spec, model, example_inputs, tolerance=tolerance)
-        if not guilty:
-            return replace(spec, checked=error)
-        bad |= set(guilty)
+        proof = prove(spec, model, example_inputs, tolerance=tolerance)
+        if proof.unsteady:
+            proved = proof.error < _WORTHLESS
+            warnings.warn(
+                f"rounding alone changes the outputs of {type(model).__name__} by {proof.noise:.0e} at "
+                "these inputs: its symmetries are "
+                + (f"proved to {proof.error:.0e} only" if proved else "not proved"),
+                stacklevel=2,
+            )
+            return replace(spec, checked=proof.error if proved else None)
+        if not proof.guilty:
+            return replace(spec, checked=proof.error)
         warnings.warn(
-            f"the group {guilty[0]!r} does not leave the outputs of {type(model).__name__} as they "
-            f"are (relative error {error:.1e}): it stays in place; please report this",
+            f"the group {proof.guilty!r} does not leave the outputs of {type(model).__name__} as they "
+            f"are (relative error {proof.error:.1e}): it stays in place; please report this",
             stacklevel=2,
         )
-        spec = without(spec, guilty, "the numerical proof failed")
+        spec = without(spec, [proof.guilty], "the numerical proof failed")
 
 
 def tied(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the other names of tied tensors -> the first name."""
-    first: dict[int, str] = {}
-    return {
-        name: first[id(tensor)]
-        for name, tensor in state.items()
-        if first.setdefault(id(tensor), name) != name
-    }
+    """Return the other names of tied tensors -> the first name.
+
+    Tied are names of one tensor, and tensors that are the same memory in the same layout.
+    """
+    first: dict[object, str] = {}
+    found = {}
+    for name, tensor in state.items():
+        keys: list[object] = [id(tensor)]
+        if _memory(tensor):
+            layout = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+            keys.append((_memory(tensor), *layout))
+        known = next((first[key] for key in keys if key in first), None)
+        if known is not None:
+            found[name] = known
+        for key in keys:
+            first.setdefault(key, known or name)
+    return found
+
+
+def overlapping(state: Mapping[str, Tensor], aliases: Mapping[str, str]) -> set[str]:
+    """Return the names of tensors in the memory of others that are not simply tied to them."""
+    by_memory: dict[int, set[str]] = {}
+    for name, tensor in state.items():
+        if _memory(tensor):
+            by_memory.setdefault(_memory(tensor), set()).add(aliases.get(name, name))
+    return {name for names in by_memory.values() if len(names) > 1 for name in names}
+
+
+def _memory(tensor: Tensor) -> int:
+    return 0 if tensor.is_meta else tensor.untyped_storage().data_ptr()
 
 
 def without(spec: PermutationSpec, names: list[str], reason: str) -> PermutationSpec:
@@ -90,7 +129,10 @@ def without(spec: PermutationSpec, names: list[str], reason: str) -> Permutation
 
 
 def _spec(
-    found: Walk, shapes: Mapping[str, tuple[int, ...]], aliases: Mapping[str, str]
+    found: Walk,
+    shapes: Mapping[str, tuple[int, ...]],
+    aliases: Mapping[str, str],
+    floating: Collection[str],
 ) -> PermutationSpec:
     rank = {name: i for i, name in enumerate(shapes)}
     order = {place: rank[place[0]] * 8 + place[1] for place in found.axes}
@@ -100,12 +142,18 @@ def _spec(
         over[place] = (axis, shapes[place[0]][axis] // copies)
     resolved = classes(found)
     made, moving = groups(resolved, order, over)
-    kernels = [place for place in found.axes if place[1] > 1]
+    idle = tuple(
+        Pin(name, axis, size, size, "it is not used in forward")
+        for name, shape in shapes.items()
+        if name in floating and name not in aliases and not found.knows(name)
+        for axis, size in enumerate(shape)
+        if size > 1
+    )
     return PermutationSpec(
         groups=made,
         shapes=dict(shapes),
         aliases=dict(aliases),
-        pins=pins(resolved, order, moving, kernels),
+        pins=(*pins(resolved, order, moving, found.kernels), *idle),
     )
 
 

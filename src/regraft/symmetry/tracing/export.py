@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Graph:
         parameters: Placeholder -> name in the state dict, for parameters.
         buffers: Placeholder -> name of the buffer, stored in the state dict or not.
         values: Buffers by name.
-        logits: Which of the outputs are the logits, where the output has a part of that name.
+        shown: Which of the flattened outputs count; see `counted`.
     """
 
     graph: fx.Graph
@@ -33,7 +34,7 @@ class Graph:
     parameters: Mapping[str, str]
     buffers: Mapping[str, str]
     values: Mapping[str, Tensor]
-    logits: int | None = None
+    shown: tuple[int, ...]
 
 
 def inputs_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -68,16 +69,29 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
         dict(signature.inputs_to_parameters),
         dict(signature.inputs_to_buffers),
         dict(model.named_buffers(remove_duplicate=False)),
-        _logits(program),
+        _shown(program),
     )
 
 
-def _logits(program: Any) -> int | None:
-    """Return the place of `logits` among the flattened outputs, or None."""
+_INNER = re.compile(r"(.*_)?(hidden_states?|attentions)|past_key_values")
+
+
+def counted(output: Any) -> Any:
+    """Return the part of an output that must stay: of a mapping with logits, not its inner states.
+
+    Language and vision models of `transformers` may return hidden states, attentions and caches
+    beside their logits; whatever else an output holds counts.
+    """
+    if isinstance(output, Mapping) and "logits" in output:
+        return {k: v for k, v in output.items() if not _INNER.fullmatch(str(k))}
+    return output
+
+
+def _shown(program: Any) -> tuple[int, ...]:
     spec = program.call_spec.out_spec
-    names = torch.utils._pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
-    found = names.get("logits") if isinstance(names, Mapping) else getattr(names, "logits", None)
-    return found if isinstance(found, int) else None
+    numbered = torch.utils._pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    leaves = torch.utils._pytree.tree_leaves(counted(numbered))
+    return tuple(leaf for leaf in leaves if isinstance(leaf, int))
 
 
 @contextlib.contextmanager
@@ -96,8 +110,31 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def double(model: nn.Module) -> nn.Module:
-    """Return a float64 copy of a network on the CPU, in evaluation mode."""
-    return copy.deepcopy(model).to("cpu", torch.float64).eval()
+    """Return a float64 copy of a network on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: Its weights are on the meta device.
+    """
+    if any(p.is_meta for p in model.parameters()):
+        raise InputError(
+            f"the weights of {type(model).__name__} are on the meta device, so that nothing can be "
+            "computed: trace with check_it=False"
+        )
+    # Tensors that a module computed from its parameters (weight norm) cannot be copied as they are.
+    computed = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    twin = copy.deepcopy(model, {id(v): v.detach().clone() for v in computed})
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        if tensor.is_floating_point() or tensor.is_complex():
+            wide = torch.complex128 if tensor.is_complex() else torch.float64
+            tensor.data = tensor.data.to("cpu", wide)
+        else:
+            tensor.data = tensor.data.cpu()
+    return twin.eval()
 
 
 def cast(inputs: Any, dtype: torch.dtype) -> Any:
@@ -106,6 +143,8 @@ def cast(inputs: Any, dtype: torch.dtype) -> Any:
     def one(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
+        if value.is_complex():
+            return value.cpu().to(torch.complex128)
         return value.cpu().to(dtype) if value.is_floating_point() else value.cpu()
 
     return torch.utils._pytree.tree_map(one, inputs)
@@ -115,6 +154,7 @@ def _refusal(model: nn.Module, error: Exception) -> str:
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     return (
         f"{type(model).__name__} cannot be traced by torch.export ({type(error).__name__}: {reason}): "
-        "give example inputs that its forward takes; branches on tensor values, .item() and numpy "
+        "give example inputs that its forward takes (a dict is taken as keyword arguments: pass "
+        "(inputs,) where forward takes one dict); branches on tensor values, .item() and numpy "
         "calls in forward must be rewritten with torch.where, or left out of the traced part"
     )

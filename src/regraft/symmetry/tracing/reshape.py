@@ -14,6 +14,8 @@ def reshape(ledger: Ledger, dims: Sequence[Dim], shape: Sequence[int]) -> list[D
 
     The shapes are walked from the left; runs of equal products are merged and split again.
     """
+    if 0 in shape:
+        return [Dim(size) for size in shape]
     dims, out = [d for d in dims if d.size != 1], []
     wanted = [size for size in shape if size != 1]
     while wanted:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 from .contract import broadcast, drop
-from .labels import pinned
+from .labels import Dim, pinned
 from .walk import Value, Walk, rule
 
 _UNARY = """
@@ -15,13 +16,13 @@ clone contiguous cos cosh detach detach_copy dropout alpha_dropout feature_dropo
 expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan leaky_relu lgamma
 lift_fresh lift_fresh_copy log log10 log1p log2 log_sigmoid logical_not logit mish nan_to_num neg
 positive reciprocal relu relu6 round rrelu rsqrt selu sigmoid sign silu sin sinh softplus softshrink
-softsign sqrt square tan tanh threshold to type_as trunc view_as_real_copy _to_copy zero pow_scalar
-float double half bfloat16 masked_fill_scalar
+softsign sqrt square tan tanh threshold to trunc _to_copy zero conj _conj _conj_physical resolve_conj
+real imag float double half bfloat16
 """
 
 _BROADCAST = """
-add addcdiv addcmul atan2 bitwise_and bitwise_or bitwise_xor copysign div eq floor_divide fmod ge gt
-heaviside hypot le lerp logaddexp logaddexp2 logical_and logical_or logical_xor lt masked_fill maximum
+add addcdiv addcmul atan2 complex polar bitwise_and bitwise_or bitwise_xor copysign div eq floor_divide fmod
+ge gt heaviside hypot le lerp logaddexp logaddexp2 logical_and logical_or logical_xor lt masked_fill maximum
 minimum mul ne pow remainder rsub sub true_divide where xlogy __and__ __or__ __xor__ copy
 """
 
@@ -33,10 +34,8 @@ sum mean amax amin max min prod std var norm linalg_vector_norm logsumexp any al
 @rule(*_UNARY.split())
 def unary(walk: Walk, x: Value, *rest: Any, **_: Any) -> Value:
     """A function of each element by itself."""
-    tensors = [r for r in rest if isinstance(r, Value)]
-    if tensors and _moving(tensors):
-        return Value(broadcast(walk.ledger, x.dims, *(t.dims for t in tensors)))
-    return Value(x.dims)
+    tensors = [r for r in rest if isinstance(r, Value) and r.dims]
+    return Value(broadcast(walk.ledger, x.dims, *(t.dims for t in tensors)))
 
 
 @rule(*_BROADCAST.split())
@@ -44,10 +43,6 @@ def elementwise(walk: Walk, *args: Any, **kwargs: Any) -> Value:
     """A function of the elements at one place of several tensors, which broadcast."""
     tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Value)]
     return Value(broadcast(walk.ledger, *(t.dims for t in tensors)))
-
-
-def _moving(values: Sequence[Value]) -> bool:
-    return any(dim.moves for value in values for dim in value.dims)
 
 
 @rule("fill")
@@ -69,11 +64,18 @@ def reduction(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Any:
         kept = iter(left)
         left = [pinned([1])[0] if i in axes else next(kept) for i in range(len(x.dims))]
     if isinstance(walk.node and walk.node.meta["val"], tuple | list):
-        # The index of the largest is a position: the reduced dimension cannot move.
-        for axis in axes:
-            walk.ledger.fix(x.dims[axis])
+        # The index of the largest is a position: where it is read, the dimension cannot move.
+        if walk.node is not None and any(_reads(user, 1) for user in walk.node.users):
+            for axis in axes:
+                walk.ledger.fix(x.dims[axis], f"its order matters to {walk.ledger.reason}")
         return [Value(left), Value(left)]
     return Value(left)
+
+
+def _reads(user: Any, index: int) -> bool:
+    """Whether a user takes one of several results, and is itself used."""
+    takes = user.target is operator.getitem and user.args[1] == index
+    return bool(user.users) if takes else user.target is not operator.getitem
 
 
 def _first_shape(walk: Walk) -> tuple[int, ...]:
@@ -81,11 +83,18 @@ def _first_shape(walk: Walk) -> tuple[int, ...]:
     return walk.output_shape(0) if isinstance(meta, tuple | list) else walk.output_shape()
 
 
-def _reduced_axes(walk: Walk, x: Value, args: Sequence[Any], kwargs: dict[str, Any]) -> set[int]:
-    n = len(x.dims)
+def _given(walk: Walk, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments after the first tensor by their names, defaults included."""
     schema = getattr(walk.node and walk.node.target, "_schema", None)
-    names = [a.name for a in schema.arguments][1:] if schema is not None else []
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if schema is None:
+        return dict(kwargs)
+    found = {a.name: a.default_value for a in schema.arguments[1:] if a.has_default_value()}
+    names = [a.name for a in schema.arguments][1:]
+    return {**found, **dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _reduced_axes(walk: Walk, x: Value, args: Sequence[Any], kwargs: dict[str, Any]) -> set[int]:
+    n, given = len(x.dims), _given(walk, args, kwargs)
     dim = given.get("dim")
     if dim is None or dim == []:
         return set(range(n))
@@ -102,22 +111,37 @@ def softmax(walk: Walk, x: Value, *_: Any, **__: Any) -> Value:
 @rule("cumsum", "cumprod", "logcumsumexp", "flip", "roll", "sort", "topk", "argsort", "diff")
 def ordered(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Any:
     """Functions of the order along a dimension, which therefore stays."""
-    axes = [a for a in args if isinstance(a, int)] + [kwargs.get("dim", -1)]
-    chosen = [a for arg in args if isinstance(arg, list | tuple) for a in arg]
-    name = str(walk.node.target) if walk.node is not None else ""
-    if "roll" in name:
-        shifted = args[1] if len(args) > 1 else kwargs.get("dims", [])
-        axes, chosen = [], list(shifted) if isinstance(shifted, list | tuple) else [shifted]
-        if not chosen:
-            axes = list(range(len(x.dims)))
-    if "flip" in name:
-        axes = []
-    for axis in {a % len(x.dims) for a in (*axes, *chosen) if -len(x.dims) <= a < len(x.dims)}:
-        walk.ledger.fix(x.dims[axis])
+    given = _given(walk, args, kwargs)
+    default = None if "dims" in given or "dim" not in given else -1
+    chosen = given.get("dims", given.get("dim", default))
+    axes = [chosen] if isinstance(chosen, int) else list(chosen or range(len(x.dims)))
+    for axis in axes:
+        walk.ledger.fix(x.dims[axis], f"its order matters to {walk.ledger.reason}")
+    fixed = {axis % len(x.dims) for axis in axes}
+    left = Value([Dim(d.size) if i in fixed else d for i, d in enumerate(x.dims)])
     meta = walk.node.meta["val"] if walk.node is not None else None
     if isinstance(meta, tuple | list):
-        return [_resized(x, part.shape) for part in meta]
-    return _resized(x, walk.output_shape())
+        return [_resized(left, part.shape) for part in meta]
+    return _resized(left, walk.output_shape())
+
+
+@rule("type_as")
+def type_as(walk: Walk, x: Value, *_: Any) -> Value:
+    """A tensor in the dtype of another, of which nothing else is read."""
+    return Value(x.dims)
+
+
+@rule("view_as_complex")
+def view_as_complex(walk: Walk, x: Value) -> Value:
+    """Pairs of numbers as complex ones: the pairs stay together."""
+    walk.ledger.fix(x.dims[-1], "it is the real and imaginary part of numbers")
+    return Value(drop(walk.ledger, x.dims, [len(x.dims) - 1]))
+
+
+@rule("view_as_real")
+def view_as_real(walk: Walk, x: Value) -> Value:
+    """Complex numbers as pairs."""
+    return Value([*x.dims, Dim(2)])
 
 
 def _resized(x: Value, shape: Sequence[int]) -> Value:
@@ -160,7 +184,7 @@ def pool(walk: Walk, x: Value, *_: Any, **__: Any) -> Any:
     "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor",
 )  # fmt: skip
 def constant(walk: Walk, *_: Any, **__: Any) -> Value:
-    """One value everywhere: uniform, unless something is written into it later."""
+    """One value everywhere; what is written into later is no longer uniform, see `walk`."""
     from .labels import Dim
 
     shape = walk.output_shape()

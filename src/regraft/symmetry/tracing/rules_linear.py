@@ -46,17 +46,27 @@ def matmul(walk: Walk, x: Value, y: Value) -> Value:
 
 @rule("einsum")
 def einsum(walk: Walk, equation: str, tensors: Sequence[Value], **_: Any) -> Value:
-    """The sum of products that the equation says; with an ellipsis it is left to nobody."""
-    equation = equation.replace(" ", "")
-    if "." in equation:
-        raise ValueError("an ellipsis")
-    inputs, arrow, out = equation.partition("->")
+    """The sum of products that the equation says."""
+    inputs, arrow, out = equation.replace(" ", "").partition("->")
     letters = inputs.split(",")
     if not arrow:
-        joined = "".join(letters)
-        out = "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
-    named = [(t.dims, list(own)) for t, own in zip(tensors, letters, strict=True)]
-    return Value(contract(walk.ledger, named, list(out)))
+        joined = "".join(letters).replace(".", "")
+        out = "..." * ("..." in inputs)
+        out += "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
+    most = max(
+        len(t.dims) - len(own.replace("...", "")) for t, own in zip(tensors, letters, strict=True)
+    )
+
+    def spelled(own: str, count: int) -> list[str]:
+        before, dots, after = own.partition("...")
+        rest = [str(i) for i in range(most - count, most)] if dots else []
+        return [*before, *rest, *after]
+
+    named = [
+        (t.dims, spelled(own, len(t.dims) - len(own.replace("...", ""))))
+        for t, own in zip(tensors, letters, strict=True)
+    ]
+    return Value(contract(walk.ledger, named, spelled(out, most)))
 
 
 @rule("scaled_dot_product_attention")
@@ -66,12 +76,17 @@ def attention(
     key: Value,
     value: Value,
     attn_mask: Value | None = None,
-    *_: Any,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
     enable_gqa: bool = False,
-    **__: Any,
+    **_: Any,
 ) -> Value:
     """Softmax(Q K^T) V over [..., heads, time, dimensions]: Q/K and V/O dimensions within heads."""
     k, v = key, value
+    if is_causal:
+        for time in (query.dims[-2], key.dims[-2], value.dims[-2]):
+            walk.ledger.fix(time, f"its order in time matters to {walk.ledger.reason}")
     if enable_gqa and key.dims[-3].size != query.dims[-3].size:
         repeat = query.dims[-3].size // key.dims[-3].size
         k, v = (_repeated_heads(walk, t, repeat) for t in (key, value))
@@ -159,6 +174,8 @@ def _channels(walk: Walk, x: Value, weight: Value, groups: int, *, transposed: b
     """Tie the channels that come in, and return those that go out."""
     at = len(x.dims) - len(weight.dims) + 1
     channels, ledger = x.dims[at], walk.ledger
+    if weight.parameter is not None:
+        walk.kernels |= {(weight.parameter, axis) for axis in range(2, len(weight.dims))}
     if not _pointwise(walk, x, weight):
         for other in (*x.dims[at + 1 :], *weight.dims[2:]):
             ledger.fix(other, "the positions of a kernel or map")

@@ -75,3 +75,11 @@ def prelu(walk: Walk, x: Value, weight: Value) -> Value:
             return _join(walk, x, min(1, len(x.dims) - 1), (weight,))
         return _join(walk, x, 1, (Value(weight.dims[1:2]),))
     return x
+
+
+@rule("_weight_norm", "_weight_norm_interface")
+def weight_norm(walk: Walk, direction: Value, scale: Value, dim: int = 0) -> Value:
+    """Direction over its length along all other axes, times a scale for each slice of one."""
+    if len(scale.dims) == len(direction.dims):
+        walk.ledger.unify(direction.dims[dim], scale.dims[dim])
+    return Value(direction.dims)

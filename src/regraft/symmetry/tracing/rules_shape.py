@@ -211,8 +211,7 @@ def cat(walk: Walk, tensors: Sequence[Value], dim: int = 0) -> Value:
                 first[i] = kept
             changes |= substitute(dim_, first[i])
         segments.append(rebind([other.dims[axis]], changes)[0])
-    total = sum(s.size for s in segments)
-    joined = _end_to_end(walk, segments, total)
+    joined = end_to_end(walk, segments)
     # What depends on the place along the dimension would have to be joined too: let it not depend.
     out = []
     for i, d in enumerate(first):
@@ -223,7 +222,9 @@ def cat(walk: Walk, tensors: Sequence[Value], dim: int = 0) -> Value:
     return Value(out)
 
 
-def _end_to_end(walk: Walk, segments: Sequence[Dim], total: int) -> Dim:
+def end_to_end(walk: Walk, segments: Sequence[Dim]) -> Dim:
+    """Return several dimensions, one after another, as one."""
+    total = sum(s.size for s in segments)
     if not any(s.moves for s in segments):
         return Dim(total, why=next((s.why for s in segments if s.why), ""))
     over = list(dict.fromkeys(base for s in segments for base in s.over))
@@ -235,6 +236,7 @@ def _end_to_end(walk: Walk, segments: Sequence[Dim], total: int) -> Dim:
             continue
         # Equal entries may change places without a trace; others stay where they are.
         nodes = walk.ledger.fresh(segment.size)
+        walk.ledger.mark(nodes, np.zeros_like(nodes))  # no other border has the same value
         if segment.kind != "uniform":
             walk.ledger.fixed.append((nodes, f"{walk.ledger.reason} puts it beside what is pinned"))
         arrays.append(np.broadcast_to(nodes, [*sizes, segment.size]))

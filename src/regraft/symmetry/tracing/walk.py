@@ -7,12 +7,14 @@ missed costs a little, one that is imagined costs the function.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+
+from regraft.errors import InputError
 
 from .export import Graph
 from .labels import Dim, Ledger, pinned
@@ -63,14 +65,18 @@ class Walk:
             over the blocks of another axis.
         over: (tensor, axis) -> that other axis.
         unknown: Operations without a rule, by name, with where they were met first.
+        kernels: Axes of kernels, which are positions of a window and no units.
         node: The operation at hand.
+        graph: The whole graph.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
     axes: dict[tuple[str, int], Dim] = field(default_factory=dict)
     over: dict[tuple[str, int], int] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+    kernels: set[tuple[str, int]] = field(default_factory=set)
     node: fx.Node | None = None
+    graph: Graph | None = None
 
     def output_shape(self, index: int | None = None) -> tuple[int, ...]:
         """Return the shape of the result of the operation at hand, or of one of its results."""
@@ -85,6 +91,10 @@ class Walk:
                 self.axes[name, axis] = self.ledger.axis(size)
             dims.append(self.axes[name, axis])
         return Value(dims, name)
+
+    def knows(self, name: str) -> bool:
+        """Whether a tensor of the state dict was met."""
+        return any(tensor == name for tensor, _ in self.axes)
 
     def regroup(self, value: Value, axis: int, blocks: Dim, over: int) -> Dim:
         """Give an axis of a parameter nodes of its own for each block of another axis."""
@@ -107,40 +117,71 @@ class Walk:
                     self.ledger.fix(dim, why)
 
 
-def walk(graph: Graph, shapes: Mapping[str, Sequence[int]], *, aliases: Mapping[str, str]) -> Walk:
+def walk(
+    graph: Graph,
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    aliases: Mapping[str, str],
+    shared: Collection[str] = (),
+) -> Walk:
     """Pass over a graph and return what its operations say.
 
     Args:
         graph: The exported graph.
         shapes: Shapes of the tensors of the state dict.
         aliases: Name of a tied tensor -> the name it is known under.
+        shared: Tensors that lie in the memory of others in another layout.
     """
     from . import rules as _rules  # registers every rule
 
-    assert _rules is not None
-    state = Walk()
+    assert _rules.__all__
+    state = Walk(graph=graph)
     known: dict[fx.Node, Any] = {}
     for node in graph.graph.nodes:
-        state.node = node
         if node.op == "placeholder":
-            known[node] = _placeholder(state, graph, node, shapes, aliases)
-        elif node.op == "output":
-            state.ledger.reason = "the output"
-            state.pin(_outputs(graph, node, known), "it is an output of the network")
-        elif node.op == "get_attr":
-            known[node] = _attribute(graph, node)
-        else:
-            known[node] = _apply(state, node, known)
+            state.node = node
+            known[node] = _placeholder(state, graph, node, shapes, aliases, shared)
+    values = _follow(state, graph.graph, known)
+    state.ledger.reason = "the output"
+    state.pin([values[i] for i in graph.shown], "it is an output of the network")
     return state
 
 
-def _outputs(graph: Graph, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-    """Return the values whose order an output shows: of a mapping with logits, the logits alone."""
-    values = _arguments(node.args[0], known)
-    return values if graph.logits is None else values[graph.logits]
+def _follow(state: Walk, graph: fx.Graph, known: dict[fx.Node, Any]) -> Any:
+    """Apply the rules to every operation of a graph and return its outputs."""
+    written = _written_into(graph)
+    for node in graph.nodes:
+        state.node = node
+        if node.op == "output":
+            return _arguments(node.args[0], known)
+        if node.op == "get_attr":
+            known[node] = _attribute(state, node)
+        elif node.op != "placeholder":
+            known[node] = _apply(state, node, known)
+        if node in written and isinstance(known[node], Value):
+            dims = [Dim(d.size) if d.kind == "uniform" else d for d in known[node].dims]
+            known[node] = Value(dims, known[node].parameter)
+    return None
 
 
-_STATISTICS = ("batch_norm", "instance_norm")
+_VIEWS = (
+    "view", "select", "slice", "narrow", "expand", "permute", "transpose", "squeeze", "unsqueeze",
+    "alias", "detach", "chunk", "split", "unbind", "getitem", "diagonal", "t", "unflatten",
+)  # fmt: skip
+
+
+def _written_into(graph: fx.Graph) -> set[fx.Node]:
+    """Return the tensors that something is written into later, through whatever views."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op != "call_function" or not name_is_in_place(node.target):
+            continue
+        target = node.args[0] if node.args else None
+        while isinstance(target, fx.Node) and target not in found:
+            found.add(target)
+            through = name_of(target.target) if target.op == "call_function" else ""
+            target = target.args[0] if through in _VIEWS or "getitem" in through else None
+    return found
 
 
 def _placeholder(
@@ -149,26 +190,24 @@ def _placeholder(
     node: fx.Node,
     shapes: Mapping[str, Sequence[int]],
     aliases: Mapping[str, str],
+    shared: Collection[str],
 ) -> Any:
     name = graph.parameters.get(node.name)
     buffer = graph.buffers.get(node.name)
-    if buffer in shapes and _follows_channels(node):
+    value = node.meta.get("val")
+    # What another checkpoint may hold otherwise moves with the units, or holds them in place.
+    if buffer in shapes and isinstance(value, Tensor) and value.is_floating_point():
         name = buffer
     if name is not None and node.users:
-        return state.parameter(aliases.get(name, name), shapes[name])
+        found = state.parameter(aliases.get(name, name), shapes[name])
+        if name in shared:
+            state.pin(found, "it shares its memory with another tensor in another layout")
+        return found
     if buffer is not None:
         return constant(graph.values[buffer])
-    value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return value
     return Value(pinned(value.shape, "it reads an input of the network"))
-
-
-def _follows_channels(node: fx.Node) -> bool:
-    """Whether a buffer holds running statistics, which follow their channels."""
-    return bool(node.users) and all(
-        any(name in str(user.target) for name in _STATISTICS) for user in node.users
-    )
 
 
 def constant(value: Tensor) -> Value:
@@ -181,9 +220,23 @@ def constant(value: Tensor) -> Value:
     return Value(dims)
 
 
-def _attribute(graph: Graph, node: fx.Node) -> Any:
-    found = operator.attrgetter(str(node.target))(graph.module)
+def _attribute(state: Walk, node: fx.Node) -> Any:
+    if state.graph is None:
+        return None
+    found = operator.attrgetter(str(node.target))(state.graph.module)
     return constant(found) if isinstance(found, Tensor) else found
+
+
+@rule("wrap_with_set_grad_enabled", "wrap_with_autocast")
+def wrapped(walk: Walk, *args: Any, **_: Any) -> Any:
+    """A part of the network under another mode: followed as if it stood in its place."""
+    at = next(i for i, arg in enumerate(args) if isinstance(arg, fx.GraphModule))
+    inner = args[at].graph
+    places = [node for node in inner.nodes if node.op == "placeholder"]
+    outer = walk.node
+    found = _follow(walk, inner, dict(zip(places, args[at + 1 :], strict=True)))
+    walk.node = outer
+    return list(found) if isinstance(found, tuple | list) else found
 
 
 def _arguments(args: Any, known: dict[fx.Node, Any]) -> Any:
@@ -195,6 +248,9 @@ def _apply(state: Walk, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     kwargs = _arguments(node.kwargs, known)
     if node.target is operator.getitem:
         return args[0][args[1]]
+    for leaf in torch.utils._pytree.tree_leaves(node.meta.get("val")):
+        if isinstance(leaf, Tensor):
+            _sizes(leaf)
     name = name_of(node.target)
     state.ledger.reason = f"{name}{_place(node)}"
     found = RULES.get(name)
@@ -207,8 +263,9 @@ def _apply(state: Walk, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     except (_UnknownError, TypeError, IndexError, KeyError, ValueError, AttributeError):
         # A form of the operation that its rule was not made for is as unknown as a new operation.
         state.unknown.setdefault(name, _place(node))
-        state.pin((args, kwargs), f"operation {name}, which no rule covers{_place(node)}")
-        return _still_like(node.meta.get("val"))
+        why = f"operation {name}, which no rule covers{_place(node)}"
+        state.pin((args, kwargs), why)
+        return _still_like(node.meta.get("val"), why)
     if name_is_in_place(node.target) and args and isinstance(args[0], Value):
         _written(state, args[0], result)
     return result
@@ -252,12 +309,21 @@ def _fits(result: Any, meta: Any) -> bool:
     return True
 
 
-def _still_like(meta: Any) -> Any:
+def _still_like(meta: Any, why: str) -> Any:
     if isinstance(meta, Tensor):
-        return Value(pinned(meta.shape))
+        return Value(pinned(_sizes(meta), why))
     if isinstance(meta, tuple | list):
-        return [_still_like(part) for part in meta]
+        return [_still_like(part, why) for part in meta]
     return meta
+
+
+def _sizes(meta: Tensor) -> list[int]:
+    if not all(isinstance(size, int) for size in meta.shape):
+        raise InputError(
+            "the network has tensors whose size depends on values of the inputs (boolean indexing or "
+            "nonzero): trace the part before or behind, or mask with torch.where"
+        )
+    return list(meta.shape)
 
 
 def _place(node: fx.Node) -> str:
