@@ -1,4 +1,5 @@
 from . import data as data
+from . import features as features
 from . import models as models
 from . import report as report
 from . import streams as streams
