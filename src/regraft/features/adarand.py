@@ -97,7 +97,6 @@ class AdaRand(Method):
         self.spread: Spread = spread
         self.prior_lr, self.negatives = prior_lr, negatives
         self.total_steps: int | None = None
-        self.variance = 1.0
         self._all_present: bool | None = None
         self._pending: list[tuple[Tensor, Tensor]] = []
 
@@ -125,7 +124,7 @@ class AdaRand(Method):
         if self.training and torch.is_grad_enabled():
             self._pending.append((f.detach(), targets.detach()))
         loss = (f - self.reference(targets).to(f.dtype)).square().mean()
-        return loss * (self.weight / self.variance if self.normalise else self.weight)
+        return loss * self.effective_weight
 
     @torch.no_grad()
     def reference(self, targets: Tensor) -> Tensor:
@@ -159,16 +158,13 @@ class AdaRand(Method):
         return rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the counters, the length of the run and the features' variance."""
-        return super().get_extra_state() | {
-            "total_steps": self.total_steps,
-            "variance": self.variance,
-        }
+        """Return counters, scale and the length of the run."""
+        return super().get_extra_state() | {"total_steps": self.total_steps}
 
     def set_extra_state(self, state: Any) -> None:
         """Restore what `get_extra_state` returned."""
         super().set_extra_state(state)
-        self.total_steps, self.variance = state["total_steps"], state["variance"]
+        self.total_steps = state["total_steps"]
         self._all_present = None
 
     def _follow(self) -> None:

@@ -49,7 +49,7 @@ class Method(nn.Module):
     `loss`, and `step` where something happens over time.
 
     Attributes:
-        replaces_loss: `loss` is the whole objective, not an addition to the base loss.
+        replaces_loss: The base loss is not looked at: `loss` is the whole objective.
         takes_soft_targets: `loss` takes targets [b, K] of mixup as well.
         tap: The tap on the network, once prepared.
         num_classes: K, once prepared.
@@ -61,6 +61,12 @@ class Method(nn.Module):
     learning_rate_scale: float = 1.0
     """Learning rate of `extra_parameters` over that of the network's head."""
 
+    weight: float = 1.0
+    """lambda; it may be changed while training."""
+
+    normalise: bool = False
+    """Divide lambda by mean_d Var(f) of the pretrained features."""
+
     num_classes: int = 0
     num_features: int = 0
 
@@ -68,6 +74,7 @@ class Method(nn.Module):
         super().__init__()
         self.seed = seed
         self.tap: Tap | None = None
+        self.variance = 1.0
         self._draws = 0
         self._steps = 0
 
@@ -144,8 +151,19 @@ class Method(nn.Module):
         context = Context(**vars(taken), tap=self.tap)
         # Regularisers are computed in float32 whatever autocast does to the network.
         with torch.autocast(taken.features.device.type, enabled=False):
-            added = self.loss(taken.features, targets, context)
+            return self.objective(base, taken.features, targets, context)
+
+    def objective(
+        self, base: Tensor, features: Tensor, targets: Tensor, context: Context
+    ) -> Tensor:
+        """Return base loss and `loss` together; their sum, or `loss` where `replaces_loss`."""
+        added = self.loss(features, targets, context)
         return added if self.replaces_loss else base + added
+
+    @property
+    def effective_weight(self) -> float:
+        """lambda, divided by the pretrained features' variance where `normalise`."""
+        return self.weight / self.variance if self.normalise else self.weight
 
     def step(self) -> None:
         """Advance by one optimiser step."""
@@ -161,12 +179,13 @@ class Method(nn.Module):
         return [{"params": extra, "lr": lr * self.learning_rate_scale}] if extra else []
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the counters; the rest of the state are buffers and parameters."""
-        return {"draws": self._draws, "steps": self._steps}
+        """Return counters and scale; the rest of the state are buffers and parameters."""
+        return {"draws": self._draws, "steps": self._steps, "variance": self.variance}
 
     def set_extra_state(self, state: Any) -> None:
-        """Restore the counters."""
+        """Restore what `get_extra_state` returned."""
         self._draws, self._steps = int(state["draws"]), int(state["steps"])
+        self.variance = float(state["variance"])
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

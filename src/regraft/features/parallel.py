@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,18 +39,27 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)])
 
 
-def average_gradients_of_(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients of parameters outside of a DDP module over processes, as DDP would.
+def synced_call(module: nn.Module, x: Tensor) -> Tensor:
+    """Call a module outside of DDP; its gradients are averaged over processes, as DDP would.
 
-    The average is taken whenever a gradient has been accumulated; taking it again changes nothing,
-    so this is right with gradient accumulation, and inside of a DDP module too.
+    Every process has to call it in the same steps. Under a DDP of its own it is right as well: the
+    average of averages is the average.
     """
-    for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(_average_gradient)
+    if world()[1] == 1:
+        return module(x)
+    parameters = {n: _AveragedGradient.apply(p) for n, p in module.named_parameters()}
+    return torch.func.functional_call(module, parameters, (x,))
 
 
-def _average_gradient(parameter: Tensor) -> None:
-    _, size = world()
-    if size > 1 and parameter.grad is not None:
-        dist.all_reduce(parameter.grad)
-        parameter.grad /= size
+class _AveragedGradient(torch.autograd.Function):
+    """The identity, whose gradient is averaged over processes."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor) -> Tensor:
+        return parameter.view_as(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)
+        return grad / world()[1]

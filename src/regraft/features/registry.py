@@ -9,11 +9,34 @@ from typing import Any
 from regraft.errors import InputError
 
 from .adarand import AdaRand
+from .bitfit import BitFit
+from .bss import BSS
+from .co_tuning import CoTuning
+from .contrastive import SupCon
+from .core_tuning import CoreTuning
+from .delta import Delta
+from .dr_tune import DRTune
+from .feature_norm import FeatureNorm
+from .l2sp import L2SP
+from .lp_ft import LPFT, LinearProbe
 from .method import Method, Plain
+from .randreg import RandReg
 
 METHODS: dict[str, Callable[..., Method]] = {
     "adarand": AdaRand,
+    "bitfit": BitFit,
+    "bss": BSS,
+    "co_tuning": CoTuning,
+    "core_tuning": CoreTuning,
+    "delta": Delta,
+    "dr_tune": DRTune,
+    "feature_norm": FeatureNorm,
+    "l2sp": L2SP,
+    "linear_probe": LinearProbe,
+    "lp_ft": LPFT,
     "plain": Plain,
+    "randreg": RandReg,
+    "supcon": SupCon,
 }
 """Name -> what makes the method; its keyword arguments are the method's own."""
 

@@ -36,6 +36,8 @@ class Samples:
         Raises:
             InputError: There is none.
         """
+        if self._rest is not None:
+            return split(self._first, self.device, self.dtype)[0]
         batches = self._open()
         try:
             self._first = next(batches)
