@@ -84,6 +84,7 @@ class DRTune(Method):
             for inputs, labels in at_least_two(samples):
                 call(tap.model, inputs)
                 f = tap.take().features
+                f, labels = gather_rows(f), gather_rows(labels)
                 self._push(f, f, labels)
 
     def loss(self, features: Tensor, targets: Tensor, context: Context | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from regraft.errors import InputError
 
 from .find import call
 from .method import wide
+from .parallel import gather_rows, sum_
 from .probe import fit_probe
 from .samples import Samples, at_least_two, preserved
 from .tap import Tap
@@ -125,15 +126,18 @@ def channel_attention(
                 kept.append((inputs, y))
         channels = {name: channels_first(m).shape[1] for name, m in shapes.take().items()}
         shapes.remove()
-        w, b, _ = fit_probe(torch.cat(features), torch.cat(labels), num_classes, seed=seed)
+        f, y = gather_rows(torch.cat(features)), gather_rows(torch.cat(labels))
+        w, b, _ = fit_probe(f, y, num_classes, seed=seed)
 
         def loss() -> Tensor:
-            total = w.new_zeros(())
+            total = w.new_zeros(2)
             for inputs, y in kept:
                 call(tap.model, inputs)
                 logits = F.linear(tap.take().features.to(w.dtype), w, b)
-                total += F.cross_entropy(logits, y, reduction="sum")
-            return total / sum(len(y) for _, y in kept)
+                total[0] += F.cross_entropy(logits, y, reduction="sum")
+                total[1] += len(y)
+            sum_(total)
+            return total[0] / total[1]
 
         found, whole = {}, loss()
         for name in layers:

@@ -179,11 +179,17 @@ class Method(nn.Module):
         return [{"params": extra, "lr": lr * self.learning_rate_scale}] if extra else []
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return counters and scale; the rest of the state are buffers and parameters."""
-        return {"draws": self._draws, "steps": self._steps, "variance": self.variance}
+        """Return seed, counters and scale; the rest of the state are buffers and parameters."""
+        return {
+            "seed": self.seed,
+            "draws": self._draws,
+            "steps": self._steps,
+            "variance": self.variance,
+        }
 
     def set_extra_state(self, state: Any) -> None:
         """Restore what `get_extra_state` returned."""
+        self.seed = int(state["seed"])
         self._draws, self._steps = int(state["draws"]), int(state["steps"])
         self.variance = float(state["variance"])
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from regraft.errors import InputError
 
 from .find import call
+from .parallel import gather_rows
 from .samples import Samples, at_least_two, preserved
 from .tap import Tap
 
@@ -23,7 +24,7 @@ GRID: tuple[float, ...] = tuple(float(10**e) for e in torch.linspace(-4, 2, 13).
 
 
 def collect(tap: Tap, samples: Samples | None, *, mode: str) -> tuple[Tensor, Tensor]:
-    """Return features [n, d] and labels [n] of all training images, on the network's device.
+    """Return features [n, d] and labels [n] of all training images of all processes.
 
     Raises:
         InputError: No images.
@@ -37,7 +38,7 @@ def collect(tap: Tap, samples: Samples | None, *, mode: str) -> tuple[Tensor, Te
             f = tap.take().features
             features.append(f.to(torch.promote_types(f.dtype, torch.float32)))
             labels.append(y)
-    return torch.cat(features), torch.cat(labels)
+    return gather_rows(torch.cat(features)), gather_rows(torch.cat(labels))
 
 
 def fit_probe(
