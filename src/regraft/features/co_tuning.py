@@ -18,7 +18,7 @@ from regraft.errors import InputError
 from .find import call
 from .method import Context, Method, Mode, positive, wide
 from .parallel import sum_, synced_call
-from .samples import Samples, at_least_two, preserved
+from .samples import Samples, at_least_two, check_labels, preserved
 from .tap import head_size
 
 
@@ -71,6 +71,7 @@ class CoTuning(Method):
         sums = counts = torch.empty(0)
         with preserved(tap.model, "eval"), torch.no_grad():
             for inputs, labels in at_least_two(samples):
+                check_labels(labels, self.num_classes)
                 call(tap.model, inputs)
                 f = tap.take().features
                 p = F.softmax(self.source_head(f.to(wide(f))), 1)

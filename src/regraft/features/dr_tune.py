@@ -18,7 +18,7 @@ from regraft.errors import InputError
 from .find import call
 from .method import Context, Method, Mode, positive, wide
 from .parallel import gather_rows
-from .samples import Samples, at_least_two, preserved
+from .samples import Samples, at_least_two, check_labels, preserved
 from .tap import head_size
 from .teacher import Teacher
 
@@ -82,6 +82,7 @@ class DRTune(Method):
         self._filled = self._at = 0
         with preserved(tap.model, "eval"):
             for inputs, labels in at_least_two(samples):
+                check_labels(labels, self.num_classes)
                 call(tap.model, inputs)
                 f = tap.take().features
                 f, labels = gather_rows(f), gather_rows(labels)

@@ -53,13 +53,13 @@ def find_classifier(
     protocol = getattr(model, "get_classifier", None)
     if callable(protocol):
         return _by_protocol(model, protocol())
-    candidates = [name for name in _NAMES if isinstance(getattr(model, name, None), nn.Module)]
-    candidates = [name for name in candidates if _last_linear(getattr(model, name))]
+    candidates = []
+    for name in _NAMES:
+        inner = _last_linear(getattr(model, name, None))
+        if inner is not None:
+            candidates.append(f"{name}.{inner}" if inner else name)
     if len(candidates) == 1:
-        inner = _last_linear(getattr(model, candidates[0]))
-        return ".".join(filter(None, (candidates[0], inner))), _named(
-            model, ".".join(filter(None, (candidates[0], inner)))
-        )
+        return candidates[0], _named(model, candidates[0])
     linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     if example is not None:
         return _by_running(model, example)
@@ -104,8 +104,10 @@ def _by_protocol(model: nn.Module, found: Any) -> tuple[str, nn.Module]:
     raise InputError(f"{kind}.get_classifier() returns a module that is not part of it: {_CURE}")
 
 
-def _last_linear(module: nn.Module) -> str | None:
+def _last_linear(module: Any) -> str | None:
     """Return the name of the last linear layer inside, '' for the module itself, None for none."""
+    if not isinstance(module, nn.Module):
+        return None
     names = [name for name, m in module.named_modules() if isinstance(m, _LINEAR)]
     return names[-1] if names else None
 

@@ -17,7 +17,7 @@ from regraft.errors import InputError
 from .method import Method, Mode
 from .norm import freeze_batchnorm_
 from .probe import GRID, collect, fit_probe
-from .samples import Samples
+from .samples import Samples, check_labels
 from .tap import head_size
 
 
@@ -61,11 +61,7 @@ class LPFT(Method):
                 "can only start a linear one"
             )
         features, labels = collect(tap, samples, mode="eval" if self.freeze_norm else mode)
-        if int(labels.max()) >= self.num_classes or int(labels.min()) < 0:
-            raise InputError(
-                f"labels go from {int(labels.min())} to {int(labels.max())}: expected 0 to "
-                f"{self.num_classes - 1}; give the network a head of the target's size"
-            )
+        check_labels(labels, self.num_classes)
         weight, bias, self.strength = fit_probe(
             features,
             labels,

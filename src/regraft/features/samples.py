@@ -162,3 +162,17 @@ def _joined(left: tuple[Any, Tensor], right: tuple[Any, Tensor]) -> tuple[Any, T
     if isinstance(x, Tensor) and isinstance(u, Tensor) and x.shape[1:] == u.shape[1:]:
         return torch.cat([x, u]), torch.cat([y, v])
     return None
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Refuse labels outside [0, K).
+
+    Raises:
+        InputError: There are any.
+    """
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"labels go from {low} to {high}: expected 0 to {num_classes - 1} for a head of "
+            f"{num_classes} classes; give the network a head of the target's size"
+        )

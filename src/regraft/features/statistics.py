@@ -12,7 +12,7 @@ from regraft.errors import InputError
 
 from .find import call
 from .parallel import sum_
-from .samples import Samples, at_least_two, preserved
+from .samples import Samples, at_least_two, check_labels, preserved
 from .tap import Tap
 
 Spread = Literal["diagonal", "isotropic", "none"]
@@ -83,7 +83,7 @@ def class_statistics(
     dtype = torch.float32
     with preserved(tap.model, mode):
         for inputs, labels in at_least_two(samples):
-            _check_labels(labels, num_classes)
+            check_labels(labels, num_classes)
             call(tap.model, inputs)
             features = tap.take().features
             if sums is None:
@@ -132,12 +132,3 @@ def _finish(sums: Tensor, squares: Tensor, counts: Tensor, dtype: torch.dtype) -
         total_mean.to(dtype),
         total_var.sqrt().to(dtype),
     )
-
-
-def _check_labels(labels: Tensor, num_classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise InputError(
-            f"labels go from {low} to {high}: expected 0 to {num_classes - 1} for a head of "
-            f"{num_classes} classes; give the network a head of the target's size"
-        )
