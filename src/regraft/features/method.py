@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from regraft.errors import InputError
 
@@ -92,7 +93,7 @@ class Method(nn.Module):
 
         Call it on the pretrained network with its new head, on the device and in the precision of
         training, before the optimiser is made and before a checkpoint is loaded. Buffers (those of
-        BatchNorm too), modes and random state are as before afterwards.
+        BatchNorm too), modes and torch's random state are as before afterwards.
 
         Args:
             model: The network.
@@ -115,12 +116,16 @@ class Method(nn.Module):
         samples = None if loader is None else Samples(loader, unwrap(model))
         if self.tap is not None:
             self.tap.remove()
-        example = None if samples is None else samples.example()
-        self.tap = tap(model, classifier=classifier, example=example)
-        size = head_size(self.tap.classifier)
-        self.num_features, self.num_classes = size or (0, 0)
-        self.num_classes = num_classes or self.num_classes
-        self._prepare(samples, steps, mode)
+        # A DataLoader draws its order from torch's generator.
+        with torch.random.fork_rng(devices=[]):
+            example = None if samples is None else samples.example()
+            self.tap = tap(model, classifier=classifier, example=example)
+            size = head_size(self.tap.classifier)
+            self.num_features, self.num_classes = size or (0, 0)
+            self.num_classes = num_classes or self.num_classes
+            self._draws = self._steps = 0
+            self._prepare(samples, steps, mode)
+        self.tap.clear()
         return self
 
     def _prepare(self, samples: Samples | None, steps: int | None, mode: Mode) -> None:
@@ -168,6 +173,16 @@ class Method(nn.Module):
     def step(self) -> None:
         """Advance by one optimiser step."""
         self._steps += 1
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """Step with every step of an optimiser from now on, for loops with no place for `step()`.
+
+        A step that a loss scaler skips is no step. Do not call `step()` as well.
+
+        Returns:
+            A handle to remove it.
+        """
+        return optimizer.register_step_post_hook(lambda *_: self.step())
 
     def extra_parameters(self) -> list[nn.Parameter]:
         """Return the trainable parameters of the method itself, for the optimiser."""
