@@ -54,8 +54,8 @@ class AdaRand(Method):
         prior_lr: Adam's rate for mu. By default 0.025 s sqrt(min(steps, 25000) / 25000), where s is
             the standard deviation of features: the paper's 1e-2 for its length of run, and what
             was best in runs of 200 steps. 0 freezes mu.
-        negatives: Number of classes that stand for all in `orthogonal`, drawn anew at each step;
-            all by default.
+        negatives: Number of classes that stand for all in `orthogonal`, drawn anew at each step, so
+            that thousands of classes cost little; None takes all. `repel` always takes all.
         seed: Seed of z.
 
     Raises:
@@ -80,7 +80,7 @@ class AdaRand(Method):
         inter: bool = True,
         spread: Spread = "diagonal",
         prior_lr: float | None = None,
-        negatives: int | None = None,
+        negatives: int | None = 256,
         seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
