@@ -235,3 +235,18 @@ def test_wrong_targets_are_refused():
     method(torch.zeros(()), y)
     with pytest.raises(InputError, match="no features: the network has not been called"):
         method(torch.zeros(()), y)
+
+
+@pytest.mark.parametrize("prior", ["repel", "orthogonal"])
+def test_ten_thousand_classes_take_no_more_than_classes_by_features(prior):
+    k, d = 10_000, 300
+    net = nn.Sequential(nn.Linear(4, d), nn.ReLU(), nn.Linear(d, k))
+    x, y = torch.randn(64, 4), torch.randint(0, k, (64,))
+    method = AdaRand(prior=prior).prepare(net, [(x, y)], steps=5)
+    method.present |= True
+    method(nn.functional.cross_entropy(net(x), y), y).backward()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        method.step()
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest < 1.1 * 4 * k * d
+    assert sum(b.numel() for b in method.buffers()) <= 5 * k * d + k
