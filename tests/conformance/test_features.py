@@ -128,6 +128,18 @@ def test_under_autocast_the_term_is_computed_in_float32(case):
 
 
 @each
+def test_narrowing_it_with_a_network_keeps_its_own_state_in_float32(case):
+    model, method = case.build(1)
+    nn.ModuleList([model, method]).bfloat16()
+    floating = [t for t in [*method.buffers(), *method.parameters()] if t.is_floating_point()]
+    assert all(t.dtype == torch.float32 for t in floating)
+    losses = train(model, method, sgd(model, method), 0, 2)
+    assert torch.stack(losses).isfinite().all()
+    method.double()
+    assert all(t.dtype == torch.float64 for t in method.buffers() if t.is_floating_point())
+
+
+@each
 def test_it_learns_and_follows_the_protocol(case):
     model, method = case.build(1, net=source())
     assert isinstance(method, Stepper)

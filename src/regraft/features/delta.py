@@ -102,7 +102,7 @@ class Delta(Method):
         if context is None or self.maps is None:
             raise InputError("DELTA needs the forward pass: call method(base, targets)")
         now = self.maps.take()
-        _, then = self.teacher(context.args, context.kwargs)
+        _, then = self.teacher(context)
         total = features.new_zeros((), dtype=wide(features))
         for i, name in enumerate(self.layers):
             if name not in now or name not in then:

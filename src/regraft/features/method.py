@@ -14,7 +14,7 @@ A method is an `nn.Module`, so that devices, checkpoints and copies see all it h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -38,9 +38,11 @@ class Context(Captured):
 
     Attributes:
         tap: The tap on the network; `tap.model`, `tap.classifier` and `tap.head(features)`.
+        autocast: The type the forward pass computed in under autocast, else None.
     """
 
     tap: Tap | None = None
+    autocast: torch.dtype | None = None
 
 
 class Method(nn.Module):
@@ -153,9 +155,11 @@ class Method(nn.Module):
         """
         taken = self._tapped().take()
         self._check(taken.features, targets)
-        context = Context(**vars(taken), tap=self.tap)
+        kind = taken.features.device.type
+        narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        context = Context(**vars(taken), tap=self.tap, autocast=narrow)
         # Regularisers are computed in float32 whatever autocast does to the network.
-        with torch.autocast(taken.features.device.type, enabled=False):
+        with torch.autocast(kind, enabled=False):
             return self.objective(base, taken.features, targets, context)
 
     def objective(
@@ -224,6 +228,16 @@ class Method(nn.Module):
                 f"the state does not fit this {type(self).__name__} ({first}): prepare the same "
                 "method on the same network and classes before loading it"
             ) from error
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move all that the method holds, but keep it in float32 where a network is narrowed."""
+
+        def keep(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            narrowed = found.is_floating_point() and found.itemsize < min(tensor.itemsize, 4)
+            return found.to(tensor.dtype) if narrowed else found
+
+        return super()._apply(keep, recurse)
 
     def noise(self, like: Tensor) -> Tensor:
         """Return standard normal values shaped like a tensor, other ones at every call."""

@@ -70,7 +70,8 @@ class Tap:
         if self._features is None:
             raise InputError(
                 f"no features: the network has not been called, or does not call its classifier "
-                f"{self.name!r}; call it before the loss, or tap another module with classifier='...'"
+                f"{self.name!r}; call it before the loss, compile it after tapping it, or tap another "
+                "module with classifier='...'"
             )
         return as_vectors(self._features, self.name)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from regraft.errors import InputError
 
+from .method import Context
 from .samples import moved
 from .tap import Captured, Tap
 
@@ -90,13 +91,14 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
-    ) -> tuple[Captured, dict[str, Tensor]]:
-        """Return features and layers' maps for what the student was called with."""
+    def forward(self, context: Context) -> tuple[Captured, dict[str, Tensor]]:
+        """Return features and layers' maps for what the student was called with, and how."""
         like = next(self.network.parameters())
-        args, kwargs = (moved(v, like.device, like.dtype) for v in (args, kwargs or {}))
-        self.network(*args, **kwargs)
+        args = moved(context.args, like.device, like.dtype)
+        kwargs = moved(context.kwargs or {}, like.device, like.dtype)
+        narrow = context.autocast
+        with torch.autocast(like.device.type, dtype=narrow, enabled=narrow is not None):
+            self.network(*args, **kwargs)
         return self.tap.take(), self.layers.take()
 
 
