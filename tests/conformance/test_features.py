@@ -151,6 +151,20 @@ def test_it_learns_and_follows_the_protocol(case):
 
 
 @each
+def test_prepared_again_and_removed_it_leaves_no_hooks_of_its_own(case):
+    model, method = case.build(1)
+    first = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    method.prepare(model, [batch(seed=3), batch(seed=4)], steps=STEPS)
+    again = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    assert again == first
+    method.remove()
+    left = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    assert left == (case.name in ("lp_ft", "linear_probe"))  # what keeps BatchNorm frozen stays
+    with pytest.raises(InputError, match="not prepared"):
+        method(torch.zeros(()), batch()[1])
+
+
+@each
 def test_a_validation_loss_moves_nothing(case):
     model, method, _ = trained(case, steps=HALF)
     before = copy.deepcopy(method.state_dict())

@@ -126,6 +126,19 @@ def test_hugging_face(kind, name):
     agrees(model, tap(model), name=name, **inputs)
 
 
+def test_a_decoder_that_classifies_every_token_gives_the_features_of_the_one_it_keeps():
+    transformers, _, _ = transformers_models()
+    config = transformers.GPT2Config(
+        n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=12, num_labels=4, pad_token_id=0
+    )
+    model = transformers.GPT2ForSequenceClassification(config)
+    ids = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0]])
+    agrees(model, found := tap(model), name="score", input_ids=ids)
+    model(input_ids=ids)
+    hidden = model.transformer(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(found.features, hidden[[0, 1], [3, 1]])
+
+
 class HandWritten(nn.Module):
     """Registers its layers in another order than it runs them, under names of its own."""
 

@@ -23,8 +23,8 @@ from .samples import Samples
 from .statistics import Spread, class_statistics
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
-# The step size that the paper's 25,000 steps of Adam use, for features whose standard deviation is
-# about 0.4 a dimension.
+# The step size that the paper's 25,000 steps of Adam use, and a standard deviation of 0.4 a dimension
+# for its features, which it does not print: the size of a ResNet-50's after pooling.
 _PAPER_STEPS, _PAPER_RATE = 25_000, 1e-2 / 0.4
 # A mixed image counts for the running mean of the class that makes up this much of it.
 _PURE = 0.9

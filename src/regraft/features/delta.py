@@ -73,8 +73,6 @@ class Delta(Method):
 
     def _prepare(self, samples: Samples | None, steps: int | None, mode: Mode) -> None:
         tap = self._tapped()
-        if self.maps is not None:
-            self.maps.remove()
         attention: dict[str, Tensor] = {}
         self.layers = self.wanted or []
         if self.wanted is None or self.attention:
@@ -95,6 +93,13 @@ class Delta(Method):
         self.maps = LayerTap(tap.model, self.layers)
         for i, name in enumerate(self.layers):
             self.register_buffer(f"attention_{i}", attention.get(name))
+
+    def remove(self) -> None:
+        """Take the hooks off the network, when training is over."""
+        super().remove()
+        if self.maps is not None:
+            self.maps.remove()
+            self.maps = None
 
     def loss(self, features: Tensor, targets: Tensor, context: Context | None = None) -> Tensor:
         """Return the distance of the latest forward pass's maps from the copy's on its inputs."""

@@ -116,8 +116,7 @@ class Method(nn.Module):
         if steps is not None and steps < 1:
             raise InputError(f"steps={steps}: expected the optimiser steps of the run, at least 1")
         samples = None if loader is None else Samples(loader, unwrap(model))
-        if self.tap is not None:
-            self.tap.remove()
+        self.remove()
         # A DataLoader draws its order from torch's generator.
         with torch.random.fork_rng(devices=[]):
             example = None if samples is None else samples.example()
@@ -187,6 +186,12 @@ class Method(nn.Module):
             A handle to remove it.
         """
         return optimizer.register_step_post_hook(lambda *_: self.step())
+
+    def remove(self) -> None:
+        """Take the hooks off the network, when training is over."""
+        if self.tap is not None:
+            self.tap.remove()
+            self.tap = None
 
     def extra_parameters(self) -> list[nn.Parameter]:
         """Return the trainable parameters of the method itself, for the optimiser."""

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from regraft.errors import InputError
 
-from .find import find_classifier, unwrap
+from .find import find_classifier, logits_of, unwrap
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Tap:
             model.register_forward_pre_hook(self._on_call, with_kwargs=True),
             classifier.register_forward_pre_hook(self._on_classifier),
             classifier.register_forward_hook(self._on_logits),
+            model.register_forward_hook(self._on_output),
         ]
 
     @property
@@ -138,6 +139,13 @@ class Tap:
         if not self._paused and isinstance(output, Tensor):
             self._logits = output
 
+    def _on_output(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        # A decoder classifies every token and keeps one: the one whose logits it returns.
+        if not self._paused and self._features is not None and self._features.dim() == 3:
+            found = _kept_tokens(self._features, self._logits, output)
+            if found is not None:
+                self._features, self._logits = found
+
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the network has a tap of its own; tensors inside a graph cannot be copied.
         state = self.__dict__ | {"_features": None, "_logits": None, "_inputs": ((), {})}
@@ -185,7 +193,23 @@ def as_vectors(features: Tensor, name: str) -> Tensor:
     )
 
 
-@torch.no_grad()
+def _kept_tokens(
+    features: Tensor, logits: Tensor | None, output: Any
+) -> tuple[Tensor, Tensor] | None:
+    """Return features [b, d] and logits [b, K] of the tokens whose logits were returned, if any."""
+    try:
+        kept = logits_of(output)
+    except InputError:
+        return None
+    if logits is None or logits.dim() != 3 or kept.dim() != 2 or len(kept) != len(logits):
+        return None
+    same = (logits.to(kept.dtype) == kept[:, None]).all(2)
+    if not same.any(1).all():
+        return None
+    rows, at = torch.arange(len(kept), device=kept.device), same.int().argmax(1)
+    return features[rows, at], logits[rows, at]
+
+
 def head_size(classifier: nn.Module) -> tuple[int, int] | None:
     """Return (features, classes) of a linear classifier, or None for another module."""
     weight = getattr(classifier, "weight", None)
