@@ -58,6 +58,12 @@ def test_timm_without_a_classifier_or_with_two():
     with pytest.raises(InputError, match=r"returns tuple instead of one module.*ambiguous"):
         tap(model)
     assert tap(model, classifier="head").name == "head"
+    model = timm.create_model("repvit_m1", num_classes=5)
+    with pytest.raises(InputError, match="'head' with 2 linear layers, so the classifier is ambig"):
+        tap(model)
+    model = timm.create_model("crossvit_tiny_240", num_classes=5)
+    with pytest.raises(InputError, match="a ModuleList that is not a linear layer"):
+        tap(model)
 
 
 TORCHVISION = {

@@ -97,17 +97,29 @@ def _by_protocol(model: nn.Module, found: Any) -> tuple[str, nn.Module]:
             f"{kind}.get_classifier() returns {type(found).__name__} instead of one module, so the "
             f"classifier is ambiguous: {_CURE}"
         )
-    for name, module in model.named_modules():
-        if module is found:
-            inner = _last_linear(module)
-            return (name, module) if not inner else (f"{name}.{inner}", _named(module, inner))
-    raise InputError(f"{kind}.get_classifier() returns a module that is not part of it: {_CURE}")
+    name = next((name for name, module in model.named_modules() if module is found), None)
+    inner = _last_linear(found)
+    if name is None or inner is None:
+        raise InputError(
+            f"{kind}.get_classifier() returns a {type(found).__name__} that is not a linear layer of "
+            f"the network: {_CURE}"
+        )
+    if not isinstance(found, nn.Sequential) and _count(found) > 1:
+        raise InputError(
+            f"{kind}.get_classifier() returns {name!r} with {_count(found)} linear layers, so the "
+            f"classifier is ambiguous: {_CURE}"
+        )
+    return (f"{name}.{inner}", _named(model, f"{name}.{inner}")) if inner else (name, found)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(isinstance(m, _LINEAR) for m in module.modules())
 
 
 def _last_linear(module: Any) -> str | None:
     """Return the name of the last linear layer inside, '' for the module itself, None for none."""
-    if not isinstance(module, nn.Module):
-        return None
+    if not isinstance(module, nn.Module) or isinstance(module, nn.ModuleList | nn.ModuleDict):
+        return None  # several modules side by side: which of them, only running the network tells
     names = [name for name, m in module.named_modules() if isinstance(m, _LINEAR)]
     return names[-1] if names else None
 
