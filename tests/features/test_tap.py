@@ -193,6 +193,22 @@ def test_ambiguity_is_an_error_that_a_name_resolves():
         tap(nn.ReLU(), example=x)
 
 
+def test_a_hidden_layer_named_like_a_classifier_is_not_taken_for_one():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.out = nn.Linear(64, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.out(self.fc(x.flatten(1)).relu())
+
+    with pytest.raises(
+        InputError, match=r"does not tell which of its linear layers .* \(fc, out\)"
+    ):
+        tap(Hidden())
+    assert tap(Hidden(), example=batch()[0]).name == "out"
+
+
 def test_a_sequential_network_needs_no_example():
     assert find_classifier(network())[0] == "8"
     nested = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Linear(2, 2)))

@@ -36,8 +36,9 @@ def find_classifier(
 
     In this order: the name that is given; timm's `get_classifier()`; an attribute named as
     torchvision and Hugging Face name theirs (`fc`, `classifier`, `head`, `heads`, `score`), and in
-    it the last linear layer; the network's only linear layer, or the last of an `nn.Sequential`
-    that ends in one; and with `example`, the linear layer that gives the output of a forward pass.
+    it the last linear layer, where none is registered after it; the network's only linear layer, or
+    the last of an `nn.Sequential` that ends in one; and with `example`, the linear layer that gives
+    the output of a forward pass.
 
     Args:
         model: The network, wrapped by DDP or compiled or neither.
@@ -58,9 +59,10 @@ def find_classifier(
         inner = _last_linear(getattr(model, name, None))
         if inner is not None:
             candidates.append(f"{name}.{inner}" if inner else name)
-    if len(candidates) == 1:
-        return candidates[0], _named(model, candidates[0])
     linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    # A hidden layer may be called `fc` as well; a classifier has no other linear layer after it.
+    if len(candidates) == 1 and (not linear or candidates[0] not in linear[:-1]):
+        return candidates[0], _named(model, candidates[0])
     if example is not None:
         return _by_running(model, example)
     if len(linear) == 1 or (isinstance(model, nn.Sequential) and _ends_in_linear(model)):
@@ -71,7 +73,7 @@ def find_classifier(
         )
     raise InputError(
         f"{type(model).__name__} does not tell which of its linear layers is the classifier "
-        f"({', '.join(candidates or linear[-4:])}): {_CURE}, or pass an example input"
+        f"({', '.join(linear[-4:])}): {_CURE}, or pass an example input"
     )
 
 
