@@ -1,6 +1,7 @@
 """Labelled images and graphs: known sets and users' folders, splits, batches, augmentation."""
 
 from .augment import Draws, augment, draw
+from .channels import with_channels
 from .folder import Folder, scan_folder
 from .graph import Graph, NodeBatches, graph_fingerprint, load_graph
 from .images import ImageSet, Splits, channel_moments, resize
@@ -19,6 +20,8 @@ from .known import (
 from .lazy import FileSet, decode
 from .load import load
 from .loader import FolderLoader, TensorLoader
+from .mixup import Mixup
+from .partition import Partition, load_partition
 from .split import per_class_subset, stratified_split, stratified_subset
 
 __all__ = [
@@ -32,7 +35,9 @@ __all__ = [
     "Known",
     "KnownSet",
     "Listing",
+    "Mixup",
     "NodeBatches",
+    "Partition",
     "Splits",
     "TensorLoader",
     "augment",
@@ -48,9 +53,11 @@ __all__ = [
     "load",
     "load_graph",
     "load_known",
+    "load_partition",
     "per_class_subset",
     "resize",
     "scan_folder",
     "stratified_split",
     "stratified_subset",
+    "with_channels",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,14 +15,22 @@ from regraft.config import OptimConfig
 from regraft.errors import InputError
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, *, groups: Sequence[dict[str, Any]] | None = None
+) -> Optimizer:
     """Return SGD or AdamW over the parameters of `model` that take gradients.
+
+    Args:
+        model: The network.
+        config: Optimiser, learning rate, momentum, weight decay.
+        groups: Parameter groups to train instead; what a group says wins over `config`.
 
     Raises:
         InputError: No parameter takes gradients, the optimiser is unknown, or a value is out of its
             range.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    own = [p for p in model.parameters() if p.requires_grad]
+    parameters: list[Any] = own if groups is None else [dict(group) for group in groups]
     if not parameters:
         raise InputError("model has no trainable parameter: nothing to optimise")
     shared = {"lr": config.lr, "weight_decay": config.weight_decay}
