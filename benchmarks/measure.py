@@ -145,7 +145,7 @@ def _line(r: Ratio) -> str:
 
 
 def _figure(rows: Sequence[Ratio]) -> str:
-    """Draw the ratios near 1, a line each, with target and floor."""
+    """Draw the ratios near 1 (all of them where none is), a line each, with target and floor."""
     import io
 
     from matplotlib import rc_context
@@ -157,7 +157,7 @@ def _figure(rows: Sequence[Ratio]) -> str:
     style |= dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
     )
-    shown = [r for r in rows if r.ratio > 0.5][::-1]
+    shown = ([r for r in rows if r.ratio > 0.5] if rows[0].ratio > 0.5 else list(rows))[::-1]
     with rc_context(style):
         figure = Figure(figsize=(7.5, 0.32 * len(shown) + 0.9), layout="constrained")
         axes = figure.subplots()

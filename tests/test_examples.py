@@ -51,3 +51,9 @@ def test_fine_tuning_under_lightning_learns(capsys):
     pytest.importorskip("lightning", reason="lightning is not installed")
     assert run("finetune_lightning", epochs=5) > 0.7
     assert "Lightning's Trainer" in capsys.readouterr().out
+
+
+def test_two_networks_are_merged_on_data(capsys):
+    scores = run("merge_two_networks", epochs=8, steps=40)
+    assert scores["aligned on data"] > scores["averaged as they are"] + 5
+    assert "proved to" in capsys.readouterr().out

@@ -1,8 +1,10 @@
 from . import data as data
 from . import features as features
+from . import generators as generators
 from . import models as models
 from . import report as report
 from . import streams as streams
+from . import symmetry as symmetry
 from . import tickets as tickets
 from . import train as train
 from ._version import __version__ as __version__

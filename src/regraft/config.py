@@ -18,7 +18,8 @@ from .errors import InputError
 
 Augmentation = Literal["none", "flip", "crop", "crop-flip", "resized-crop-flip"]
 Allocation = Literal["uniform", "erk", "epl", "igq"]
-Schedule = Literal["constant", "cosine", "epoch-cosine"]
+Normalisation = Literal["own", "none", "imagenet"]
+Schedule = Literal["constant", "cosine", "epoch-cosine", "linear", "multistep"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,12 @@ class DataConfig:
     augment: Augmentation = "none"
     image_size: int | None = None
     """Resize to this square, in pixels; an image folder without it takes 224."""
+    rotate: float = 0.0
+    """Turn every image counterclockwise by this angle, in degrees."""
+    only_classes: tuple[int, ...] = ()
+    """Keep the images of these classes alone, their labels as they are; all by default."""
+    normalize: Normalisation = "own"
+    """Mean and deviation of the training images; 0 and 1, which leaves pixels in [0, 1]; ImageNet's."""
     unreadable: Literal["refuse", "skip"] = "refuse"
     """What to do with an image that cannot be decoded: stop and name it, or warn and go on."""
     graph_split: Literal["public", "full", "random"] = "public"

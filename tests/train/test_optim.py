@@ -24,15 +24,20 @@ def rate(config, steps_per_epoch, step):
         return config.lr * (epoch + 1) / first
     if epoch >= last and config.cooldown_epochs > 0:
         return config.cooldown_lr
-    if config.schedule == "constant":
-        return config.lr
-    if config.schedule == "cosine":
-        return config.lr * (1 + math.cos(math.pi * (position - first) / (last - first))) / 2
-    return config.lr * (1 + math.cos(math.pi * (epoch - first) / (last - first))) / 2
+    done = (position - first) / (last - first)
+    quarter = 4 * (step - first * steps_per_epoch) // ((last - first) * steps_per_epoch)
+    shares = {
+        "constant": 1.0,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "linear": 1 - done,
+        "multistep": (1, 1, 0.1, 0.01)[quarter],
+        "epoch-cosine": (1 + math.cos(math.pi * (epoch - first) / (last - first))) / 2,
+    }
+    return config.lr * shares[config.schedule]
 
 
 @given(
-    schedule=st.sampled_from(["constant", "cosine", "epoch-cosine"]),
+    schedule=st.sampled_from(["constant", "cosine", "epoch-cosine", "linear", "multistep"]),
     warmup=st.integers(0, 4),
     middle=st.integers(1, 6),
     cooldown=st.integers(0, 4),

@@ -14,6 +14,7 @@ _EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "vision": (("torchvision", "timm", "pillow"), "known image sets, image folders, timm models"),
     "graph": (("torch-geometric",), "graph networks"),
     "report": (("matplotlib", "jinja2"), "figures and the report page"),
+    "match": (("lapx",), "faster assignments in merge and align"),
     "digits": (("scikit-learn",), "the embedded digits, the default data set"),
 }
 _CORE = ("torch", "numpy", "scipy", "safetensors", "constriction", "tyro", "rich")

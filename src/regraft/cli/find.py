@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from regraft.config import (
 )
 
 from .output import print_json, say
+from .progress import Bar, is_first_process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +163,13 @@ class Find:
         check(job.model, job.ticket, job.optim, job.runtime)
         new = not self.out.exists()
         try:
-            with _Bar(enabled=not self.json and _is_first_process()) as bar:
+            with Bar(enabled=not self.json and is_first_process()) as bar:
                 result = run_in(job, self.out, progress=bar.update)
         except (InputError, MissingExtraError):
             if new:
                 _forget(self.out)
             raise
-        if not _is_first_process():
+        if not is_first_process():
             return 0
         found = {
             "out": str(self.out),
@@ -280,11 +280,6 @@ def _pick(kind: Any, values: dict[str, Any], **more: Any) -> Any:
     return kind(**{k: v for k, v in values.items() if k in names}, **more)
 
 
-def _is_first_process() -> bool:
-    """Whether this is the one of several processes that speaks."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
-
-
 def _forget(folder: Path) -> None:
     """Remove the folder of a run that never began, so that the corrected command may have it."""
     started = {"config.json", "data.json", "environment.json", "metrics.jsonl"}
@@ -292,32 +287,3 @@ def _forget(folder: Path) -> None:
     metrics = folder / "metrics.jsonl"
     if {p.name for p in found} <= started and not (metrics.exists() and metrics.stat().st_size):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Bar:
-    """A progress bar on standard error, shown from the first step on."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Left
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("step"), BarColumn(), MofNCompleteColumn(), Left(), TextColumn("{task.description}"),
-            console=console, disable=not enabled,
-        )  # fmt: skip
-        self._task = self._progress.add_task("")
-
-    def update(self, step: int, steps: int, row: dict[str, float]) -> None:
-        if not self._progress.live.is_started:
-            self._progress.start()
-        text = f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.1f}%" if row else ""
-        self._progress.update(self._task, completed=step, total=steps, description=text)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress.live.is_started:
-            self._progress.stop()

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import tyro
 
+from .align import Align
 from .bake import Bake
+from .condense import Condense
 from .data import Get, List
 from .doctor import Doctor
 from .find import Find
 from .inspect import Inspect
+from .merge import Merge
 from .pack import Pack
 from .report import Report
 from .reproduce import Reproduce
@@ -52,6 +55,9 @@ class Data:
 
 _Verb = (
     Annotated[Ticket, tyro.conf.subcommand("ticket")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Align, tyro.conf.subcommand("align")]
+    | Annotated[Condense, tyro.conf.subcommand("condense")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Data, tyro.conf.subcommand("data")]

@@ -2,6 +2,7 @@
 
 from .augment import Draws, augment, draw
 from .channels import with_channels
+from .coreset import coreset, herding, k_center
 from .folder import Folder, scan_folder
 from .graph import Graph, NodeBatches, graph_fingerprint, load_graph
 from .images import ImageSet, Splits, channel_moments, resize
@@ -22,6 +23,7 @@ from .load import load
 from .loader import FolderLoader, TensorLoader
 from .mixup import Mixup
 from .partition import Partition, load_partition
+from .prepare import rotate
 from .split import per_class_subset, stratified_split, stratified_subset
 
 __all__ = [
@@ -43,12 +45,15 @@ __all__ = [
     "augment",
     "available",
     "channel_moments",
+    "coreset",
     "data_root",
     "decode",
     "draw",
     "get",
     "graph_fingerprint",
     "graph_names",
+    "herding",
+    "k_center",
     "known_names",
     "load",
     "load_graph",
@@ -56,6 +61,7 @@ __all__ = [
     "load_partition",
     "per_class_subset",
     "resize",
+    "rotate",
     "scan_folder",
     "stratified_split",
     "stratified_subset",

@@ -17,6 +17,7 @@ from .folder import scan_folder
 from .images import ImageSet, Splits, channel_moments, resize
 from .known import data_root, graph_names, known_names, load_known
 from .lazy import FileSet
+from .prepare import prepared
 from .split import per_class_subset, stratified_split, stratified_subset
 
 _EAGER_BYTES = 2 << 30
@@ -30,7 +31,8 @@ def load(config: DataConfig) -> Splits:
     """Load a known set or a user's folder, split it, and cut the training images down.
 
     The validation images are held out of the training images first (a folder's own `val` is used
-    as it is), then `train_size` or `shots` of the rest are kept; the seed is `split_seed`. A
+    as it is), then `train_size` or `shots` of the rest are kept; the seed is `split_seed`. Last
+    come `only_classes`, `rotate` and `normalize`, for all three splits. A
     folder's images become one tensor when they fit into 2 GiB and stay in their files otherwise;
     mean and std of the latter come from at most 2,048 of the training images.
 
@@ -53,8 +55,8 @@ def load(config: DataConfig) -> Splits:
             f"data name={config.name!r} is a graph and no set of images: load it with load_graph"
         )
     if config.name in known_names():
-        return _load_known(config)
-    return _load_folder(replace(config, name=folder_of(config)))
+        return prepared(_load_known(config), config)
+    return prepared(_load_folder(replace(config, name=folder_of(config))), config)
 
 
 def folder_of(config: DataConfig) -> str:

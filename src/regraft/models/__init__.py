@@ -5,7 +5,7 @@ from .build import build, model_names
 from .conv import ConvN, ConvSmall
 from .graph import GAT, GCN, GIN, GraphNetwork
 from .mlp import MLP
-from .resnet import BasicBlock, ResNet
+from .resnet import BasicBlock, ResNet, ThinResNet
 from .transductive import Transductive
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "GraphNetwork",
     "Network",
     "ResNet",
+    "ThinResNet",
     "Transductive",
     "build",
     "init_weights_",

@@ -21,7 +21,7 @@ from .conv import ConvN, ConvSmall
 from .external import Shape, call, from_factory, from_timm, from_torchvision
 from .graph import GAT, GCN, GIN, GraphNetwork
 from .mlp import MLP
-from .resnet import ResNet
+from .resnet import ResNet, ThinResNet
 
 
 def model_names(*, graph: bool = False) -> tuple[str, ...]:
@@ -151,6 +151,10 @@ def _resnet(depth: int, shape: Shape, width: float, **options: Any) -> nn.Module
     return ResNet(depth, shape.num_classes, channels=shape.channels, width=width, **options)
 
 
+def _thin_resnet(depth: int, shape: Shape, width: float, **options: Any) -> nn.Module:
+    return ThinResNet(depth, shape.num_classes, channels=shape.channels, width=width, **options)
+
+
 _BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "mlp": _mlp,
     "conv2": partial(_conv, 2),
@@ -158,7 +162,9 @@ _BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "conv6": partial(_conv, 6),
     "conv8": partial(_conv, 8),
     "conv_small": _conv_small,
+    "resnet8": partial(_thin_resnet, 8),
     "resnet18": partial(_resnet, 18),
+    "resnet20": partial(_thin_resnet, 20),
     "resnet34": partial(_resnet, 34),
 }
 

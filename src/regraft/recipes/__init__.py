@@ -2,6 +2,7 @@
 
 from .job import Job, run_in, run_job
 from .recipe import RECIPES, SCALES, Outcome, Reading, Recipe, load_recipe, reproduce
+from .runnable import Runnable
 
 __all__ = [
     "RECIPES",
@@ -10,6 +11,7 @@ __all__ = [
     "Outcome",
     "Reading",
     "Recipe",
+    "Runnable",
     "load_recipe",
     "reproduce",
     "run_in",

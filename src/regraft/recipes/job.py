@@ -63,6 +63,8 @@ from regraft.train import (
 )
 from regraft.train.loop import Progress
 
+from .runnable import folder_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -88,18 +90,22 @@ class Job:
 
     def folder(self, root: Path) -> Path:
         """Return the run's own folder below `root`: setting, arm and seed."""
-        return root / self.setting / self.arm / f"seed{self.runtime.seed}"
+        return folder_of(self, root)
+
+    @property
+    def sources(self) -> tuple[Job, ...]:
+        """The run that has to be finished before, if there is one."""
+        return () if self.source is None else (self.source,)
+
+    def run(self, root: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+        """Run in the job's folder below `root`; see `run_job`."""
+        return run_job(self, root, progress=progress)
 
     def config(self) -> dict[str, Any]:
         """Return the JSON form of everything that determines the numbers."""
-        config = {
-            name: to_dict(getattr(self, name)) for name in ("data", "model", "ticket", "optim")
-        }
-        # Where the data lie and how often a run saves change no number and no row.
-        config["data"].pop("root")
-        config["data"].pop("download")
-        config["runtime"] = to_dict(self.runtime)
-        config["runtime"].pop("checkpoint_seconds")
+        config = {"data": data_identity(self.data)}
+        config |= {name: to_dict(getattr(self, name)) for name in ("model", "ticket", "optim")}
+        config["runtime"] = runtime_identity(self.runtime)
         if self.source is not None:
             config["source"] = self.source.config()
         return config
@@ -113,6 +119,25 @@ class Job:
         """Return the same job at another seed."""
         source = None if self.source is None else self.source.with_seed(seed)
         return replace(self, runtime=replace(self.runtime, seed=seed), source=source)
+
+
+_LATER = {"rotate": 0.0, "only_classes": [], "normalize": "own"}
+"""What data configurations gained after runs had been stored, with what stands for its absence."""
+
+
+def data_identity(config: DataConfig) -> dict[str, Any]:
+    """Return the JSON form of what of a data configuration determines numbers."""
+    found = to_dict(config)
+    # Where the data lie changes no number and no row.
+    unsaid = [key for key, value in _LATER.items() if found[key] == value]
+    return {k: v for k, v in found.items() if k not in ("root", "download", *unsaid)}
+
+
+def runtime_identity(config: RuntimeConfig) -> dict[str, Any]:
+    """Return the JSON form of what of a runtime configuration determines numbers and rows."""
+    found = to_dict(config)
+    found.pop("checkpoint_seconds")  # how often a run saves does not
+    return found
 
 
 Data = Splits | Graph

@@ -17,21 +17,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from regraft.errors import RegraftError
 
-from .job import Job, run_job
+from .runnable import Runnable
 
 
 def run_all(
-    jobs: Sequence[Job], root: Path, *, workers: int = 1, console: Console | None = None
+    runs: Sequence[Runnable], root: Path, *, workers: int = 1, console: Console | None = None
 ) -> None:
-    """Run every job below `root`; those that are finished already are only counted.
+    """Run everything below `root`; what is finished already is only counted.
 
-    Jobs with a `source` run after all others. With one worker they run in this process.
+    A run starts once its sources among `runs` are finished, and of those that may start the first
+    comes first. With one worker they run in this process.
 
     Raises:
-        RegraftError: Of the first job that failed; the others that were under way end first.
+        RegraftError: Of the first run that failed; the others that were under way end first.
     """
     console = console or Console(stderr=True)
-    first = [j for j in jobs if j.source is None]
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -40,36 +40,63 @@ def run_all(
         console=console,
         transient=False,
     ) as display:
-        task = display.add_task(f"{len(jobs)} runs", total=len(jobs))
+        task = display.add_task(f"{len(runs)} runs", total=len(runs))
 
-        def done(job: Job, result: dict[str, Any]) -> None:
-            accuracy = result["metrics"].get("test_accuracy", float("nan"))
-            text = f"{job.setting} {job.arm} seed {job.runtime.seed}: {accuracy:.1f}%"
+        def done(run: Runnable, result: dict[str, Any]) -> None:
+            accuracy = result["metrics"].get("test_accuracy")
+            text = f"{run.setting} {run.arm} seed {run.runtime.seed}"
+            text += "" if accuracy is None else f": {accuracy:.1f}%"
             display.update(task, advance=1, description=text)
             if not console.is_terminal:
                 console.print(f"{text} ({result['seconds']:.0f} s)", markup=False, highlight=False)
 
-        for wave in (first, [j for j in jobs if j.source is not None]):
-            if workers <= 1:
-                for job in wave:
-                    done(job, run_job(job, root))
-            elif wave:
-                _spread(wave, root, workers, done)
+        waiting = _Waiting(runs, root)
+        if workers <= 1:
+            while ready := waiting.ready():
+                for run in ready:
+                    done(run, run.run(root))
+                    waiting.finished(run)
+        elif runs:
+            _spread(waiting, root, min(workers, len(runs)), done)
 
 
-def _spread(jobs: Sequence[Job], root: Path, workers: int, done: Any) -> None:
+class _Waiting:
+    """The runs that have not started, and what each still waits for."""
+
+    def __init__(self, runs: Sequence[Runnable], root: Path) -> None:
+        self.root = root
+        listed = {run.folder(root) for run in runs}
+        self.needs = [
+            (run, {f for source in run.sources if (f := source.folder(root)) in listed})
+            for run in runs
+        ]
+
+    def ready(self) -> list[Runnable]:
+        """Return the runs that may start now; each is returned once."""
+        found = [run for run, needs in self.needs if not needs]
+        self.needs = [(run, needs) for run, needs in self.needs if needs]
+        return found
+
+    def finished(self, run: Runnable) -> None:
+        """Take note that a run is finished."""
+        for _, needs in self.needs:
+            needs.discard(run.folder(self.root))
+
+
+def _spread(waiting: _Waiting, root: Path, workers: int, done: Any) -> None:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_start_worker
-    ) as pool:
-        running: dict[Future[dict[str, Any]], Job] = {
-            pool.submit(_run, job, root): job for job in jobs
-        }
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        running: dict[Future[dict[str, Any]], Runnable] = {}
         try:
-            while running:
+            while True:
+                running |= {pool.submit(_run, run, root): run for run in waiting.ready()}
+                if not running:
+                    return
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    done(running.pop(future), future.result())
+                    run = running.pop(future)
+                    done(run, future.result())
+                    waiting.finished(run)
         except BrokenProcessPool as error:
             raise RegraftError(
                 "a worker process was killed, most likely for want of memory: use fewer --workers"
@@ -95,12 +122,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(job: Job, root: Path) -> dict[str, Any]:
+def _run(run: Runnable, root: Path) -> dict[str, Any]:
     try:
-        return run_job(job, root)
+        return run.run(root)
     except RegraftError as error:
         # Exceptions of our own cross process borders as their one sentence and their exit code.
-        plain = RegraftError(f"{job.setting} {job.arm} seed {job.runtime.seed}: {error}")
+        plain = RegraftError(f"{run.setting} {run.arm} seed {run.runtime.seed}: {error}")
         plain.exit_code = error.exit_code
         raise plain from None
 

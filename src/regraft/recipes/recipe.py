@@ -1,4 +1,4 @@
-"""What a recipe is: jobs, and how to read their numbers against the paper."""
+"""What a recipe is: runs, and how to read their numbers against the paper."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ from regraft.report import (
 )
 from regraft.train import command_line
 
-from .job import Job
 from .pool import default_workers, run_all
+from .runnable import Runnable
 
-RECIPES = {"frozen": "regraft.recipes.frozen", "iterand": "regraft.recipes.iterand"}
+RECIPES = {
+    "frozen": "regraft.recipes.frozen",
+    "iterand": "regraft.recipes.iterand",
+    "merging": "regraft.recipes.merging",
+}
 """Recipes by name: modules with a function `recipe(scale, seeds) -> Recipe`."""
 
 SCALES = ("smoke", "cpu", "gpu", "paper")
@@ -58,16 +62,18 @@ class Recipe:
         scale: One of `SCALES`.
         title: Heading of the report.
         asked: The question, in a paragraph.
-        jobs: Every run, controls included.
+        jobs: Every run, controls and sources included.
         read: Reads the finished runs.
+        metrics: Key and unit of each metric that is tabulated; runs without one have no row in it.
     """
 
     name: str
     scale: str
     title: str
     asked: str
-    jobs: Sequence[Job]
+    jobs: Sequence[Runnable]
     read: Callable[[list[Run], list[Row]], Reading]
+    metrics: Sequence[tuple[str, str]] = (("test_accuracy", "%"),)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def reproduce(
         seconds = _spent(out, 0.0 if finished else time.monotonic() - started)
     folders = [job.folder(out) for job in recipe.jobs]
     runs = find_runs(folders)
-    table = rows(runs)
+    table = [row for metric, unit in recipe.metrics for row in rows(runs, metric, unit)]
     reading = recipe.read(runs, table)
     facts = {
         "command": command_line(),
@@ -149,6 +155,7 @@ def reproduce(
         claims=reading.claims,
         reading=reading.text,
         figures=reading.figures,
+        metrics=recipe.metrics,
         **facts,
     )
     write_text(page, html)

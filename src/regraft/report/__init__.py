@@ -2,6 +2,7 @@
 
 from .figure import Line, Panel, lines
 from .page import render_page
+from .picture import contact_sheet, png
 from .plots import efficiency, learning_curves
 from .results import Claim, write_results
 from .runs import Result, Run, find_runs, read_run
@@ -16,12 +17,14 @@ __all__ = [
     "Result",
     "Row",
     "Run",
+    "contact_sheet",
     "efficiency",
     "estimate",
     "find_runs",
     "learning_curves",
     "lines",
     "paired_difference",
+    "png",
     "read_run",
     "render_page",
     "rows",

@@ -51,7 +51,9 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], floa
 
     With W warm-up, C cool-down and E epochs in all: lr (e + 1) / W in warm-up epoch e; then
     `epoch-cosine` lr (1 + cos(pi e / (E - W - C))) / 2, constant within each epoch e counted from
-    the end of warm-up, `cosine` the same with a fractional e, or `constant`; then `cooldown_lr`.
+    the end of warm-up, `cosine` the same with a fractional e, `linear` lr (1 - e / (E - W - C)),
+    `multistep` a tenth of lr from half of these epochs on and a hundredth from three quarters on,
+    or `constant`; then `cooldown_lr`.
 
     Raises:
         InputError: Fewer than 0 epochs, or warm-up and cool-down that leave none between them.
@@ -75,6 +77,10 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], floa
             return 1.0
         at = epoch if config.schedule == "epoch-cosine" else step / steps_per_epoch
         done = min((at - config.warmup_epochs) / max(middle, 1), 1.0)
+        if config.schedule == "linear":
+            return 1.0 - done
+        if config.schedule == "multistep":
+            return 0.1 ** ((done >= 0.5) + (done >= 0.75))
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
     return factor

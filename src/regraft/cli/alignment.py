@@ -1,0 +1,163 @@
+"""What `regraft align` and `regraft merge` are both told: checkpoints, model, data, matcher."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+Matcher = Literal["weights", "activations", "ste", "none"]
+Surrogate = Literal["full", "random", "herding", "condensed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Two or more checkpoints of one architecture: safetensors (or the index of shards), .pt, or
+    run folders. The first stays as it is."""
+    out: Path
+    """Folder to make."""
+    model: str | None = None
+    """A built-in network, timm/NAME, torchvision/NAME or package.module:factory; without it what
+    the first checkpoint says it is."""
+    width: float = 1.0
+    """Width factor of a built-in network."""
+    model_options: str = "{}"
+    """Further keyword arguments of the model's factory, as a JSON object."""
+    spec: Path | None = None
+    """A spec.json of an earlier run, instead of tracing the model."""
+    match: Matcher = "weights"
+    """weights: without data. activations, ste: with --data. none: merge the models as they are."""
+    data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A known data set or a folder of images, one subfolder a class: once for all models, or once
+    for each."""
+    surrogate: Surrogate = "full"
+    """ste: all training images, or this many a class: random, by herding, or condensed first."""
+    per_class: int = 10
+    """Images a class of a surrogate."""
+    condensed: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """What `regraft condense` made of each data set, in the order of --data, instead of condensing
+    here."""
+    steps: int = 600
+    """ste: steps of the latent network, with a matching at each."""
+    lr: float = 0.3
+    """ste: its learning rate; it falls to 0 along a cosine."""
+    samples: int = 2000
+    """Training images of each data set for activations and statistics."""
+    batch_size: int = 128
+    """Images in a batch."""
+    data_root: str | None = None
+    """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
+    download: bool = True
+    """Stop at a missing known set instead of fetching it."""
+    classes: int | None = None
+    """Number of classes; without it the rows of the checkpoint's classifier."""
+    class_names: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Names of a model's classes, separated by commas: once for each model, for --heads union."""
+    image_size: int | None = None
+    """Side of the images in pixels; without it that of the data, or what fits the checkpoint."""
+    channels: int | None = None
+    """Channels of the images, likewise."""
+    mean: tuple[float, ...] = ()
+    """Mean of each channel by which images are normalised; without it each data set's own."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of each channel."""
+    seed: int = 1
+    """Seed of the matcher and of every draw."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute what is done with data."""
+    threads: int | None = None
+    """CPU threads."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+    def check_options(self) -> None:
+        """Refuse options that contradict each other, before anything is read.
+
+        Raises:
+            InputError: Too few checkpoints, data that are not there for a matcher that needs them, or
+                a number out of its range.
+        """
+        from regraft.errors import InputError
+
+        if len(self.checkpoints) < 2:
+            raise InputError(
+                f"{len(self.checkpoints)} checkpoint(s) given: expected two or more of one architecture"
+            )
+        if self.match in ("activations", "ste") and not self.data:
+            raise InputError(
+                f"--match {self.match} compares what the models do with images: add --data, or take "
+                "--match weights"
+            )
+        if self.data and len(self.data) not in (1, len(self.checkpoints)):
+            raise InputError(
+                f"--data is given {len(self.data)} times for {len(self.checkpoints)} models: give it once "
+                "for all, or once for each"
+            )
+        if self.class_names and len(self.class_names) != len(self.checkpoints):
+            raise InputError(
+                f"--class-names is given {len(self.class_names)} times for {len(self.checkpoints)} "
+                "models: give it once for each"
+            )
+        if self.condensed and self.surrogate != "condensed":
+            raise InputError("--condensed goes with --match ste --surrogate condensed: add them")
+        if self.surrogate != "full" and self.match != "ste":
+            raise InputError(
+                f"--surrogate {self.surrogate} is for --match ste: --match {self.match} has no use of it"
+            )
+        for name in (
+            "per_class",
+            "steps",
+            "samples",
+            "batch_size",
+            "classes",
+            "image_size",
+            "channels",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"--lr {self.lr}: expected a finite number above 0")
+        if bool(self.mean) != bool(self.std) or len(self.mean) != len(self.std):
+            raise InputError("--mean and --std go together: give one number of each for a channel")
+        if any(not 0 < value < float("inf") for value in self.std):
+            raise InputError(f"--std {self.std}: expected finite numbers above 0")
+
+    def options(self) -> dict[str, Any]:
+        """Return --model-options.
+
+        Raises:
+            InputError: It is no JSON object.
+        """
+        from regraft.errors import InputError
+
+        try:
+            options = jsonlib.loads(self.model_options)
+        except ValueError as error:
+            raise InputError(f"--model-options is no JSON object: {error}") from error
+        if not isinstance(options, dict):
+            raise InputError("--model-options is no JSON object: write e.g. '{\"depth\": 3}'")
+        return options
+
+    def identity(self, kind: str) -> dict[str, Any]:
+        """Return what determines the result, as JSON: the options, and the files by size and time."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("out", "json", "threads", "data_root", "download", "accelerator"):
+            fields.pop(name)
+        named = [
+            *self.checkpoints,
+            *(v for v in (fields.get("base"), self.spec, *self.condensed) if v),
+        ]
+        fields["files"] = [_stamp(Path(path)) for path in named]
+        return jsonlib.loads(jsonlib.dumps({"kind": kind, **fields}, default=str))
+
+
+def _stamp(path: Path) -> list[Any]:
+    """Return what tells whether a file, or what a folder holds, is still the same."""
+    files = sorted(path.glob("*.safetensors*")) if path.is_dir() else [path]
+    return [[f.name, s.st_size, s.st_mtime_ns] for f in files if f.exists() for s in [f.stat()]]

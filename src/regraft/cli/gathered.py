@@ -1,0 +1,318 @@
+"""Checkpoints and the network they are of, made to fit each other and the data."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .alignment import Alignment
+from .classifiers import class_names, head_of, one_size, rows_of
+from .merge_data import Data, Together, load_all, prepared, said_size
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from regraft.config import ModelConfig
+    from regraft.data import Splits
+    from regraft.symmetry.checkpoint import Checkpoint
+    from regraft.symmetry.connectivity import Kept
+    from regraft.symmetry.heads import Head
+
+# Images that a network is tried with where nothing says what it takes.
+_SHAPES = ((3, 224), (1, 28), (3, 32), (1, 32), (3, 28), (3, 64), (3, 96), (3, 128), (1, 8))
+_FETCHING = ("pretrained", "weights", "checkpoint_path", "weights_backbone", "pretrained_cfg")
+
+
+@dataclass(eq=False)
+class Gathered:
+    """What an alignment works on.
+
+    Attributes:
+        checkpoints: The models' checkpoints under the network's names; the base last, if any.
+        states: Their state dicts, views of the files; classifiers are widened where they differ.
+        has_base: Whether the last is a base model.
+        config: What the network is; None where only tensors are dealt with.
+        shape: Its `num_classes`, `channels` and `image_size`.
+        model: The network, or None.
+        head: Its classifier, or None where it has none.
+        data: Data sets in the order given.
+        names: Names of each model's classes, where they are known.
+        classes: The union of the classes, where the classifiers were widened to it.
+        counts: Rows of each model's own classifier.
+        device: Where what is done with data is computed.
+        about: What the first checkpoint says of itself.
+        notes: What the user should know.
+    """
+
+    checkpoints: list[Checkpoint]
+    states: list[dict[str, Tensor]]
+    has_base: bool
+    config: ModelConfig | None
+    shape: dict[str, Any]
+    model: Any
+    head: Head | None
+    data: list[Data]
+    names: list[list[str]] | None
+    classes: list[str] | None
+    counts: list[int]
+    device: Any
+    about: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    _kept: dict[tuple[int, ...], Kept] = field(default_factory=dict)
+
+    @property
+    def models(self) -> int:
+        """Number of models, the base not counted."""
+        return len(self.states) - self.has_base
+
+    @cached_property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the tensors that are no parameters, as far as a network tells."""
+        from regraft.symmetry.connectivity import buffer_names
+
+        return () if self.model is None else buffer_names(self.model)
+
+    @cached_property
+    def example(self) -> Tensor:
+        """Images to trace the network with, [2, C, H, W]."""
+        import torch
+
+        size = self.shape["image_size"]
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(2, self.shape["channels"], size, size, generator=generator)
+
+    def statistics(self, limit: int, size: int, seed: int) -> Kept:
+        """Return batches of at most `limit` training images of every data set, read once."""
+        from regraft.symmetry.connectivity import Kept
+
+        key = (limit, size, seed)
+        if key not in self._kept:
+            distinct = {id(d.splits): d for d in self.data}.values()
+            options: dict[str, Any] = {"limit": limit, "size": size, "seed": seed, "shuffle": True}
+            parts = [d.batches(d.splits.train, self.device, **options) for d in distinct]
+            self._kept[key] = Kept(Together(parts))
+        return self._kept[key]
+
+
+def gather(
+    asked: Alignment, *, base: Path | None = None, heads: str = "shared", sketch: bool = False
+) -> Gathered:
+    """Read the checkpoints, build the network, load the data, and make them fit.
+
+    Where nothing needs a network (a spec of an earlier run or no alignment, and no data) and none is
+    named, the checkpoints are only held against each other: they may be of any kind of model.
+
+    Args:
+        asked: The options.
+        base: A base model.
+        heads: `shared`, `separate` or `union`; `any` takes classifiers as they are.
+        sketch: Build the network without memory for its weights; it can then only be asked for names.
+
+    Raises:
+        InputError: Anything that does not fit, in one sentence.
+    """
+    import torch
+
+    from regraft.models import build
+    from regraft.symmetry.checkpoint import check_finite, fit_names, read_checkpoint
+
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    device = _device(asked.accelerator)
+    paths = [*asked.checkpoints, *([] if base is None else [base])]
+    found = [read_checkpoint(path) for path in paths]
+    about = [_about(checkpoint) for checkpoint in found]
+    if _is_bare(asked, about[0], heads):
+        return _bare(asked, found, about[0], has_base=base is not None)
+    config = _config(asked, about[0])
+    splits = load_all(asked, about)
+    shape = _fitting(config, _shapes(asked, about[0], splits), found[0], asked.classes)
+    head = head_of(_sketch(config, shape))
+    fitted, counts = [], []
+    for checkpoint in found:
+        count = shape["num_classes"]
+        if head is not None and checkpoint is not found[0]:
+            count = rows_of(checkpoint, head) or count
+        counts.append(count)
+        fitted.append(fit_names(checkpoint, _sketch(config, {**shape, "num_classes": count})))
+    for checkpoint in fitted:
+        check_finite(checkpoint)
+    notes = [note for checkpoint in fitted for note in checkpoint.notes]
+    models = len(asked.checkpoints)
+    names = class_names(asked, about, splits, counts[:models])
+    states = [dict(checkpoint) for checkpoint in fitted]
+    states, classes = one_size(states, counts, names, head, heads, paths)
+    shape["num_classes"] = len(classes) if classes else max(counts)
+    model = _sketch(config, shape) if sketch else build(config, **shape).to(device)
+    data = prepared(asked, splits, about, names, classes, shape["num_classes"])
+    if heads == "shared" and names and len({tuple(own) for own in names}) > 1:
+        notes.append(
+            "the models name their classes differently and share one classifier: its row i stands "
+            "for class i of each (--heads union or --heads separate keeps them apart)"
+        )
+    return Gathered(
+        checkpoints=fitted,
+        states=states,
+        has_base=base is not None,
+        config=config,
+        shape=shape,
+        model=model.eval(),
+        head=head,
+        data=data,
+        names=names,
+        classes=classes,
+        counts=counts,
+        device=device,
+        about=about[0],
+        notes=notes,
+    )
+
+
+def _is_bare(asked: Alignment, about: dict[str, Any], heads: str) -> bool:
+    """Whether no network is named and none is needed."""
+    traced = asked.match != "none" and asked.spec is None
+    needed = traced or bool(asked.data) or heads in ("separate", "union")
+    return not needed and asked.model is None and "model" not in about
+
+
+def _bare(
+    asked: Alignment, found: list[Checkpoint], about: dict[str, Any], *, has_base: bool
+) -> Gathered:
+    """Return checkpoints that are only held against each other."""
+    from regraft.symmetry.checkpoint import check_alike, check_finite
+
+    for checkpoint in found:
+        check_alike(found[0], checkpoint)
+        check_finite(checkpoint)
+    notes = [note for checkpoint in found for note in checkpoint.notes]
+    return Gathered(
+        checkpoints=found,
+        states=[dict(checkpoint) for checkpoint in found],
+        has_base=has_base,
+        config=None,
+        shape={},
+        model=None,
+        head=None,
+        data=[],
+        names=None,
+        classes=None,
+        counts=[],
+        device=_device(asked.accelerator),
+        about=about,
+        notes=notes,
+    )
+
+
+def _device(accelerator: str) -> Any:
+    import torch
+
+    from regraft.errors import InputError
+
+    there = torch.cuda.is_available()
+    if accelerator == "cuda" and not there:
+        raise InputError("--accelerator cuda: torch sees no CUDA device; use cpu or auto")
+    return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
+
+
+def _about(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a checkpoint of ours says it is of."""
+    try:
+        found = jsonlib.loads(checkpoint.metadata.get("regraft.model", "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _config(asked: Alignment, about: dict[str, Any]) -> ModelConfig:
+    from regraft.config import ModelConfig, check
+    from regraft.errors import InputError
+
+    if asked.model is not None:
+        config = ModelConfig(name=asked.model, width=asked.width, options=asked.options())
+        check(config)
+        return config
+    path, said = asked.checkpoints[0], about.get("model")
+    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
+        raise InputError(
+            f"{path} does not say which network it is of: name it with --model, e.g. timm/resnet18, "
+            "torchvision/resnet18 or package.module:factory"
+        )
+    name = said["name"]
+    if ":" in name or "/" in name.removeprefix("timm/").removeprefix("torchvision/"):
+        raise InputError(
+            f"{path} names {name}, which is code outside the checkpoint: pass --model {name} if you "
+            "trust it"
+        )
+    try:
+        options = {k: v for k, v in dict(said.get("options", {})).items() if k not in _FETCHING}
+        return ModelConfig(name=name, width=float(said.get("width", 1.0)), options=options)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} says what it is of in a way this version does not understand ({error}): say it "
+            "with --model"
+        ) from error
+
+
+def _shapes(asked: Alignment, about: dict[str, Any], splits: list[Splits]) -> list[tuple[int, int]]:
+    """Return the (channels, image size) to try, the most likely first."""
+    said = said_size(about)
+    if splits:
+        said = {"channels": splits[0].channels, "image_size": splits[0].image_size}
+    given = {"channels": asked.channels, "image_size": asked.image_size}
+    said |= {k: v for k, v in given.items() if v is not None}
+    tried = [(said.get("channels", c), said.get("image_size", s)) for c, s in _SHAPES]
+    return list(dict.fromkeys(tried))
+
+
+def _fitting(
+    config: ModelConfig,
+    shapes: Sequence[tuple[int, int]],
+    checkpoint: Checkpoint,
+    classes: int | None,
+) -> dict[str, Any]:
+    """Return the classes, channels and image size with which a network fits a checkpoint.
+
+    Raises:
+        InputError: None does; what is wrong with the most likely one is said.
+    """
+    from regraft.errors import InputError
+    from regraft.symmetry.checkpoint import fit_names
+
+    problem: InputError | None = None
+    for channels, size in shapes:
+        shape = {"channels": channels, "image_size": size, "num_classes": classes or 2}
+        try:
+            sketch = _sketch(config, shape)
+            head = head_of(sketch)
+            if classes is None and head is not None:
+                shape["num_classes"] = rows_of(checkpoint, head) or 2
+                sketch = _sketch(config, shape)
+            fit_names(checkpoint, sketch)
+            return shape
+        except InputError as error:
+            if problem is None and str(checkpoint.path) in str(error):
+                form = f"{channels}x{size}x{size} and {shape['num_classes']} classes"
+                problem = InputError(
+                    f"{error} ({config.name} was built for images of {form}: --channels, "
+                    "--image-size, --classes or --model says another)"
+                )
+            problem = problem or error
+    raise problem or InputError(f"{checkpoint.path} fits no {config.name}")
+
+
+def _sketch(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
+    """Build a network without memory for its weights, where that can be done."""
+    import torch
+
+    from regraft.errors import InputError
+    from regraft.models import build
+
+    try:
+        with torch.device("meta"):
+            return build(config, **shape)
+    except (InputError, RuntimeError, NotImplementedError):
+        return build(config, **shape)  # which says what is wrong, if anything is

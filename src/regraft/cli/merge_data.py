@@ -1,0 +1,222 @@
+"""The data sets that models are aligned, repaired and measured with."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .alignment import Alignment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from regraft.data import FileSet, ImageSet, Splits
+    from regraft.protocols import BatchSource
+
+_EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """One data set as the models see it: normalised, its labels rows of the classifier.
+
+    Attributes:
+        splits: The data set.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        rows: Row of the classifier of each class.
+    """
+
+    splits: Splits
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def tested_on(self) -> str:
+        """Name of the split that scores are measured on."""
+        parts = ("test", "validation")
+        return next((p for p in parts if getattr(self.splits, p) is not None), "train")
+
+    @property
+    def test(self) -> ImageSet | FileSet:
+        """The images that scores are measured on."""
+        return getattr(self.splits, self.tested_on)
+
+    def batches(
+        self,
+        images: ImageSet | FileSet,
+        device: Any,
+        *,
+        size: int = _EVALUATION_BATCH,
+        limit: int | None = None,
+        seed: int = 0,
+        shuffle: bool = False,
+    ) -> BatchSource:
+        """Return batches of images of this set, of at most `limit` drawn from them."""
+        from regraft import streams
+        from regraft.data import FolderLoader, ImageSet, TensorLoader
+
+        if limit is not None and limit < len(images):
+            order = streams.permutation(seed, "merge.subset", 0, len(images))
+            images = images.subset(order[:limit].sort().values)
+        loader: Any = TensorLoader if isinstance(images, ImageSet) else FolderLoader
+        return loader(
+            self.in_rows(images),
+            batch_size=size,
+            mean=self.mean,
+            std=self.std,
+            shuffle=shuffle,
+            augment="none",
+            seed=seed,
+            device=device,
+        )
+
+    def in_rows(self, images: ImageSet | FileSet) -> ImageSet | FileSet:
+        """Return images whose labels are rows of the classifier."""
+        import torch
+
+        labels = torch.tensor(self.rows)[images.labels.cpu()]
+        most = max(self.rows) + 1
+        return replace(images, labels=labels.to(images.labels.device), num_classes=most)
+
+
+class Together:
+    """The batches of several sources in turn, until all are through; a `BatchSource`.
+
+    Args:
+        sources: The sources.
+    """
+
+    def __init__(self, sources: list[BatchSource]) -> None:
+        self.sources = sources
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def batches(
+        self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Yield a batch of each source in turn."""
+        each = [source.batches(epoch, rank=rank, world=world) for source in self.sources]
+        rounds = itertools.zip_longest(*each)
+        whole = (batch for batches in rounds for batch in batches if batch is not None)
+        return itertools.islice(whole, start, None)
+
+
+def load_all(asked: Alignment, about: list[dict[str, Any]]) -> list[Splits]:
+    """Load the data sets that were asked for.
+
+    Args:
+        asked: The options.
+        about: What each model's checkpoint says of itself.
+
+    Raises:
+        InputError: A set that cannot be loaded, or sets of images that are not of one form.
+    """
+    from regraft.config import DataConfig
+    from regraft.data import load
+    from regraft.errors import InputError
+
+    found: dict[str, Splits] = {}
+    for i, name in enumerate(asked.data):
+        if name not in found:
+            found[name] = load(
+                DataConfig(
+                    name=name,
+                    root=asked.data_root,
+                    download=asked.download,
+                    image_size=asked.image_size or said_size(about[i]).get("image_size"),
+                )
+            )
+    splits = [found[name] for name in asked.data]
+    for name, other in zip(asked.data, splits, strict=True):
+        for what, one, two in (
+            ("channel(s)", splits[0].channels, other.channels),
+            ("pixels a side", splits[0].image_size, other.image_size),
+        ):
+            if one != two:
+                raise InputError(
+                    f"data {asked.data[0]} has images of {one} {what} and {name} of {two}: expected one "
+                    "form (--image-size resizes them)"
+                )
+    if splits and asked.channels not in (None, splits[0].channels):
+        raise InputError(
+            f"--channels {asked.channels}: data {asked.data[0]} has images of {splits[0].channels}"
+        )
+    return splits
+
+
+def said_size(about: dict[str, Any]) -> dict[str, int]:
+    """Return what a checkpoint says of its images: channels and image size, where it does."""
+    shape = about.get("input")
+    if not isinstance(shape, dict):
+        return {}
+    return {k: v for k, v in shape.items() if k in ("channels", "image_size") and type(v) is int}
+
+
+def prepared(
+    asked: Alignment,
+    splits: list[Splits],
+    about: list[dict[str, Any]],
+    names: list[list[str]] | None,
+    classes: list[str] | None,
+    count: int,
+) -> list[Data]:
+    """Return the data sets with what their images and labels must go through.
+
+    A class is the row of its own name where the model knows all the names, else the row of its
+    number. With the classes of a union it must be one of them.
+
+    Args:
+        asked: The options.
+        splits: The data sets.
+        about: What each model's checkpoint says of itself.
+        names: Names of each model's classes, where they are known.
+        classes: The classes of a union, if there is one.
+        count: Rows of the classifier.
+
+    Raises:
+        InputError: Labels that do not fit the classifier, or a mean for other channels.
+    """
+    from regraft.errors import InputError
+
+    found = []
+    for i, (name, own) in enumerate(zip(asked.data, splits, strict=True)):
+        known = classes or (names[i] if names else [])
+        if set(own.classes) <= set(known):
+            rows = tuple(known.index(c) for c in own.classes)
+        elif classes is not None:
+            strange = next(c for c in own.classes if c not in classes)
+            raise InputError(
+                f"data {name} has the class {strange!r}, which no model knows: they know "
+                f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
+            )
+        elif len(own.classes) > count:
+            raise InputError(
+                f"data {name} has {len(own.classes)} classes and the classifier {count} rows: its labels "
+                "do not fit the head; give data of the classes that the models were trained on"
+            )
+        else:
+            rows = tuple(range(len(own.classes)))
+        mean, std = _moments(asked, own, about[i])
+        if len(mean) != own.channels:
+            raise InputError(
+                f"--mean and --std have {len(mean)} number(s) and data {name} has {own.channels} "
+                "channel(s): give one for each"
+            )
+        found.append(Data(own, mean, std, rows))
+    return found
+
+
+def _moments(
+    asked: Alignment, splits: Splits, about: dict[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if asked.mean:
+        return tuple(asked.mean), tuple(asked.std)
+    said = [about.get(key) for key in ("mean", "std")]
+    if all(isinstance(v, list) and len(v) == splits.channels for v in said):
+        return tuple(map(float, said[0] or ())), tuple(map(float, said[1] or ()))
+    return splits.mean, splits.std

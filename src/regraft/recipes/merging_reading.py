@@ -1,0 +1,319 @@
+"""What the numbers of the recipe `merging` say about the paper's claims, and where they do not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from regraft.report import Claim, Estimate, Row, Run, estimate, paired_difference
+from regraft.report.figure import Line, Panel, lines
+
+from .recipe import Reading
+
+_FULL_GAIN = 28.0  # points over weight matching without data, with all data
+_CONDENSED_GAIN = 25.0  # and with ten condensed images of each class
+_TURNED = "/rotated="
+_CONTROLS = ("average", "weight_matching", "ste_full")
+_ENDS = ("parent_a", "parent_b")
+
+
+def read(runs: list[Run], rows: list[Row]) -> Reading:
+    """Return claims, text and figures of a finished recipe."""
+    settings = list(dict.fromkeys(r.setting for r in rows))
+    claims: list[Claim] = []
+    for setting in settings:
+        arms = {r.arm for r in rows if r.setting == setting}
+        if "ste_random" in arms:
+            claims += _against_no_data(runs, setting)
+    angles = by_angle(settings)
+    if len(angles) > 1:
+        claims += _by_angle(runs, angles)
+    for setting in settings:
+        if setting.endswith("/same-data"):
+            claims += _same_data(runs, setting)
+    text = "\n\n".join(part for part in (_condensing(runs), _NOTES) if part)
+    return Reading(claims=claims, text=text, figures=_figures(runs, settings, angles))
+
+
+def values(
+    runs: Iterable[Run], setting: str, arm: str, metric: str = "test_accuracy"
+) -> dict[int, float]:
+    """Return a metric of one arm by seed."""
+    return {
+        r.seed: r.result.metrics[metric]
+        for r in runs
+        if r.result is not None
+        and (r.setting, r.arm) == (setting, arm)
+        and metric in r.result.metrics
+    }
+
+
+def gap(
+    runs: Iterable[Run], setting: str, arm: str, other: str, metric: str = "test_accuracy"
+) -> Estimate | None:
+    """Return `arm` minus `other`, paired by seed, or None without both."""
+    runs = list(runs)
+    one, two = (values(runs, setting, name, metric) for name in (arm, other))
+    return paired_difference(one, two) if one.keys() & two.keys() else None
+
+
+def by_angle(settings: Iterable[str]) -> dict[float, str]:
+    """Return the settings of a set with itself turned, by angle."""
+    found = {}
+    for setting in settings:
+        if _TURNED in setting and not setting.startswith("parents/"):
+            found[float(setting.rpartition(_TURNED)[2])] = setting
+    return dict(sorted(found.items()))
+
+
+def slopes(points: Mapping[float, Mapping[int, float]]) -> dict[int, float]:
+    """Return for each seed that all angles have the least-squares slope, in points for 90 degrees."""
+    seeds = set.intersection(*(set(p) for p in points.values()))
+    middle = sum(points) / len(points)
+    spread = sum((angle - middle) ** 2 for angle in points)
+    return {
+        seed: 90 * sum((angle - middle) * p[seed] for angle, p in points.items()) / spread
+        for seed in sorted(seeds)
+    }
+
+
+def _against_no_data(runs: list[Run], setting: str) -> list[Claim]:
+    """Read one pair of sets with all arms."""
+    claims = []
+
+    def claim(paper: str, arm: str, other: str, least: float = 0.0, more: str = "") -> None:
+        found = gap(runs, setting, arm, other)
+        if found is None:
+            return
+        held = found.low is not None and found.low > 0 and found.mean >= least
+        note = f"{arm} minus {other}: {_points(found)} points, {_verdict(found)}"
+        if least:
+            note += f"; the published gain is {least:g}"
+        claims.append(
+            Claim(
+                paper=f"{paper} ({setting})",
+                held=held,
+                evidence=[setting],
+                note=f"{note}. {more}".strip(),
+            )
+        )
+
+    base = "weight_matching"
+    claim("Weight matching without data merges better than the plain average", base, "average")
+    claim(
+        "Straight-through matching with all data gains 28 points over weight matching without data",
+        "ste_full",
+        base,
+        _FULL_GAIN,
+    )
+    claim(
+        "With ten condensed images of each class the gain is 25 points",
+        "ste_condensed",
+        base,
+        _CONDENSED_GAIN,
+    )
+    for kind in ("random", "herding"):
+        claim(
+            f"Our control: a {kind} choice of as few real images gains as well", f"ste_{kind}", base
+        )
+    claim(
+        "Our control: condensed images are better for matching than a random choice",
+        "ste_condensed",
+        "ste_random",
+        more="The paper's figure shows both about equal.",
+    )
+    for kind in ("condensed", "random", "herding"):
+        claim(
+            f"Merging with a small set ({kind}) beats training from scratch on it",
+            f"ste_{kind}",
+            f"scratch_{kind}",
+        )
+    claim("One merged network beats the ensemble of both", "ste_full", "ensemble")
+    claim("Our control: labels beat activations", "ste_full", "activation_matching")
+    return claims
+
+
+def _by_angle(runs: list[Run], angles: dict[float, str]) -> list[Claim]:
+    """Read the accuracies of a set with itself turned, over the angle."""
+    at = {arm: {a: values(runs, s, arm) for a, s in angles.items()} for arm in _CONTROLS}
+    if not all(at["weight_matching"].values()) or not all(at["ste_full"].values()):
+        return []
+    fall, held_up = slopes(at["weight_matching"]), slopes(at["ste_full"])
+    evidence = list(angles.values())
+    weights = estimate(fall.values())
+    better = paired_difference(held_up, fall)
+    each = {
+        arm: ", ".join(f"{a:g}: {estimate(v.values()).mean:.1f}" for a, v in p.items())
+        for arm, p in at.items()
+        if all(p.values())
+    }
+    return [
+        Claim(
+            paper="Accuracy of weight matching falls as the data sets diverge",
+            held=weights.high is not None and weights.high < 0,
+            evidence=evidence,
+            note=f"Slope over 90 degrees: {_points(weights)} points; by angle {each['weight_matching']}.",
+        ),
+        Claim(
+            paper="Straight-through matching with data falls less",
+            held=better.low is not None and better.low > 0,
+            evidence=evidence,
+            note=(
+                f"Its slope minus that of weight matching: {_points(better)} points; by angle "
+                f"{each['ste_full']}."
+            ),
+        ),
+    ]
+
+
+def _same_data(runs: list[Run], setting: str) -> list[Claim]:
+    """Read the barriers between two networks with BatchNorm on the same data."""
+    claims = []
+    for end, words in (
+        ("", "statistics averaged like weights"),
+        ("_reset", "BatchNorm statistics taken anew"),
+        ("_repair", "REPAIR"),
+    ):
+        found = {
+            key: gap(runs, setting, f"weight_matching{end}", f"average{end}", key)
+            for key in ("accuracy_barrier", "loss_barrier")
+        }
+        by_accuracy, by_loss = found["accuracy_barrier"], found["loss_barrier"]
+        if by_accuracy is None or by_loss is None:
+            continue
+        own = [
+            estimate(values(runs, setting, f"{arm}{end}", "accuracy_barrier").values()).mean
+            for arm in ("average", "weight_matching")
+        ]
+        claims.append(
+            Claim(
+                paper=f"Aligned networks of the same data have a lower barrier, {words} ({setting})",
+                held=by_accuracy.high is not None and by_accuracy.high < 0,
+                evidence=[setting],
+                note=(
+                    f"Barrier of accuracy {own[1]:.1f} points aligned, {own[0]:.1f} unaligned, "
+                    f"difference {_points(by_accuracy)}; of the loss {_points(by_loss)} nats."
+                ),
+            )
+        )
+    return claims
+
+
+def _figures(runs: list[Run], settings: Sequence[str], angles: dict[float, str]) -> dict[str, str]:
+    figures = {}
+    for setting in settings:
+        drawn = _paths([r for r in runs if r.setting == setting])
+        if drawn and setting not in angles.values():
+            several = any(not key for key in drawn) and len(drawn) > 1
+            names = {"": "mean of both test sets", "_a": "test set of A", "_b": "test set of B"}
+            panels = [
+                Panel(title=f"{setting}: {names[key]}" if several else setting, lines=found)
+                for key, found in drawn.items()
+            ]
+            kind = "same-data" if setting.endswith("/same-data") else "sets"
+            name = f"path-{kind}" if f"path-{kind}" not in figures else f"path-{len(figures)}"
+            figures[name] = lines(
+                panels, x_label="λ, from A to B", y_label="Test accuracy (%)", columns=3
+            )
+    if len(angles) > 1:
+        figures["angles"] = lines(
+            [Panel(title=f"{next(iter(angles.values())).split('/')[0]}, turned", lines=found)]
+            if (found := _over_angles(runs, angles))
+            else [],
+            x_label="Angle between the data sets (degrees)",
+            y_label="Test accuracy, mean of both (%)",
+            spread="bars",
+        )
+    return figures
+
+
+def _paths(runs: list[Run]) -> dict[str, list[Line]]:
+    """Return for the mean ("") and for each set the accuracies along the path, by arm."""
+    drawn: dict[str, list[Line]] = {}
+    arms = dict.fromkeys(r.arm for r in runs)
+    for key in ("", "_a", "_b"):
+        for arm in arms:
+            curves = [
+                {row["at"]: row[f"accuracy{key}"] for row in r.history if _on_path(row, key)}
+                for r in runs
+                if r.arm == arm and r.finished
+            ]
+            line = _line(arm, [c for c in curves if c])
+            if line is not None:
+                drawn.setdefault(key, []).append(line)
+    return drawn
+
+
+def _on_path(row: Mapping[str, object], key: str) -> bool:
+    return row["split"] == "path" and f"accuracy{key}" in row
+
+
+def _over_angles(runs: list[Run], angles: dict[float, str]) -> list[Line]:
+    found = []
+    for arm in _CONTROLS:
+        points = {a: values(runs, s, arm) for a, s in angles.items()}
+        seeds = sorted(set.intersection(*(set(p) for p in points.values())))
+        line = _line(arm, [{a: p[seed] for a, p in points.items()} for seed in seeds])
+        if line is not None:
+            found.append(line)
+    return found
+
+
+def _line(label: str, curves: Sequence[Mapping[float, float]]) -> Line | None:
+    """Return means over seeds with 95% intervals."""
+    if not curves:
+        return None
+    at = sorted(set.intersection(*(set(c) for c in curves)))
+    means = [estimate(c[x] for c in curves) for x in at]
+    return Line(
+        label=label,
+        x=at,
+        y=[m.mean for m in means],
+        low=[m.low for m in means],
+        high=[m.high for m in means],
+    )
+
+
+def _condensing(runs: list[Run]) -> str:
+    """Say what the condensed sets cost, which no row of the tables holds."""
+    seconds: dict[str, list[float]] = {}
+    for run in runs:
+        if run.setting.startswith("surrogates/") and run.result and run.result.seconds:
+            seconds.setdefault(run.setting.removeprefix("surrogates/"), []).append(
+                run.result.seconds
+            )
+    if not seconds:
+        return ""
+    each = ", ".join(f"{estimate(found).mean:.0f} s ({name})" for name, found in seconds.items())
+    return f"Condensing a set took {each}; the times in the tables do not hold it."
+
+
+def _points(found: Estimate) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.2f}"
+    return f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _verdict(found: Estimate) -> str:
+    if found.low is None or found.high is None:
+        return "undecided: too few seeds"
+    if found.low > 0:
+        return "more"
+    return "less" if found.high < 0 else "undecided: the interval holds zero"
+
+
+_NOTES = (
+    "Accuracies are means over both test sets, by one network whose ten outputs both sets share: "
+    "class i of one set and class i of the other are one output, as in the paper, so no network has "
+    "to know which set an image is from. Of merged networks test accuracy is that in the middle, "
+    "path accuracy the mean over the path from A to aligned B (25 networks; 11 of the ResNets). At "
+    "the scale cpu the path is measured on a part of the test images, the middle on all. parent_a and "
+    "parent_b are the networks merged, measured on both sets; the settings `parents/...` hold "
+    "their own accuracies, each on its own set alone."
+    "\n\n"
+    "ste_full learns from all training images and compares its candidates on held-out ones; on small "
+    "sets candidates are compared on the small set itself, and no other image is used. Every small "
+    "set has ten images of each class from each data set. Learning rates and lengths at the scale cpu "
+    "were chosen on validation images with a seed that is not reported "
+    "(`benchmarks/choose_merging.py`); the test images chose nothing. activation_matching uses "
+    "training images without labels, and so do networks with statistics taken anew or REPAIR."
+)

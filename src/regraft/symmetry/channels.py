@@ -1,0 +1,211 @@
+"""The channels that a layer puts out: which layers can be corrected, by what, and to what.
+
+A correction y -> a y + b for each channel is fused into the layer that made y, so a network keeps
+its architecture and its names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and standard deviation of each channel, float64 [C], the deviation with divisor n."""
+
+    mean: Any
+    std: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """A layer whose outputs can be corrected channel by channel.
+
+    Attributes:
+        module: The layer.
+        axis: Axis of its outputs along which the channels lie.
+    """
+
+    module: nn.Module
+    axis: int
+
+    def flat(self, output: Tensor) -> Tensor:
+        """Return outputs as float64 [C, positions]."""
+        return output.detach().movedim(self.axis, 0).flatten(1).double()
+
+    def of(self, output: Tensor) -> Moments:
+        """Return the moments of one batch of outputs."""
+        values = self.flat(output)
+        return Moments(values.mean(1), values.std(1, correction=0))
+
+    def corrected(self, output: Tensor, found: Moments, goal: Moments) -> Tensor:
+        """Return outputs with the goal's moments instead of those found."""
+        scale, shift = _correction(found, goal)
+        if getattr(self.module, "bias", None) is None:
+            shift = torch.zeros_like(shift)
+        shape = [1] * output.dim()
+        shape[self.axis] = -1
+        wide = output.double() * scale.view(shape) + shift.view(shape)
+        return wide.to(output.dtype)
+
+
+class _Stop(Exception):  # noqa: N818
+    """Ends a forward pass as soon as what is measured has been seen."""
+
+
+def repairable(model: nn.Module, example: Tensor) -> dict[str, Channels]:
+    """Return the layers whose channels can be corrected, in the order in which they run.
+
+    Convolutions, linear layers and BatchNorms; left out are layers that a BatchNorm follows (it
+    undoes any correction), the layer that gives the network's output, those that share
+    their weights with another, those that do not run, and those of other libraries that do more
+    than their base class, such as an activation or a standardisation of the weights.
+
+    Args:
+        model: The network, in evaluation mode.
+        example: A batch of its inputs.
+    """
+    found: dict[str, Channels] = {}
+    outputs: dict[str, Tensor] = {}
+    normalised: set[str] = set()
+    strange: set[str] = set()
+    uses: dict[int, int] = {}
+    for parameter in (p for m in model.modules() for p in m.parameters(recurse=False)):
+        uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            normalised.update(k for k, y in outputs.items() if inputs and y is inputs[0])
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                outputs.setdefault(name, output)
+                axis = -1 if isinstance(module, nn.Linear) else _channel_axis(module, output)
+                site = found.setdefault(name, Channels(module, axis))
+                # torch's own layers are affine in weight and bias; others have to show it.
+                if not type(module).__module__.startswith("torch.nn.") and inputs:
+                    strange.update(() if _is_affine(site, inputs[0], output) else (name,))
+
+        return hook
+
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+            if isinstance(module, _NormBase):
+                stack.callback(module.register_forward_pre_hook(before(name)).remove)
+            weight = getattr(module, "weight", None)
+            known = isinstance(module, nn.Linear | _ConvNd | _NormBase)
+            if known and isinstance(weight, nn.Parameter) and uses[id(weight)] == 1:
+                stack.callback(module.register_forward_hook(after(name)).remove)
+        result = model(example)
+    last = {k for k, y in outputs.items() if y is result}
+    return {k: c for k, c in found.items() if k not in normalised | last | strange}
+
+
+def _is_affine(site: Channels, x: Tensor, output: Tensor) -> bool:
+    """Whether a change of weight and bias changes the outputs of a layer as it should."""
+    module: Any = site.module
+    size = output.shape[site.axis]
+    zero, one = (torch.full((size,), v, dtype=torch.float64, device=x.device) for v in (0.0, 1.0))
+    found, goal = Moments(zero, one), Moments(zero + 0.25, one * 0.5)
+    before = {k: v.detach().clone() for k, v in module.named_parameters(recurse=False)}
+    affine_(site, found, goal)
+    # Not through the module itself, whose hooks are at work.
+    changed = module.forward(x)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters(recurse=False):
+            parameter.copy_(before[name])
+    expected = site.corrected(output, found, goal)
+    return torch.allclose(changed, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
+
+
+def _channel_axis(module: nn.Module, output: Tensor) -> int:
+    if isinstance(module, _NormBase):
+        return 1
+    # Convolutions also take a single image without the axis of the batch.
+    return output.dim() - len(getattr(module, "kernel_size", ())) - 1
+
+
+def moments(
+    model: nn.Module,
+    sites: Mapping[str, Channels],
+    batches: Iterable[Tensor],
+    *,
+    stop: bool = False,
+) -> dict[str, Moments]:
+    """Return the moments of each layer's outputs over all batches together.
+
+    Args:
+        model: The network.
+        sites: The layers.
+        batches: Inputs, each batch once.
+        stop: End each pass after the last of the layers has run once.
+    """
+    sums: dict[str, list[Any]] = {name: [0, 0.0, 0.0] for name in sites}
+
+    def hook_of(name: str, site: Channels) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            values = site.flat(output)
+            # Merging means and squared deviations keeps the digits that a sum of squares loses.
+            count, mean, squares = sums[name]
+            n = values.shape[1]
+            own = values.mean(1)
+            spread = (values - own[:, None]).square_().sum(1)
+            change = own - mean
+            total = count + n
+            sums[name] = [
+                total,
+                mean + change * (n / total),
+                squares + spread + change.square() * (count * n / total),
+            ]
+            if stop:
+                raise _Stop
+
+        return hook
+
+    with contextlib.ExitStack() as stack:
+        for name, site in sites.items():
+            stack.callback(site.module.register_forward_hook(hook_of(name, site)).remove)
+        for x in batches:
+            with contextlib.suppress(_Stop):
+                model(x)
+    return {k: Moments(mean, (squares / n).sqrt()) for k, (n, mean, squares) in sums.items()}
+
+
+def _correction(found: Moments, goal: Moments) -> tuple[Tensor, Tensor]:
+    """Return scale and shift, [C] each, with scale * y + shift having the goal's moments."""
+    # A channel that is constant but for rounding has no deviation to be scaled.
+    floor = 1e-6 * (found.mean.abs() + goal.std) + torch.finfo(torch.float32).tiny
+    scale = torch.where(found.std > floor, goal.std / found.std.clamp(min=floor), 1.0)
+    return scale, goal.mean - scale * found.mean
+
+
+@torch.no_grad()
+def affine_(site: Channels, found: Moments, goal: Moments) -> None:
+    """Change a layer so that its outputs have the goal's moments instead of those found.
+
+    A layer without a bias is scaled only.
+    """
+    scale, shift = _correction(found, goal)
+    module: Any = site.module
+    weight = module.weight
+    if isinstance(module, _ConvTransposeNd):
+        # [in, out / groups, ...]: the outputs of a group lie behind the inputs of that group.
+        groups = module.groups
+        split = weight.double().view(groups, -1, *weight.shape[1:])
+        rows = scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
+        weight.copy_((split * rows).view_as(weight))
+    else:
+        weight.copy_(weight.double() * scale.view(-1, *[1] * (weight.dim() - 1)))
+    if module.bias is not None:
+        module.bias.copy_(module.bias.double() * scale + shift)

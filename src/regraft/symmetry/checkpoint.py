@@ -1,0 +1,354 @@
+"""Checkpoints of others, read without running what is in them, tensor by tensor.
+
+Safetensors, single or in shards with an index, and files of `torch.save` by `weights_only`. Both
+are mapped into memory: a tensor costs nothing before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from regraft.errors import InputError
+
+from .state import check_state
+
+_INDEX = "model.safetensors.index.json"
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "module", "params")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+_ALWAYS = ("module.", "_orig_mod.")  # what wrappers of torch put there, whatever the model is
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint(Mapping[str, Tensor]):
+    """A state dict in files: a mapping that reads a tensor when it is asked for.
+
+    Attributes:
+        path: What the user named.
+        sketch: Every tensor without its values, on the meta device, by name.
+        where: File and name in it of each tensor; None for one that lies in `loaded`.
+        loaded: Tensors of a `torch.save` file, by name in it.
+        metadata: The header's own entries, of safetensors.
+        notes: What was done to make it readable, a sentence each.
+    """
+
+    path: Path
+    sketch: Mapping[str, Tensor]
+    where: Mapping[str, tuple[Path | None, str]]
+    loaded: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Tensor:
+        file, inner = self.where[name]
+        if file is None:
+            return self.loaded[inner]
+        with _opened(file) as opened:
+            return opened.get_tensor(inner)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.where)
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.numel() * t.element_size() for t in self.sketch.values())
+
+    def renamed(self, names: Mapping[str, str], *notes: str) -> Checkpoint:
+        """Return the checkpoint with the tensors `names[new]` as `new`, in that order, and notes."""
+        return replace(
+            self,
+            sketch={new: self.sketch[old] for new, old in names.items()},
+            where={new: self.where[old] for new, old in names.items()},
+            notes=(*self.notes, *notes),
+        )
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a checkpoint.
+
+    Args:
+        path: A safetensors file, a file of `torch.save`, an index of shards, or a folder that holds
+            `model.safetensors` or its index, such as a run's.
+
+    Raises:
+        InputError: No such file, a damaged one, one that holds more than tensors, or no tensors.
+    """
+    path = Path(path)
+    file = _file_of(path)
+    if file.name.endswith(".index.json"):
+        found = _sharded(path, file)
+    elif _is_torch_file(file):
+        found = _torch_file(path, file)
+    else:
+        found = _safetensors(path, [file])
+    if not found:
+        raise InputError(f"{path} holds no tensors: expected the state dict of a model")
+    strange = next((k for k, t in found.sketch.items() if t.is_complex() or t.is_quantized), None)
+    if strange:
+        raise InputError(
+            f"{path}: {strange} has dtype {_dtype(found.sketch[strange])}: expected real "
+            "floating-point or integer tensors"
+        )
+    for prefix in _ALWAYS:
+        if all(name.startswith(prefix) for name in found):
+            names = {name.removeprefix(prefix): name for name in found}
+            found = found.renamed(names, f"{path}: the prefix {prefix!r} of every name was dropped")
+    return found
+
+
+def fit_names(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
+    """Return a checkpoint under the names of a model.
+
+    A prefix that only the checkpoint or only the model has is dropped or added where all names fit
+    then, and a tied tensor that was stored under one of its names gets the others.
+
+    Raises:
+        InputError: A tensor is missing, unknown or of another shape or kind of dtype; the first is
+            named.
+    """
+    expected = model.state_dict()
+    found = checkpoint
+    if set(found) != set(expected):
+        for prefix in _PREFIXES:
+            shorter = {name.removeprefix(prefix): name for name in found}
+            longer = {prefix + name: name for name in found}
+            for names, verb in ((shorter, "dropped"), (longer, "added")):
+                if set(names) == set(expected) and len(names) == len(found):
+                    note = f"{checkpoint.path}: the prefix {prefix!r} of names was {verb}"
+                    found = found.renamed(names, note)
+                    break
+            if set(found) == set(expected):
+                break
+    found = _with_tied(found, model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    check_state(found.sketch, shapes, str(checkpoint.path))
+    for name, tensor in expected.items():
+        if tensor.is_floating_point() != found.sketch[name].is_floating_point():
+            raise InputError(
+                f"{checkpoint.path}: {name} is {_dtype(found.sketch[name])} and the model has "
+                f"{_dtype(tensor)} there: expected a checkpoint that is not quantised"
+            )
+    return found.renamed({name: name for name in expected})
+
+
+def check_alike(first: Checkpoint, other: Checkpoint) -> None:
+    """Refuse two checkpoints that are not of one architecture.
+
+    Raises:
+        InputError: The first tensor that one lacks or that differs in shape or kind of dtype.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in first.sketch.items()}
+    check_state(other.sketch, shapes, str(other.path))
+    for name, tensor in first.sketch.items():
+        if tensor.is_floating_point() != other.sketch[name].is_floating_point():
+            raise InputError(
+                f"{name} is {_dtype(tensor)} in {first.path} and {_dtype(other.sketch[name])} in "
+                f"{other.path}: expected the same kind of numbers in both"
+            )
+
+
+def check_finite(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint with a value that is no finite number.
+
+    Raises:
+        InputError: The first tensor with one, and what it holds.
+    """
+    for name, tensor in checkpoint.items():
+        if not tensor.is_floating_point():
+            continue
+        # Narrow formats lack most operations; every one of their values is a float32.
+        seen = tensor if tensor.element_size() > 1 else tensor.float()
+        bad = ~torch.isfinite(seen)
+        if bool(bad.any()):
+            kind = "NaN" if bool(torch.isnan(seen).any()) else "infinite"
+            raise InputError(
+                f"{checkpoint.path}: {name} holds {kind} values ({int(bad.sum())} of "
+                f"{tensor.numel()} are not finite): use a checkpoint from before training diverged"
+            )
+
+
+def _with_tied(found: Checkpoint, model: nn.Module) -> Checkpoint:
+    """Give a tied tensor that is stored once all its names."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    names = {name: name for name in found}
+    added = []
+    for group in groups.values():
+        there = [name for name in group if name in found]
+        missing = [name for name in group if name not in found]
+        if there and missing:
+            names.update(dict.fromkeys(missing, there[0]))
+            added += missing
+    if not added:
+        return found
+    note = f"{found.path}: {', '.join(added)} is tied to a tensor under another name"
+    return found.renamed(names, note)
+
+
+def _file_of(path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give a .safetensors, .pt or .pth checkpoint")
+    if not path.is_dir():
+        return path
+    for name in ("model.safetensors", _INDEX):
+        if (path / name).is_file():
+            return path / name
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) == 1:
+        return files[0]
+    raise InputError(
+        f"{path} is a folder without model.safetensors or {_INDEX}: name the checkpoint file in it"
+    )
+
+
+def _is_torch_file(file: Path) -> bool:
+    """Whether a file begins like one of `torch.save`: a ZIP archive or a pickle."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(4).startswith((b"PK\x03\x04", b"\x80\x02"))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            yield opened
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(
+            f"{file} cannot be read as safetensors ({error}): it is damaged or cut short, or "
+            "something else; copy or convert it again"
+        ) from error
+
+
+def _safetensors(path: Path, files: list[Path]) -> Checkpoint:
+    sketch: dict[str, Tensor] = {}
+    where: dict[str, tuple[Path | None, str]] = {}
+    metadata: dict[str, str] = {}
+    for file in files:
+        with _opened(file) as opened:
+            metadata |= opened.metadata() or {}
+            for name in opened.keys():  # noqa: SIM118
+                # The tensor is a view of the mapped file: nothing is read for its shape.
+                tensor = opened.get_tensor(name)
+                sketch[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+                where[name] = (file, name)
+    if "tree" in metadata and "schema" in metadata:
+        sketch, where = _of_a_run(path, metadata["tree"], sketch, where)
+    return Checkpoint(path, sketch, where, {}, metadata)
+
+
+def _of_a_run(
+    path: Path,
+    tree: str,
+    sketch: dict[str, Tensor],
+    where: dict[str, tuple[Path | None, str]],
+) -> tuple[dict[str, Tensor], dict[str, tuple[Path | None, str]]]:
+    """Return the model part of one of our own training checkpoints."""
+    try:
+        entries = dict(json.loads(tree)["d"])["model"]["d"]
+        names = {name: node["t"] for name, node in entries if "t" in node}
+        return {k: sketch[v] for k, v in names.items()}, {k: where[v] for k, v in names.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is a state file of a run without a model in it: give its model.safetensors"
+        ) from error
+
+
+def _sharded(path: Path, index: Path) -> Checkpoint:
+    try:
+        names = json.loads(index.read_text())["weight_map"]
+        files = {name: index.parent / str(file) for name, file in names.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{index} is no index of shards ({error!r}): expected JSON with a weight_map"
+        ) from error
+    shards = sorted(set(files.values()))
+    outside = next((s for s in shards if s.parent != index.parent), None)
+    if outside is not None:
+        raise InputError(f"{index} names {outside}, a file outside its own folder")
+    missing = next((s for s in shards if not s.is_file()), None)
+    if missing is not None:
+        raise InputError(f"{index} names the shard {missing.name}, which is not there: copy it too")
+    if any(s.suffix != ".safetensors" for s in shards):
+        raise InputError(f"{index} is of shards that are not safetensors: convert them")
+    found = _safetensors(path, shards)
+    absent = next((k for k, f in files.items() if found.where.get(k, (None, ""))[0] != f), None)
+    if absent is not None:
+        raise InputError(
+            f"{index} puts {absent} into {files[absent].name}, which does not hold it: the shards "
+            "are of another checkpoint"
+        )
+    return found
+
+
+def _torch_file(path: Path, file: Path) -> Checkpoint:
+    try:
+        tree = _load(file)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than tensors, which would run code when opened: save "
+            "`model.state_dict()` alone, as safetensors or with torch.save"
+        ) from error
+    # torch.load raises nearly anything on a damaged file.
+    except Exception as error:
+        brief = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{path} cannot be read ({brief}): it is damaged or cut short; copy it again"
+        ) from error
+    state, notes = tree, []
+    while isinstance(state, Mapping) and not _is_state(state):
+        key = next((k for k in _NESTED if isinstance(state.get(k), Mapping)), None)
+        if key is None:
+            break
+        state = state[key]
+        notes.append(f"{path}: the state dict was found under {key!r}")
+    if not isinstance(state, Mapping) or not _is_state(state):
+        keys = (
+            f"it has {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
+        )
+        raise InputError(
+            f"{path} holds no state dict of tensors ({keys or type(state).__name__}): save "
+            "`model.state_dict()`"
+        )
+    loaded = {k: v.detach() for k, v in state.items() if isinstance(v, Tensor)}
+    left = [k for k in state if k not in loaded]
+    if left:
+        notes.append(f"{path}: {', '.join(left[:3])} is no tensor and was left out")
+    sketch = {k: torch.empty_like(v, device="meta") for k, v in loaded.items()}
+    return Checkpoint(path, sketch, {k: (None, k) for k in loaded}, loaded, {}, tuple(notes))
+
+
+def _load(file: Path) -> Any:
+    if zipfile.is_zipfile(file):
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # some old archives cannot be mapped
+            return torch.load(file, map_location="cpu", weights_only=True)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _is_state(found: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is a state dict: text to tensors, but for a few extras of modules."""
+    tensors = sum(isinstance(v, Tensor) for v in found.values())
+    return bool(tensors) and all(isinstance(k, str) for k in found) and tensors * 2 > len(found)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

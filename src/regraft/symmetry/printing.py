@@ -1,0 +1,48 @@
+"""A specification in words, so that a person can read what may move and why the rest may not."""
+
+from __future__ import annotations
+
+from .spec import Group, PermutationSpec, Site
+
+_SHOWN = 6
+
+
+def describe(spec: PermutationSpec, *, most: int = _SHOWN) -> str:
+    """Return the groups, the sites of each, and what is pinned, as text.
+
+    Args:
+        spec: The specification.
+        most: Sites shown of a group, and pins shown at all.
+    """
+    proof = "not checked" if spec.checked is None else f"proved to {spec.checked:.0e}"
+    lines = [
+        f"{len(spec)} groups, {100 * spec.free_share:.1f}% of the axes of all matrices and kernels "
+        f"free to move, {proof}"
+    ]
+    for group in spec:
+        depth = _depth(spec, group)
+        copies = f" in each of {group.copies}" if group.parent else ""
+        lines.append(f"{'  ' * depth}{group.name}: {group.size} units{copies}")
+        shown = group.sites[:most]
+        lines += [f"{'  ' * depth}    {place(site)}" for site in shown]
+        if len(group.sites) > most:
+            lines.append(f"{'  ' * depth}    and {len(group.sites) - most} more")
+    if spec.pins:
+        lines.append(f"pinned: {len(spec.pins)} axes, in whole or in part")
+    for pin in spec.pins[:most]:
+        lines.append(f"    {pin.tensor} axis {pin.axis}: {pin.pinned} of {pin.size}: {pin.reason}")
+    if len(spec.pins) > most:
+        lines.append(f"    and {len(spec.pins) - most} more")
+    return "\n".join(lines)
+
+
+def place(site: Site) -> str:
+    """Return where a site is: the tensor, the axis, and how many positions a unit has there."""
+    repeats = site.index.shape[2]
+    each = f", {repeats} positions each" if repeats > 1 else ""
+    over = "" if site.over is None else f", over axis {site.over}"
+    return f"{site.tensor} axis {site.axis}{each}{over}"
+
+
+def _depth(spec: PermutationSpec, group: Group) -> int:
+    return 0 if group.parent is None else 1 + _depth(spec, spec.groups[group.parent])

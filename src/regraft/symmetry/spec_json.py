@@ -1,0 +1,130 @@
+"""Specifications as JSON: positions as strides where they are regular, else one by one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regraft.errors import InputError
+
+from .spec import Group, PermutationSpec, Pin, Site
+
+SCHEMA = 1
+
+
+def to_json(spec: PermutationSpec) -> str:
+    """Return a spec as JSON text."""
+    data = {
+        "schema": SCHEMA,
+        "kind": "regraft-permutation-spec",
+        "checked": spec.checked,
+        "groups": [
+            {
+                "name": g.name,
+                "size": g.size,
+                "parent": g.parent,
+                "copies": g.copies,
+                "sites": [_site(s) for s in g.sites],
+            }
+            for g in spec
+        ],
+        "shapes": {k: list(v) for k, v in spec.shapes.items()},
+        "aliases": dict(spec.aliases),
+        "pins": [vars(pin) for pin in spec.pins],
+    }
+    return json.dumps(data, indent=1) + "\n"
+
+
+def from_json(text: str) -> PermutationSpec:
+    """Read what `to_json` wrote.
+
+    Raises:
+        InputError: The text is no spec, is damaged, or is of a newer schema.
+    """
+    try:
+        data = json.loads(text)
+        if data["kind"] != "regraft-permutation-spec":
+            raise KeyError("kind")
+        if data["schema"] > SCHEMA:
+            raise InputError(
+                f"the permutation spec has schema {data['schema']}, and this version reads up to "
+                f"{SCHEMA}: upgrade regraft"
+            )
+        groups = {
+            g["name"]: Group(
+                g["name"],
+                int(g["size"]),
+                tuple(_read_site(s) for s in g["sites"]),
+                g["parent"],
+                int(g["copies"]),
+            )
+            for g in data["groups"]
+        }
+        spec = PermutationSpec(
+            groups,
+            {k: tuple(v) for k, v in data["shapes"].items()},
+            data["aliases"],
+            tuple(Pin(**pin) for pin in data["pins"]),
+            data["checked"],
+        )
+        _validate(spec)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"this is no permutation spec ({type(error).__name__}: {error}): expected what "
+            "PermutationSpec.to_json wrote"
+        ) from error
+    return spec
+
+
+def _validate(spec: PermutationSpec) -> None:
+    for group in spec:
+        if group.parent is not None and group.parent not in spec.groups:
+            raise KeyError(group.parent)
+        for site in group.sites:
+            size = spec.shapes[site.tensor][site.axis]
+            if site.index.shape[1] != group.size or site.index.shape[0] not in (1, group.copies):
+                raise ValueError(f"{group.name}: positions of another size in {site.tensor}")
+            if (
+                site.index.numel()
+                and not 0 <= int(site.index.min()) <= int(site.index.max()) < size
+            ):
+                raise ValueError(f"{group.name}: positions outside {site.tensor}")
+
+
+def _site(site: Site) -> dict[str, Any]:
+    found: dict[str, Any] = {"tensor": site.tensor, "axis": site.axis, "at": _packed(site.index)}
+    if site.over is not None and site.slices is not None:
+        found |= {"over": site.over, "slices": _packed(site.slices)}
+    return found
+
+
+def _read_site(data: dict[str, Any]) -> Site:
+    slices = _unpacked(data["slices"]) if "over" in data else None
+    return Site(data["tensor"], int(data["axis"]), _unpacked(data["at"]), data.get("over"), slices)
+
+
+def _packed(index: Tensor) -> dict[str, Any]:
+    """Return the positions as start and strides where they are regular."""
+    start = int(index.flatten()[0])
+    strides = [
+        int(index.select(axis, 1).flatten()[0]) - start if index.shape[axis] > 1 else 0
+        for axis in range(index.ndim)
+    ]
+    packed = {"shape": list(index.shape), "start": start, "strides": strides}
+    return packed if torch.equal(_unpacked(packed), index) else {"list": index.tolist()}
+
+
+def _unpacked(data: dict[str, Any]) -> Tensor:
+    if "list" in data:
+        return torch.tensor(data["list"], dtype=torch.int64)
+    shape, out = data["shape"], torch.tensor(data["start"], dtype=torch.int64)
+    for axis, (size, stride) in enumerate(zip(shape, data["strides"], strict=True)):
+        view = [1] * len(shape)
+        view[axis] = size
+        out = out + (torch.arange(size) * stride).reshape(view)
+    return out.expand(shape).clone()

@@ -1,0 +1,183 @@
+"""The nodes of a ledger brought together: which are one, what each belongs to, what tells it apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from .walk import Walk
+
+Place = tuple[str, int]
+"""A tensor and one of its axes."""
+
+
+@dataclass
+class Classes:
+    """Classes of nodes that are one thing.
+
+    Attributes:
+        of: Class of each node, int64 [nodes].
+        parents: Class -> the classes it belongs to.
+        children: Class -> the classes that belong to it, in the order of their first nodes.
+        marks: Class -> what tells it from others.
+        fixed: Class that stays -> why.
+        places: Class -> where it lies: ((tensor, axis), copy, position), sorted; the copy is 0
+            except on an axis that lies over blocks of another.
+    """
+
+    of: np.ndarray
+    parents: dict[int, frozenset[int]]
+    children: dict[int, list[int]]
+    marks: dict[int, frozenset[int]]
+    fixed: dict[int, str]
+    places: dict[int, list[tuple[Place, int, int]]]
+
+
+def classes(walk: Walk) -> Classes:
+    """Resolve what a walk wrote down."""
+    ledger = walk.ledger
+    none = np.zeros((0, 2), np.int64)
+    edges = np.concatenate([none, *ledger.ties])
+    kin = np.unique(np.concatenate([none, *ledger.kin]), axis=0)
+    while True:
+        of, parents = _components(ledger.count, edges, kin)
+        first = np.zeros(of.max(initial=-1) + 1, np.int64)
+        first[of[::-1]] = np.arange(len(of))[::-1]
+        places = _places(walk, of)
+        merged = _one_block(parents, places)
+        if not len(merged):
+            break
+        edges = np.concatenate([edges, first[merged]])
+    _nest(parents)
+    _reduce(parents)
+    fixed: dict[int, str] = {}
+    for nodes, why in ledger.fixed:
+        for c in np.unique(of[nodes]):
+            fixed.setdefault(int(c), why)
+    _rise(fixed, parents)
+    children: dict[int, list[int]] = defaultdict(list)
+    for child, owners in parents.items():
+        for owner in owners:
+            children[owner].append(child)
+    for owner, members in children.items():
+        children[owner] = sorted(members, key=lambda c: first[c])
+    return Classes(
+        of,
+        {c: frozenset(p) for c, p in parents.items()},
+        dict(children),
+        _marks(walk, of),
+        fixed,
+        places,
+    )
+
+
+def _components(
+    count: int, edges: np.ndarray, kin: np.ndarray
+) -> tuple[np.ndarray, dict[int, set[int]]]:
+    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), (count, count))
+    of = connected_components(graph, directed=False)[1].astype(np.int64)
+    parents: dict[int, set[int]] = defaultdict(set)
+    for child, owner in np.unique(of[kin], axis=0).tolist() if len(kin) else ():
+        if child != owner:
+            parents[child].add(owner)
+    return of, parents
+
+
+def _one_block(
+    parents: dict[int, set[int]], places: dict[int, list[tuple[Place, int, int]]]
+) -> np.ndarray:
+    """Return pairs of classes that are one block under two names.
+
+    They are if, of some kind of class (by the axes it lies on), they own exactly the same.
+    """
+    kinds: dict[int, int] = {}
+    numbers: dict[frozenset[Place], int] = {}
+    owned: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for child, owners in parents.items():
+        lies = frozenset(place for place, _, _ in places.get(child, ()))
+        kinds[child] = numbers.setdefault(lies, len(numbers))
+        for owner in owners:
+            owned[owner, kinds[child]].add(child)
+    pairs = set()
+    seen: set[tuple[int, frozenset[int]]] = set()
+    for child, owners in parents.items():
+        if len(owners) < 2 or (kinds[child], frozenset(owners)) in seen:
+            continue
+        seen.add((kinds[child], frozenset(owners)))
+        ordered = sorted(owners)
+        for i, p in enumerate(ordered):
+            for q in ordered[i + 1 :]:
+                related = p in parents.get(q, ()) or q in parents.get(p, ())
+                if not related and owned[p, kinds[child]] == owned[q, kinds[child]]:
+                    pairs.add((p, q))
+    return np.array(sorted(pairs), np.int64).reshape(-1, 2)
+
+
+def _nest(parents: dict[int, set[int]]) -> None:
+    """Let a block that lies wholly within another belong to it."""
+    owned: dict[int, set[int]] = defaultdict(set)
+    for child, owners in parents.items():
+        for owner in owners:
+            owned[owner].add(child)
+    found: set[tuple[int, int]] = set()
+    for owners in {frozenset(o) for o in parents.values() if len(o) > 1}:
+        for small in owners:
+            for large in owners:
+                if small != large and owned[small] < owned[large]:
+                    found.add((small, large))
+    for small, large in found:
+        parents.setdefault(small, set()).add(large)
+
+
+def _reduce(parents: dict[int, set[int]]) -> None:
+    """Drop owners that own another owner."""
+    known: dict[int, set[int]] = {}
+
+    def ancestors(c: int, trail: frozenset[int] = frozenset()) -> set[int]:
+        if c not in known:
+            found: set[int] = set()
+            for owner in parents.get(c, ()):
+                if owner not in trail:
+                    found |= {owner} | ancestors(owner, trail | {c})
+            known[c] = found
+        return known[c]
+
+    for c, owners in list(parents.items()):
+        if len(owners) > 1:
+            above: set[int] = set().union(*(ancestors(o, frozenset({c})) for o in owners))
+            parents[c] = owners - above or owners
+
+
+def _rise(fixed: dict[int, str], parents: dict[int, set[int]]) -> None:
+    """Fix whatever owns something fixed."""
+    todo = list(fixed)
+    while todo:
+        c = todo.pop()
+        for owner in parents.get(c, ()):
+            if owner not in fixed:
+                fixed[owner] = fixed[c]
+                todo.append(owner)
+
+
+def _marks(walk: Walk, of: np.ndarray) -> dict[int, frozenset[int]]:
+    found: dict[int, set[int]] = defaultdict(set)
+    for nodes, colours in walk.ledger.marks:
+        for c, colour in zip(of[nodes].tolist(), colours.tolist(), strict=True):
+            found[c].add(colour)
+    return {c: frozenset(colours) for c, colours in found.items()}
+
+
+def _places(walk: Walk, of: np.ndarray) -> dict[int, list[tuple[Place, int, int]]]:
+    found: dict[int, list[tuple[Place, int, int]]] = defaultdict(list)
+    for place, dim in walk.axes.items():
+        if not dim.moves:
+            continue
+        nodes = of[dim.nodes].reshape(-1, dim.size)
+        for copy, row in enumerate(nodes.tolist()):
+            for position, c in enumerate(row):
+                found[c].append((place, copy, position))
+    return dict(found)

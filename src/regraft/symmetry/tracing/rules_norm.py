@@ -1,0 +1,77 @@
+"""Normalisations: their vectors join the channels, and statistics respect their blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .reshape import split
+from .walk import Value, Walk, rule
+
+
+def _join(walk: Walk, x: Value, axis: int, vectors: Sequence[Value | None]) -> Value:
+    dims = list(x.dims)
+    for vector in vectors:
+        if vector is not None:
+            walk.ledger.unify(dims[axis], vector.dims[0])
+    return Value(dims)
+
+
+@rule("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit_no_training")
+def batch_norm(
+    walk: Walk,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None = None,
+    variance: Value | None = None,
+    *_: Any,
+    **__: Any,
+) -> Value:
+    """Each channel by itself: scale, shift and running statistics follow it."""
+    return _join(walk, x, 1, (weight, bias, mean, variance))
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(
+    walk: Walk,
+    x: Value,
+    normalized_shape: Sequence[int],
+    weight: Value | None = None,
+    bias: Any = None,
+    *_: Any,
+    **__: Any,
+) -> Value:
+    """Over the last dimensions together: invariant to their order, scale and shift follow."""
+    first = len(x.dims) - len(normalized_shape)
+    for vector in (weight, bias):
+        if isinstance(vector, Value):
+            for i, dim in enumerate(vector.dims):
+                walk.ledger.unify(x.dims[first + i], dim)
+    return x
+
+
+@rule("group_norm")
+def group_norm(
+    walk: Walk,
+    x: Value,
+    groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    *_: Any,
+    **__: Any,
+) -> Value:
+    """Over blocks of channels: blocks move as such, channels move within them."""
+    if 1 < groups < x.dims[1].size:
+        split(walk.ledger, [x.dims[1]], 0, groups)
+    return _join(walk, x, 1, (weight, bias))
+
+
+@rule("prelu", "_prelu_kernel")
+def prelu(walk: Walk, x: Value, weight: Value) -> Value:
+    """max(0, x) + a min(0, x) with one slope, or one for each channel."""
+    if weight.dims and weight.dims[0].size > 1:
+        if len(weight.dims) == 1:
+            return _join(walk, x, min(1, len(x.dims) - 1), (weight,))
+        return _join(walk, x, 1, (Value(weight.dims[1:2]),))
+    return x

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import digits
+from training import Points
+
+from regraft.cli.alignment import Alignment
+from regraft.cli.merge_data import Data, Together, prepared
+from regraft.errors import InputError
+from regraft.protocols import BatchSource
+
+
+def asked(**options):
+    return Alignment(checkpoints=(Path("a"), Path("b")), out=Path("o"), data=("digits",), **options)
+
+
+def test_sources_in_turn_are_one_source_with_every_batch_once():
+    parts = [Points(23, 5, 0), Points(11, 4, 1), Points(3, 3, 2)]
+    both = Together(parts)
+    assert isinstance(both, BatchSource)
+    whole = list(both.batches(2))
+    assert len(whole) == len(both) == 5 + 3 + 1
+    assert [len(x) for x, _, _ in whole] == [5, 4, 3, 5, 4, 5, 3, 5, 3]
+    expected = torch.cat([x for part in parts for x, _, _ in part.batches(2)])
+    found = torch.cat([x for x, _, _ in whole])
+    assert torch.equal(found.sort(0).values, expected.sort(0).values)
+    for start in (0, 4, 9):
+        rest = list(both.batches(2, start=start))
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(rest, whole[start:], strict=True))
+
+
+def test_labels_are_rows_and_a_limit_draws_the_same_images_again():
+    splits = digits()
+    rows = tuple(reversed(range(10)))
+    data = Data(splits, splits.mean, splits.std, rows)
+    _, y, _ = next(iter(data.batches(data.test, "cpu", size=50).batches(0)))
+    assert torch.equal(y, 9 - splits.test.labels[:50])
+    few = [data.batches(data.test, "cpu", limit=30, seed=s) for s in (1, 1, 2)]
+    x, z, other = (next(iter(f.batches(0)))[0] for f in few)
+    assert len(x) == 30
+    assert torch.equal(x, z)
+    assert not torch.equal(x, other)
+
+
+def of(names=None, classes=None, count=10, about=None, **options):
+    return prepared(asked(**options), [digits()], [about or {}], names, classes, count)[0]
+
+
+def test_classes_go_by_name_where_all_are_known_and_else_by_number():
+    turned = [str(i) for i in reversed(range(10))]
+    assert of([turned]).rows == tuple(reversed(range(10)))
+    assert of([["x", *turned]], count=11).rows == tuple(reversed(range(1, 11)))
+    assert of([[f"digit {i}" for i in range(10)]]).rows == tuple(range(10))
+    assert of(None, classes=["cat", *turned], count=11).rows == tuple(reversed(range(1, 11)))
+    with pytest.raises(InputError, match="class '9', which no model knows: they know 0, 1, 2"):
+        of(None, classes=[str(i) for i in range(9)], count=9)
+    with pytest.raises(InputError, match="10 classes and the classifier 9 rows"):
+        of(None, count=9)
+
+
+def test_images_are_normalised_as_said_else_as_the_model_was_else_by_their_own():
+    own = digits()
+    assert (of().mean, of().std) == (own.mean, own.std)
+    about = {"mean": [0.5], "std": [0.25]}
+    assert (of(about=about).mean, of(about=about).std) == ((0.5,), (0.25,))
+    said = of(about=about, mean=(0.0,), std=(1.0,))
+    assert (said.mean, said.std) == ((0.0,), (1.0,))
+    odd = {"mean": [0.5, 0.5], "std": "x"}
+    assert of(about=odd).mean == own.mean

@@ -1,0 +1,410 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
+from regraft.data import load
+from regraft.errors import InputError
+from regraft.generators import CondenseConfig, CondensedSet
+from regraft.models import build
+from regraft.recipes import SCALES, load_recipe, reproduce
+from regraft.recipes import merging as module
+from regraft.recipes.merging import Pair, turned
+from regraft.recipes.merging_data import Sets
+from regraft.recipes.merging_job import MergeConfig
+from regraft.recipes.merging_reading import by_angle, read, slopes
+from regraft.recipes.runnable import with_sources
+from regraft.report import Result, Run, rows
+from regraft.train import read_json
+
+CPU = torch.device("cpu")
+DIGITS = DataConfig(name="digits", normalize="none", train_size=200)
+FEW = OptimConfig(lr=0.3, epochs=12, batch_size=500, schedule="multistep")
+PAIR = Pair(
+    setting="digits+rotated=90/mlp",
+    a=DIGITS,
+    b=dataclasses.replace(DIGITS, rotate=90.0),
+    model=ModelConfig(name="mlp", options={"widths": [12, 12]}),
+    train=OptimConfig(lr=0.2, weight_decay=0.0, epochs=8, batch_size=50, schedule="constant"),
+    runtime=RuntimeConfig(accelerator="cpu", threads=1, eval_every=8),
+    merge=MergeConfig(points=5, per_class=2, statistics=100),
+    condense=CondenseConfig(restarts=2, outer=2, inner=2),
+    condense_model=ModelConfig(name="mlp", options={"widths": [12]}),
+)
+FULL = OptimConfig(lr=0.1, epochs=5, batch_size=100, schedule="constant")
+SPLIT = dataclasses.replace(
+    PAIR,
+    setting="digits/classes",
+    a=dataclasses.replace(DIGITS, only_classes=(0, 1, 2, 3, 4)),
+    b=dataclasses.replace(DIGITS, only_classes=(5, 6, 7, 8, 9)),
+)
+SAME = dataclasses.replace(
+    PAIR,
+    setting="digits/resnet8/same-data",
+    b=DIGITS,
+    model=ModelConfig(name="resnet8", width=0.25),
+    merge=dataclasses.replace(PAIR.merge, points=3),
+)
+
+
+def everything():
+    jobs = [*PAIR.without_data(), *PAIR.with_all_data(FULL), *PAIR.with_few_images(FEW, FEW)]
+    return [*jobs, *SPLIT.with_few_images(FEW, FEW, ("condensed",)), *SAME.with_repairs()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Every arm of every kind, run once at a tiny size: arm -> (job, result), and the root."""
+    root = tmp_path_factory.mktemp("merging")
+    found = {}
+    for job in with_sources([job.with_seed(1) for job in everything()]):
+        found[job.setting, job.arm] = (job, job.run(root))
+    return found, root
+
+
+def state_of(job, root):
+    return safetensors.torch.load_file(job.folder(root) / "model.safetensors")
+
+
+def accuracy(job, state, data):
+    """Measure as plainly as it can be said."""
+    splits = load(data)
+    network = build(job.a.model, num_classes=10, channels=1, image_size=8)
+    network.load_state_dict(state)
+    network.eval()
+    with torch.no_grad():
+        answers = network(splits.test.images.float() / 255).argmax(1)
+    return 100 * (answers == splits.test.labels).double().mean().item()
+
+
+def rows_of(job, root, split):
+    lines = (job.folder(root) / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+# What is run.
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_parents_start_from_different_seeds_and_one_network_serves_many_merges(scale):
+    jobs = load_recipe("merging", scale, 2).jobs
+    merges = [job for job in jobs if hasattr(job, "merge")]
+    assert merges
+    for job in merges:
+        assert job.a.runtime.seed == job.runtime.seed
+        assert job.b.runtime.seed not in {j.a.runtime.seed for j in merges}
+        assert job.a.model == job.b.model
+        assert job.a.data.normalize == job.b.data.normalize != "own"
+        assert (job.merge.surrogate == "condensed") == bool(job.condensed)
+        assert job.merge.method in ("straight_through", "scratch") or not job.condensed
+    places = {job.folder(Path()): i for i, job in enumerate(jobs)}
+    for job in jobs:
+        assert all(places[s.folder(Path())] < places[job.folder(Path())] for s in job.sources)
+
+
+def test_the_paper_scale_holds_the_published_settings():
+    jobs = {
+        (j.setting, j.arm): j
+        for j in load_recipe("merging", "paper", 1).jobs
+        if hasattr(j, "merge")
+    }
+    mnist = "mnist+fashion_mnist/mlp"
+    for (setting, arm), (lr, epochs, batch) in {
+        (mnist, "ste_full"): (0.05, 100, 500),
+        (mnist, "ste_condensed"): (0.5, 5000, 500),
+        (mnist, "ste_random"): (0.5, 5000, 500),
+        (mnist, "scratch_condensed"): (0.1, 200, 500),
+        ("mnist/mlp/rotated=45", "ste_full"): (0.1, 5, 500),
+        ("mnist/mlp/rotated=45", "ste_condensed"): (0.1, 1000, 500),
+        ("cifar10/resnet20/width=16/classes=0-4+5-9", "ste_full"): (1.0, 100, 250),
+        ("cifar10/resnet20/width=16/classes=0-4+5-9", "ste_random"): (0.1, 1000, 100),
+    }.items():
+        optim = jobs[setting, arm].merge.optim
+        assert (optim.lr, optim.epochs, optim.batch_size) == (lr, epochs, batch), (setting, arm)
+        assert (optim.momentum, optim.optimizer) == (0.9, "sgd")
+    parent = jobs[mnist, "ste_full"].a
+    assert parent.model.options == {"widths": [512, 512, 512]}
+    assert (parent.optim.lr, parent.optim.epochs, parent.optim.batch_size) == (0.1, 100, 500)
+    assert (parent.optim.weight_decay, parent.data.normalize) == (0.0, "none")
+    assert {j.merge.points for j in jobs.values()} == {25}
+    assert jobs[mnist, "ste_condensed"].merge.per_class == 10
+    assert jobs[mnist, "ste_condensed"].condensed[0].condense.restarts == 1000
+    angles = by_angle(setting for setting, _ in jobs)
+    assert list(angles) == [0, 15, 30, 45, 60, 75, 90]
+
+
+def test_what_changes_no_number_is_no_part_of_a_merges_identity():
+    job = PAIR.with_few_images(FEW, FEW, ("condensed",))[0].with_seed(3)
+    elsewhere = job.with_data_root("elsewhere")
+    assert elsewhere.config() == job.config()
+    assert {s.data.root for s in elsewhere.sources} == {"elsewhere"}
+    assert job.with_seed(4).config() != job.config()
+    assert len(job.sources) == 4
+
+
+# What is measured.
+
+
+def test_every_arm_has_its_numbers(finished):
+    found, _ = finished
+    for (setting, arm), (job, result) in found.items():
+        metrics = result["metrics"]
+        if not hasattr(job, "merge"):
+            continue
+        assert 0 <= metrics["test_accuracy"] <= 100
+        merged = job.merge.method in ("average", "weights", "activations", "straight_through")
+        assert ("path_accuracy" in metrics) is merged, (setting, arm)
+        if job.a.data != job.b.data:
+            both = [metrics[f"test_accuracy_{c}"] for c in "ab"]
+            assert metrics["test_accuracy"] == pytest.approx(sum(both) / 2)
+        else:
+            assert "test_accuracy_a" not in metrics
+
+
+def test_the_average_is_the_average_and_parents_are_the_parents(finished):
+    found, root = finished
+    job, result = found[PAIR.setting, "average"]
+    a, b = state_of(job.a, root), state_of(job.b, root)
+    assert not a["features.1.weight"].allclose(b["features.1.weight"])
+    for name, state in {
+        "average": {k: (a[k] + b[k]) / 2 for k in a},
+        "parent_a": a,
+        "parent_b": b,
+    }.items():
+        metrics = found[PAIR.setting, name][1]["metrics"]
+        for letter, data in (("a", job.a.data), ("b", job.b.data)):
+            measured = metrics[f"test_accuracy_{letter}"]
+            assert measured == pytest.approx(accuracy(job, state, data)), name
+    assert result["stored_bytes"] == sum(4 * t.numel() for t in a.values())
+    assert found[PAIR.setting, "ensemble"][1]["stored_bytes"] == 2 * result["stored_bytes"]
+
+
+@pytest.mark.parametrize(
+    "arm", ["weight_matching", "activation_matching", "ste_full", "ste_condensed", "ste_random"]
+)
+def test_the_path_leads_from_parent_to_parent_through_the_merged_network(finished, arm):
+    found, root = finished
+    job, result = found[PAIR.setting, arm]
+    path = rows_of(job, root, "path")
+    assert [row["at"] for row in path] == [0, 0.25, 0.5, 0.75, 1]
+    ends = [found[PAIR.setting, f"parent_{c}"][1]["metrics"]["test_accuracy"] for c in "ab"]
+    assert [path[0]["accuracy"], path[-1]["accuracy"]] == pytest.approx(
+        ends
+    )  # permuted, not changed
+    metrics = result["metrics"]
+    assert path[2]["accuracy"] == pytest.approx(metrics["test_accuracy"])
+    assert path[2]["accuracy_b"] == pytest.approx(metrics["test_accuracy_b"])
+    assert metrics["path_accuracy"] == pytest.approx(sum(row["accuracy"] for row in path) / 5)
+    state = state_of(job, root)
+    assert metrics["test_accuracy_b"] == pytest.approx(accuracy(job, state, job.b.data))
+
+
+def test_repairs_take_what_is_merged_further(finished):
+    found, root = finished
+    states = {
+        end: state_of(found[SAME.setting, f"weight_matching{end}"][0], root)
+        for end in ("", "_reset", "_repair")
+    }
+    plain, reset, repaired = states.values()
+    name = "features.1.running_mean"
+    assert not plain[name].allclose(reset[name])
+    assert plain["features.0.weight"].equal(reset["features.0.weight"])
+    changed = [k for k in plain if not reset[k].allclose(repaired[k])]
+    assert any(k.endswith("weight") for k in changed)
+
+
+def test_few_images_are_few_and_of_both_sets(finished):
+    found, root = finished
+    for arm in ("ste_condensed", "ste_random", "scratch_herding"):
+        assert found[PAIR.setting, arm][1]["metrics"]["surrogate_images"] == 40
+    assert found[PAIR.setting, "ste_full"][1]["metrics"]["surrogate_images"] == 400
+    # Of split classes each set has its own five, and the labels stay what they are.
+    job, result = found[SPLIT.setting, "ste_condensed"]
+    assert result["metrics"]["surrogate_images"] == 20
+    sets = Sets.of((job.a.data, job.b.data), CPU, 1)
+    files = [source.file(root) for source in job.condensed]
+    union = sets.surrogate("condensed", 2, files)
+    assert union.labels.tolist() == [c for c in range(10) for _ in range(2)]
+    own = CondensedSet.load(files[1])
+    assert own.classes == ("5", "6", "7", "8", "9")
+    assert union.images[10:].equal(own.images)
+    chosen = sets.surrogate("random", 2)
+    assert sorted(chosen.labels.tolist()) == union.labels.tolist()
+
+
+def test_a_network_from_scratch_has_not_seen_the_parents(finished):
+    found, root = finished
+    job, result = found[PAIR.setting, "scratch_random"]
+    assert result["trainable_parameters"] == result["stored_bytes"] // 4
+    assert rows_of(job, root, "path") == []
+    assert len(rows_of(job, root, "train")) == 12
+    elsewhere = dataclasses.replace(job, merge=dataclasses.replace(job.merge, method="average"))
+    assert elsewhere.config() != job.config()
+
+
+# Interrupted.
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("arm", ["ste_full", "scratch_random"])
+def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path, arm):
+    found, root = finished
+    job, result = found[PAIR.setting, arm]
+    hasty = dataclasses.replace(
+        job, runtime=dataclasses.replace(job.runtime, checkpoint_seconds=0.0)
+    )
+    for source in job.sources:
+        target = source.folder(tmp_path)
+        target.parent.mkdir(parents=True)
+        target.symlink_to(source.folder(root))
+    for at in (3, 11):
+
+        def stop(step, steps, row, at=at):
+            if step >= at:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            hasty.run(tmp_path, progress=stop)
+        assert (job.folder(tmp_path) / "result.json").exists() is False
+    again = hasty.run(tmp_path)
+    # Everything but the time and the memory it took.
+    assert again["metrics"] == result["metrics"]
+    if arm == "ste_full":
+        for name, tensor in state_of(job, root).items():
+            assert state_of(job, tmp_path)[name].equal(tensor)
+    one, two = ((job.folder(r) / "metrics.jsonl").read_bytes() for r in (root, tmp_path))
+    assert one == two
+    stamp = (job.folder(tmp_path) / "result.json").stat().st_mtime_ns
+    assert hasty.run(tmp_path)["metrics"] == result["metrics"]
+    assert (job.folder(tmp_path) / "result.json").stat().st_mtime_ns == stamp
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"normalize": "own"}, r"mean of digits is \(0\.0,\) and of digits \(0\.\d+,\)"),
+        ({"image_size": 6}, "image_size of digits is 8 and of digits 6"),
+    ],
+)
+def test_sets_that_no_single_network_can_be_fed_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        Sets.of((DIGITS, dataclasses.replace(DIGITS, **change)), CPU, 1)
+
+
+def test_a_merge_without_its_parents_says_so(tmp_path):
+    job = PAIR.without_data()[0].with_seed(1)
+    with pytest.raises(InputError, match="is missing: a merge needs its trained parents"):
+        job.run(tmp_path)
+
+
+def test_parents_of_two_architectures_are_refused(tmp_path):
+    job = PAIR.without_data()[0]
+    other = dataclasses.replace(job.b, model=ModelConfig(name="conv_small"))
+    with pytest.raises(InputError, match="a is a mlp and b a conv_small"):
+        dataclasses.replace(job, b=other).run(tmp_path)
+
+
+# What is read.
+
+
+def run(setting, arm, seed, **metrics):
+    return Run(
+        folder=Path(),
+        setting=setting,
+        arm=arm,
+        control=None if arm in ("weight_matching", "dense") else "weight_matching",
+        seed=seed,
+        result=Result(metrics=metrics, seconds=1.0),
+    )
+
+
+def pair_runs(gains):
+    found = []
+    for seed in (1, 2, 3):
+        noise = 0.2 * (-1) ** seed
+        found.append(run(PAIR.setting, "weight_matching", seed, test_accuracy=60.0 + seed))
+        for arm, gain in gains.items():
+            value = 60.0 + seed + gain + noise
+            found.append(run(PAIR.setting, arm, seed, test_accuracy=value))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("full", "condensed", "held"), [(30, 26, (True, True)), (24, 20, (False, False))]
+)
+def test_claims_follow_the_numbers(full, condensed, held):
+    gains = {"average": -5, "ste_full": full, "ste_condensed": condensed, "ste_random": 22}
+    found = pair_runs({**gains, "scratch_condensed": 10, "ensemble": 25})
+    claims = {c.paper: c for c in read(found, rows(found)).claims}
+    for words, expected in zip(("gains 28", "gain is 25"), held, strict=True):
+        (claim,) = [c for paper, c in claims.items() if words in paper]
+        assert claim.held is expected, claim
+        assert claim.evidence == [PAIR.setting]
+    (claim,) = [c for paper, c in claims.items() if "better for matching than a random" in paper]
+    assert claim.held is (condensed > 22)
+    (claim,) = [c for paper, c in claims.items() if "ensemble" in paper]
+    assert claim.held is (full > 25)
+
+
+def test_slopes_are_those_of_a_line():
+    points = {0.0: {1: 90.0, 2: 80.0}, 45.0: {1: 80.0, 2: 80.0}, 90.0: {1: 70.0, 2: 80.0, 3: 1.0}}
+    assert slopes(points) == pytest.approx({1: -20.0, 2: 0.0})
+
+
+@pytest.mark.parametrize("fall", [20.0, -1.0])
+def test_the_angle_is_read_over_all_its_settings(fall):
+    found = []
+    for angle, pair in turned(PAIR, (0.0, 45.0, 90.0)).items():
+        for seed in (1, 2, 3):
+            lost = fall * angle / 90 + 0.1 * seed
+            found.append(run(pair.setting, "weight_matching", seed, test_accuracy=90.0 - lost))
+            found.append(run(pair.setting, "ste_full", seed, test_accuracy=90.0 - 0.1 * seed))
+            found.append(run(pair.setting, "average", seed, test_accuracy=70.0 + seed))
+    falls, holds = read(found, rows(found)).claims
+    assert (falls.held, holds.held) == (fall > 0, fall > 0)
+    assert len(falls.evidence) == 3
+    assert "45: " in falls.note
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_barriers_of_aligned_and_unaligned_networks_are_compared(lower):
+    found = []
+    for seed in (1, 2, 3):
+        for end in ("", "_reset", "_repair"):
+            for arm, barrier in (("average", 40.0), ("weight_matching", 10.0 if lower else 41.0)):
+                value = barrier + 0.1 * seed
+                metrics = {"accuracy_barrier": value, "loss_barrier": value / 10}
+                found.append(run("x/same-data", arm + end, seed, test_accuracy=50.0, **metrics))
+    claims = read(found, rows(found)).claims
+    assert [c.held for c in claims] == [lower] * 3
+    assert "REPAIR" in claims[2].paper
+
+
+# From the command to the report.
+
+
+def test_a_recipe_leaves_its_tables_and_its_path(finished, monkeypatch, tmp_path):
+    _, root = finished
+    monkeypatch.setattr(module, "_smoke", everything)
+    recipe = load_recipe("merging", "smoke", 1)
+    outcome = reproduce(recipe, root, workers=1, results=tmp_path)
+    page = (tmp_path / "merging_smoke.md").read_text()
+    for words in ("Test accuracy", "Path accuracy", "Accuracy barrier", "Condensing a set took"):
+        assert words in page
+    assert {p.name for p in tmp_path.glob("*.svg")} >= {
+        "merging_smoke-path-sets.svg",
+        "merging_smoke-path-same-data.svg",
+    }
+    arms = {row.arm for row in outcome.rows if row.setting == PAIR.setting}
+    assert arms == {job.arm for job in everything() if job.setting == PAIR.setting}
+    assert read_json(tmp_path / "merging_smoke.json")["recipe"] == "merging"

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from torch import nn
+
+from regraft.errors import InputError
+from regraft.models import MLP, ResNet
+from regraft.symmetry.heads import (
+    Ensemble,
+    Head,
+    find_head,
+    separate_heads,
+    share_rows,
+    union_classes,
+    union_heads,
+    widen_heads,
+)
+from regraft.symmetry.merge import merge
+
+
+def mlp(classes, seed, **options):
+    torch.manual_seed(seed)
+    model = MLP(4, [5], classes, **options)
+    with torch.no_grad():
+        model.head.weight.normal_()
+        if model.head.bias is not None:
+            model.head.bias.normal_()
+    return model
+
+
+def test_the_head_is_found_by_protocol_and_else_is_the_last_linear_layer():
+    assert find_head(MLP(4, [5], 3)) == Head("head.weight", "head.bias", 3)
+    assert find_head(ResNet(18, 7, bias=False, width=0.1)) == Head("head.weight", None, 7)
+    assert (
+        find_head(nn.Sequential(nn.Linear(2, 9), nn.ReLU(), nn.Linear(9, 4))).weight == "2.weight"
+    )
+    assert find_head(nn.Linear(2, 9)) == Head("weight", "bias", 9)
+    with pytest.raises(InputError, match="no linear layer"):
+        find_head(nn.Conv2d(1, 1, 1))
+
+
+def test_timm_heads_are_found():
+    timm = pytest.importorskip("timm")
+    for name, weight in (("resnet18", "fc.weight"), ("vit_tiny_patch16_224", "head.weight")):
+        with torch.device("meta"):
+            assert find_head(timm.create_model(name, num_classes=5)) == Head(
+                weight, weight.replace("weight", "bias"), 5
+            )
+
+
+def test_separate_heads_share_the_body_and_keep_their_own_classifier():
+    states = [mlp(3, seed).state_dict() for seed in (0, 1)]
+    merged, head = merge(states), find_head(mlp(3, 0))
+    for own, state in zip(separate_heads(merged, states, head), states, strict=True):
+        for name in own:
+            expected = state if name in head.names else merged
+            assert torch.equal(own[name], expected[name])
+            assert own[name] is not expected[name]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_union_head_has_every_class_of_both_by_name(bias):
+    models = [mlp(3, 0, bias=bias), mlp(2, 1, bias=bias)]
+    lists = [["cat", "dog", "eel"], ["dog", "fox"]]
+    states = [m.state_dict() for m in models]
+    wide, union = union_heads(states, lists, find_head(models[0]))
+    assert union == ("cat", "dog", "eel", "fox")
+    merged = merge(wide)
+    a, b = states
+    names = ["head.weight", "head.bias"] if bias else ["head.weight"]
+    for k in names:
+        assert torch.equal(wide[0][k][:3], a[k])
+        assert torch.equal(wide[1][k][[1, 3]], b[k])
+        torch.testing.assert_close(merged[k][0], a[k][0])
+        torch.testing.assert_close(merged[k][1], (a[k][1] + b[k][0]) / 2)
+        torch.testing.assert_close(merged[k][2], a[k][2])
+        torch.testing.assert_close(merged[k][3], b[k][1])
+    model = mlp(4, 2, bias=bias)
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    model.load_state_dict(wide[0])
+    torch.testing.assert_close(model(x)[:, :3], models[0](x))
+    assert states[0]["head.weight"].shape == (3, 5)  # the input is as it was
+
+
+def test_three_models_and_a_half_head_keep_their_dtype():
+    lists = [["a", "b"], ["b", "c"], ["c"]]
+    states = [mlp(len(k), i).half().state_dict() for i, k in enumerate(lists)]
+    wide, union = union_heads(states, lists, Head("head.weight", "head.bias", 2))
+    assert union == union_classes(lists) == ("a", "b", "c")
+    assert {s["head.weight"].dtype for s in wide} == {torch.float16}
+    expected = (states[0]["head.weight"][1].double() + states[1]["head.weight"][0]) / 2
+    assert torch.equal(wide[2]["head.weight"][1], expected.half())
+
+
+def test_class_lists_that_do_not_fit_are_said():
+    states = [mlp(3, 0).state_dict(), mlp(2, 1).state_dict()]
+    head = Head("head.weight", "head.bias", 3)
+    with pytest.raises(InputError, match=r"model 2 has 2 rows in head.weight and 3 class names"):
+        union_heads(states, [list("abc"), list("abc")], head)
+    with pytest.raises(InputError, match="model 1 has the class 'a' twice"):
+        union_heads(states, [list("aba"), list("ab")], head)
+
+
+def test_an_ensemble_is_the_mean_of_its_models():
+    models = [mlp(3, seed) for seed in range(3)]
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    logits = torch.stack([m(x) for m in models])
+    states = [m.state_dict() for m in models]
+    torch.testing.assert_close(Ensemble.of(models[0], states)(x), logits.mean(0))
+    found = Ensemble(models, mean="probabilities")(x)
+    torch.testing.assert_close(found.exp(), logits.softmax(-1).mean(0))
+    torch.testing.assert_close(found.exp().sum(-1), torch.ones(6))
+    with pytest.raises(InputError, match="no models"):
+        Ensemble([])
+    with pytest.raises(InputError, match="mean='votes'"):
+        Ensemble(models, mean="votes")
+
+
+def test_rows_of_unknown_classes_say_nothing_until_they_are_shared():
+    lists = [["cat", "dog"], ["dog", "eel"]]
+    states = [mlp(2, seed).state_dict() for seed in (0, 1)]
+    head = Head("head.weight", "head.bias", 2)
+    wide, union = widen_heads(states, lists, head)
+    assert union == ("cat", "dog", "eel")
+    for k in head.names:
+        assert not wide[0][k][2].any()
+        assert not wide[1][k][0].any()
+        shared = share_rows(wide, lists, head)
+        assert torch.equal(shared[0][k][2], states[1][k][1])
+        assert torch.equal(shared[1][k][0], states[0][k][0])
+        assert torch.equal(shared[0][k][1], states[0][k][1])
+    both, _ = union_heads(states, lists, head)
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(shared, both, strict=True) for k in a)

@@ -1,0 +1,270 @@
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from symmetry_specs import mlp, random_state
+from torch import nn
+
+from regraft.errors import DivergenceError, InputError
+from regraft.symmetry.recorder import TrajectoryRecorder
+from regraft.symmetry.trajectory import Trajectory, fractions
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def train(model, steps, *, start=0, after=lambda step: None):
+    """Steps that depend on their number alone, as a resumed run's do."""
+    for step in range(start, steps):
+        g = torch.Generator().manual_seed(step)
+        x, y = torch.randn(8, 4, generator=g), torch.randint(0, 3, (8,), generator=g)
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.1 * p.grad
+        after(step + 1)
+
+
+def copies(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def recorded(folder, *, steps=7, every=2, storage="full"):
+    model = network()
+    kept = {0: copies(model)}
+    with TrajectoryRecorder(folder, model, every=every, storage=storage) as recorder:
+
+        def after(step):
+            recorder.step(model)
+            kept[step] = copies(model)
+
+        train(model, steps, after=after)
+    return kept
+
+
+def same(a, b, **how):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        torch.testing.assert_close(a[name], b[name], **how)
+
+
+def test_a_recorded_run_comes_back_with_its_last_state(tmp_path):
+    kept = recorded(tmp_path / "t")
+    found = Trajectory.open(tmp_path / "t", cut="refuse")
+    assert found.steps == (0, 2, 4, 6, 7)
+    assert len(found) == 4
+    for step, state in found:
+        same(state, kept[step], rtol=0, atol=2e-7)
+    same(dict(found.initial), kept[0], rtol=0, atol=0)
+    # What is not trained is as it was to the last bit.
+    last = found.state(-1)
+    for name in ("1.running_var", "1.num_batches_tracked"):
+        assert torch.equal(last[name], kept[7][name])
+    assert found.trained == {k for k in kept[0] if "running" not in k and "num" not in k}
+    assert 0 < found.error < 1e-5
+
+
+@pytest.mark.parametrize(("storage", "bound"), [("bfloat16", 2**-8), ("float16", 2**-10)])
+def test_half_storage_says_what_it_cost(tmp_path, storage, bound):
+    kept = recorded(tmp_path / "t", storage=storage)
+    found = Trajectory.open(tmp_path / "t")
+    worst = 0.0
+    for step, state in list(found)[1:]:
+        off = sum((state[k] - kept[step][k]).double().square().sum() for k in found.trained)
+        moved = sum((kept[step][k] - kept[0][k]).double().square().sum() for k in found.trained)
+        worst = max(worst, math.sqrt(off / moved))
+    assert found.error == pytest.approx(worst, rel=1e-3)
+    assert 1e-5 < found.error < bound
+    full = recorded(tmp_path / "full")
+    assert len(full) == len(kept)
+    sizes = [(tmp_path / d / "step-00000002.safetensors").stat().st_size for d in ("t", "full")]
+    assert sizes[0] < sizes[1]
+
+
+def test_going_on_equals_never_having_stopped(tmp_path):
+    recorded(tmp_path / "whole")
+    model = network()
+    recorder = TrajectoryRecorder(tmp_path / "t", model, every=2)
+    train(model, 3, after=lambda step: recorder.step())
+    checkpoint = copies(model), recorder.state_dict()
+    for _ in range(2):  # it went on to steps 4 and 5 after its checkpoint, and was killed there
+        train(model, 5, start=3, after=lambda step, recorder=recorder: recorder.step())
+        model = network(seed=9)
+        recorder = TrajectoryRecorder(tmp_path / "t", model, every=2)
+        assert recorder.count == 4
+        model.load_state_dict(checkpoint[0])
+        recorder.load_state_dict(checkpoint[1])
+    with recorder:
+        train(model, 7, start=3, after=lambda step: recorder.step())
+    a, b = (Trajectory.open(tmp_path / d, cut="refuse") for d in ("whole", "t"))
+    assert a.steps == b.steps
+    for i in range(len(a.steps)):
+        same(a.state(i), b.state(i), rtol=0, atol=0)
+    assert (tmp_path / "t/index.json").read_text() == (tmp_path / "whole/index.json").read_text()
+
+
+def test_a_run_cut_short_is_told_and_its_prefix_used(tmp_path):
+    model = network()
+    recorder = TrajectoryRecorder(tmp_path / "t", model)
+    train(model, 3, after=lambda step: recorder.step())
+    with pytest.warns(UserWarning, match=r"not finished; whole up to step 3 \(3 states\)"):
+        assert Trajectory.open(tmp_path / "t").steps == (0, 1, 2, 3)
+    assert Trajectory.open(tmp_path / "t", cut="use").steps == (0, 1, 2, 3)
+    with pytest.raises(InputError, match="cut short: it was not finished"):
+        Trajectory.open(tmp_path / "t", cut="refuse")
+
+
+def damage(file, how):
+    data = file.read_bytes()
+    if how == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(data[:-4] if how == "shorter" else data[:-4] + b"\x01\x02\x03\x04")
+
+
+@pytest.mark.parametrize("how", ["missing", "shorter", "changed"])
+def test_damage_ends_the_prefix(tmp_path, how):
+    recorded(tmp_path / "t")
+    damage(tmp_path / "t/step-00000006.safetensors", how)
+    with pytest.warns(UserWarning, match=r"step-00000006.*whole up to step 4"):
+        assert Trajectory.open(tmp_path / "t").steps == (0, 2, 4)
+    with pytest.raises(InputError, match=r"step-00000006.*cut='use'"):
+        Trajectory.open(tmp_path / "t", cut="refuse")
+    # A recorder records the damaged state again.
+    assert TrajectoryRecorder(tmp_path / "t", network(), every=2).count == 4
+
+
+@pytest.mark.parametrize("how", ["missing", "shorter", "changed"])
+def test_without_its_initial_state_nothing_is_used(tmp_path, how):
+    recorded(tmp_path / "t")
+    damage(tmp_path / "t/initial.safetensors", how)
+    with pytest.raises(InputError, match="without the initial state"):
+        Trajectory.open(tmp_path / "t")
+
+
+def test_what_is_no_trajectory_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no recorded trajectory"):
+        Trajectory.open(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match=r"holds notes.txt and is no trajectory"):
+        TrajectoryRecorder(tmp_path, network())
+    recorded(tmp_path / "t", steps=2)
+    index = json.loads((tmp_path / "t/index.json").read_text())
+    for change, message in (
+        ({"schema": 99}, "schema 99.*update regraft"),
+        ({"kind": "other"}, "damaged"),
+        ({"steps": [{**index["steps"][0], "file": "../x"}]}, "outside the folder"),
+        ({"steps": [index["steps"][0]] * 2}, "not in order"),
+        ({"trained": ["nothing"]}, "has no nothing"),
+        ({"steps": []}, "cut short|only its initial state"),
+    ):
+        (tmp_path / "t/index.json").write_text(json.dumps({**index, **change}))
+        with pytest.raises(InputError, match=message):
+            Trajectory.open(tmp_path / "t")
+
+
+def test_a_recorder_goes_on_with_its_own_run_only(tmp_path):
+    recorded(tmp_path / "t")
+    with pytest.raises(InputError, match="every=2 instead of 3"):
+        TrajectoryRecorder(tmp_path / "t", network(), every=3)
+    with pytest.raises(InputError, match="storage='full' instead of 'float16'"):
+        TrajectoryRecorder(tmp_path / "t", network(), every=2, storage="float16")
+    other = nn.Sequential(nn.Linear(4, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3))
+    with pytest.raises(InputError, match=r"0\.weight has shape"):
+        TrajectoryRecorder(tmp_path / "t", other, every=2)
+
+
+def test_a_run_that_diverged_or_left_the_storage_is_refused(tmp_path):
+    model = network()
+    recorder = TrajectoryRecorder(tmp_path / "t", model, storage="float16")
+    with torch.no_grad():
+        model[3].weight[0, 0] = 1e6
+    with pytest.raises(DivergenceError, match=r"3\.weight has moved too far"):
+        recorder.step()
+    with torch.no_grad():
+        model[3].weight[0, 0] = math.nan
+    with pytest.raises(DivergenceError, match=r"3\.weight is not finite at step 2"):
+        recorder.step()
+    assert json.loads((tmp_path / "t/index.json").read_text())["steps"] == []
+
+
+def test_wrappers_are_looked_through(tmp_path):
+    model = network()
+    wrapped = nn.DataParallel(model)
+    with TrajectoryRecorder(tmp_path / "t", wrapped) as recorder:
+        train(model, 1, after=lambda step: recorder.step(wrapped))
+    assert set(Trajectory.open(tmp_path / "t").initial) == set(model.state_dict())
+
+
+@given(st.integers(1, 40), st.sampled_from(["uniform", "cosine"]))
+def test_fractions_rise_from_zero_to_one(steps, spacing):
+    found = fractions(steps, spacing)
+    assert (found[0], found[-1], len(found)) == (0.0, 1.0, steps + 1)
+    assert all(a < b for a, b in itertools.pairwise(found))
+    # The cosine advances as the integral of its learning rate does: fast first.
+    if spacing == "cosine":
+        weights = [1 + math.cos(math.pi * t / steps) for t in range(steps)]
+        for s, value in enumerate(found):
+            assert value == pytest.approx(sum(weights[:s]) / sum(weights))
+    else:
+        assert found == pytest.approx([s / steps for s in range(steps + 1)])
+
+
+@given(st.integers(0, 50), st.integers(1, 6))
+def test_a_straight_trajectory_is_the_line(seed, steps):
+    model, _ = mlp([3, 4, 2])
+    a, b = random_state(model, seed), random_state(model, seed + 1)
+    line = Trajectory.linear(a, b, steps=steps)
+    for s, (step, state) in enumerate(line):
+        assert step == s
+        same(state, {k: (1 - s / steps) * a[k] + s / steps * b[k] for k in a})
+    same(line.state(-1), b)
+    assert line.straight(2).steps == (0, 1, 2)
+
+
+def test_statistics_on_a_line_stay_statistics(tmp_path):
+    a, b = network(0), network(1)
+    train(b, 3)
+    line = Trajectory.linear(a.state_dict(), b.state_dict(), steps=4)
+    states = [state for _, state in line]
+    assert [int(s["1.num_batches_tracked"]) for s in states] == [0, 3, 3, 3, 3]
+    assert "1.running_var" not in line.trained
+    variances = [s["1.running_var"] for s in states]
+    torch.testing.assert_close(variances[2], (variances[0] + variances[4]) / 2)
+    half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in a.state_dict().items()}
+    assert all(v.dtype == half[k].dtype for k, v in Trajectory.linear(half, half).state(3).items())
+
+
+def test_thinning_keeps_the_last(tmp_path):
+    recorded(tmp_path / "t", steps=10, every=1)
+    whole = Trajectory.open(tmp_path / "t")
+    for count in range(1, 11):
+        thin = whole.thinned(count)
+        assert len(thin) == count
+        assert thin.steps[-1] == 10
+        assert len(set(thin.steps)) == count + 1
+    same(whole.thinned(2).state(1), whole.state(5), rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"steps=11: the trajectory has 10"):
+        whole.thinned(11)
+
+
+def test_two_checkpoints_that_make_no_line_are_refused():
+    a, b = network(), nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    with pytest.raises(InputError, match=r"0\.weight has shape \(5, 4\), expected \(6, 4\)"):
+        Trajectory.linear(a.state_dict(), b.state_dict())
+    bad = copies(a)
+    bad["3.bias"][1] = math.inf
+    with pytest.raises(InputError, match=r"the final state: 3\.bias"):
+        Trajectory.linear(a.state_dict(), bad)
+    with pytest.raises(InputError, match="steps=0"):
+        Trajectory.linear(a.state_dict(), a.state_dict(), steps=0)
+    with pytest.raises(InputError, match="spacing='linear'"):
+        Trajectory.linear(a.state_dict(), a.state_dict(), spacing="linear")
