@@ -10,9 +10,12 @@ import tyro
 from .bake import Bake
 from .data import Get, List
 from .doctor import Doctor
+from .evaluate import Evaluate
 from .find import Find
+from .finetune import Finetune
 from .inspect import Inspect
 from .pack import Pack
+from .predict import Predict
 from .report import Report
 from .reproduce import Reproduce
 from .run import Run
@@ -52,6 +55,9 @@ class Data:
 
 _Verb = (
     Annotated[Ticket, tyro.conf.subcommand("ticket")]
+    | Annotated[Finetune, tyro.conf.subcommand("finetune")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Data, tyro.conf.subcommand("data")]
