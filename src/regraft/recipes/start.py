@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def start_from(
     config: ModelConfig,
     *,
-    num_classes: int,
+    classes: Sequence[str],
     channels: int,
     image_size: int,
     checkpoint: Checkpoint | None = None,
@@ -94,7 +94,7 @@ def start_from(
 
     Args:
         config: The network.
-        num_classes: Number of the target's classes.
+        classes: The target's classes.
         channels: Channels of the images.
         image_size: Side of the images in pixels.
         checkpoint: Weights; those of the classifier are taken where they fit.
@@ -106,18 +106,18 @@ def start_from(
             another network.
         MissingExtraError: timm or torchvision is not installed.
     """
-    shape = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
+    shape = {"channels": channels, "image_size": image_size}
     if pretrained and checkpoint is not None:
         raise InputError("--pretrained and --checkpoint exclude each other: give one")
     if pretrained:
         config = _from_hub(config)
-    model = build(config, **shape)
+    model = build(config, num_classes=len(classes), channels=channels, image_size=image_size)
     example = torch.zeros(2, channels, image_size, image_size)
-    name, head = find_classifier(model, example=example)
+    name, _ = find_classifier(model, example=example)
     mean, std = _statistics(config.name, model) if pretrained or checkpoint else (None, None)
     source, notes = None, ()
     if checkpoint is not None:
-        source, notes = _load(model, config.name, name, checkpoint)
+        source, notes = _load(model, config.name, name, checkpoint, classes)
         if {"mean", "std"} <= set(checkpoint.about):
             mean, std = (tuple(checkpoint.about[k]) for k in ("mean", "std"))
     elif pretrained:
@@ -154,7 +154,12 @@ def _hub_classifier(config: ModelConfig, shape: dict[str, int]) -> nn.Module:
 
         whole = getattr(torchvision.models, config.name.removeprefix("torchvision/"))(**options)
     else:
-        whole = build(config, **{**shape, "num_classes": classes})
+        whole = build(
+            config,
+            num_classes=classes,
+            channels=shape["channels"],
+            image_size=shape["image_size"],
+        )
     example = torch.zeros(2, shape["channels"], shape["image_size"], shape["image_size"])
     return copy.deepcopy(find_classifier(whole, example=example)[1])
 
@@ -170,7 +175,7 @@ def _statistics(name: str, model: nn.Module) -> tuple[Any, Any]:
 
 
 def _load(
-    model: nn.Module, what: str, classifier: str, checkpoint: Checkpoint
+    model: nn.Module, what: str, classifier: str, checkpoint: Checkpoint, classes: Sequence[str]
 ) -> tuple[nn.Module | None, tuple[str, ...]]:
     """Load a checkpoint in place; return the source's classifier and what is to be said."""
     given, path = dict(checkpoint.tensors), checkpoint.path
@@ -201,7 +206,9 @@ def _load(
     found = {k: v for k, v in given.items() if k in own and k not in heads}
     weight, here = given.get(f"{classifier}.weight"), own[f"{classifier}.weight"]
     fits = all(k in given and given[k].shape == own[k].shape for k in heads if k in own)
-    if fits:
+    others = checkpoint.about.get("classes")
+    same = others is None or list(others) == list(classes)
+    if fits and same:
         found |= {k: given[k] for k in heads if k in own}
     model.load_state_dict(found, strict=False)
     notes = [f"weights from {path}"]
@@ -209,6 +216,8 @@ def _load(
         notes.append(
             f"the classifier {classifier} is new ({here.shape[0]} classes): {path} has none"
         )
+    elif fits and not same:
+        notes.append(f"the classifier {classifier} is new: that of {path} is for other classes")
     elif not fits:
         notes.append(
             f"the classifier {classifier} is new: that of {path} has {weight.shape[0]} classes and "

@@ -4,6 +4,7 @@ from .average import Average
 from .calibration import Bin, calibration_error, fit_temperature, reliability
 from .checkpoint import load_state, save_state
 from .environment import command_line, environment
+from .evaluation import confused, evaluation
 from .fabric import make_fabric
 from .layerwise import layers_of, layerwise_groups
 from .loop import Batches, finished_state, fit
@@ -19,8 +20,10 @@ __all__ = [
     "RunFolder",
     "calibration_error",
     "command_line",
+    "confused",
     "environment",
     "evaluate",
+    "evaluation",
     "finished_state",
     "fit",
     "fit_temperature",

@@ -53,7 +53,8 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], floa
     `epoch-cosine` lr (1 + cos(pi e / (E - W - C))) / 2, constant within each epoch e counted from
     the end of warm-up, `cosine` the same with a fractional e, `linear` lr (1 - e / (E - W - C)),
     `multistep` a tenth of lr from half of these epochs on and a hundredth from three quarters on,
-    or `constant`; then `cooldown_lr`.
+    `multistep-30-60-80` a tenth more from each of these shares of the epochs on, or `constant`;
+    then `cooldown_lr`.
 
     Raises:
         InputError: Fewer than 0 epochs, or warm-up and cool-down that leave none between them.
@@ -81,6 +82,8 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], floa
             return 1.0 - done
         if config.schedule == "multistep":
             return 0.1 ** ((done >= 0.5) + (done >= 0.75))
+        if config.schedule == "multistep-30-60-80":
+            return 0.1 ** sum(done >= share for share in (0.3, 0.6, 0.8))
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
     return factor
