@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 
@@ -268,9 +269,9 @@ def _fine_grained(data: str, network: str, optim: OptimConfig) -> Task:
 
 def _published(lr: float) -> dict[str, Tuning]:
     # The paper's lambda is 1 without any scale, its prior's Adam rate 1e-2.
-    raw = {"normalise": False}
-    adarand = {**raw, "prior_lr": 1e-2, "alpha": 0.5}
-    own: dict[str, tuple[str, dict[str, object], float | None]] = {
+    raw: dict[str, Any] = {"normalise": False}
+    adarand: dict[str, Any] = {**raw, "prior_lr": 1e-2, "alpha": 0.5}
+    own: dict[str, tuple[str, dict[str, Any], float | None]] = {
         "plain": ("plain", {}, None),
         "adarand": ("adarand", adarand, 1.0),
         "adarand_orthogonal": ("adarand", {**adarand, "prior": "orthogonal"}, 1.0),

@@ -56,7 +56,7 @@ class SelectJob:
         """Return the JSON form of everything that determines the choice."""
         tuning = tuning_config(self.tuning)
         return {
-            "task": self.task.config(),
+            "task": self.task.with_seed(self.seeds[0]).config(),
             "method": tuning["method"],
             "options": tuning["options"],
             "grid": [list(pair) for pair in self.grid],

@@ -105,7 +105,7 @@ class Task:
             InputError: The source's run is not finished, or its network is another one.
         """
         torch.manual_seed(seed)
-        shape: dict[str, int] = {"channels": splits.channels, "image_size": splits.image_size}
+        shape: dict[str, Any] = {"channels": splits.channels, "image_size": splits.image_size}
         if self.source is None and not self.pretrained:
             model = build(self.model, num_classes=splits.num_classes, **shape)
             example = torch.zeros(2, splits.channels, splits.image_size, splits.image_size)
@@ -203,7 +203,7 @@ def tune(
         all_batches.test if part == "test" else None,
     )
     model = start.model.to(fabric.device)
-    method = tuning.build(seed, start.source)
+    method: Any = tuning.build(seed, start.source)
     steps = len(batches.train) * optim.epochs
     method.prepare(model, batches.train, steps=steps, classifier=start.classifier)
     method.to(fabric.device)

@@ -14,6 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from regraft.config import OptimConfig
 from regraft.errors import InputError
 
+_DROPS = {"multistep": (0.5, 0.75), "multistep-30-60-80": (0.3, 0.6, 0.8)}
+"""After which shares of the epochs the learning rate falls to a tenth."""
+
 
 def make_optimizer(
     model: nn.Module, config: OptimConfig, *, groups: Sequence[dict[str, Any]] | None = None
@@ -80,10 +83,8 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], floa
         done = min((at - config.warmup_epochs) / max(middle, 1), 1.0)
         if config.schedule == "linear":
             return 1.0 - done
-        if config.schedule == "multistep":
-            return 0.1 ** ((done >= 0.5) + (done >= 0.75))
-        if config.schedule == "multistep-30-60-80":
-            return 0.1 ** sum(done >= share for share in (0.3, 0.6, 0.8))
+        if config.schedule in _DROPS:
+            return 0.1 ** sum(done >= share for share in _DROPS[config.schedule])
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
     return factor
