@@ -46,7 +46,7 @@ ARMS: dict[str, Arm] = {
     "randreg_uniform": Arm(method="randreg", options={"kind": "uniform"}, weights=(0.01, 0.1, 1.0)),
     "feature_norm": Arm(method="feature_norm", weights=(0.03, 0.1, 0.3)),
     "l2sp": Arm(method="l2sp", weights=(0.001, 0.01, 0.1)),
-    "delta": Arm(method="delta", weights=(0.001, 0.01, 0.1)),
+    "delta": Arm(method="delta", weights=(0.01, 0.05, 0.2)),
     "bss": Arm(method="bss", weights=(1e-4, 1e-3, 1e-2)),
     "supcon": Arm(method="supcon", weights=(0.1, 0.3, 1.0)),
     "core_tuning": Arm(method="core_tuning", weights=(0.1, 1.0, 10.0)),
@@ -57,7 +57,7 @@ ARMS: dict[str, Arm] = {
 }
 """Every arm by its name in tables. scratch and plain come first: they are what others are held to."""
 
-MAIN = ("scratch", "plain", "adarand", "randreg_class", "randreg_source", "feature_norm")
+MAIN = ("scratch", "plain", "adarand", "randreg_class", "feature_norm")
 """The arms of data reduction curves."""
 
 
@@ -71,8 +71,8 @@ class Budget:
         seeds: Selection seeds.
     """
 
-    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
-    fine: tuple[float, ...] = (0.001, 0.003, 0.01, 0.02, 0.03, 0.06, 0.1, 0.2, 0.4)
+    rates: tuple[float, ...] = (0.05, 0.15, 0.4)
+    fine: tuple[float, ...] = (0.01, 0.03, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0)
     seeds: tuple[int, ...] = (1001, 1002)
 
     def grid(self, arm: Arm) -> Pairs:

@@ -195,8 +195,11 @@ def tune(
     optim = replace(task.optim, lr=tuning.lr)
     shell = Job(setting="", arm="", data=task.data, optim=optim, runtime=runtime)
     all_batches = loaders(splits, shell, fabric.device)
-    # Only one part is looked at, unless training stops at its best validation figure.
+    # Only one part is looked at, unless training stops at its best validation figure; and only at
+    # the end: epochs are a step or two here.
     validates = part == "validation" or optim.select == "best"
+    if optim.select == "last":
+        runtime = replace(runtime, eval_every=optim.epochs)
     batches = Batches(
         all_batches.train,
         all_batches.validation if validates else None,
