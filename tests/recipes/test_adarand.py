@@ -134,6 +134,7 @@ def test_every_arm_has_its_numbers(finished):
     for (arm, _), (job, result) in found.items():
         metrics = result["metrics"]
         assert 5 < metrics["test_accuracy"] <= 100, arm
+        assert all(math.isfinite(value) for value in metrics.values()), arm
         assert metrics["lr"] in {lr for lr, _ in job.choice.grid}
         assert ("weight" in metrics) is bool(ARMS[arm].weights)
         assert not (job.folder(root) / "checkpoint.safetensors").exists()
@@ -285,6 +286,17 @@ def test_a_reported_run_that_diverges_counts_as_guessing(finished, tmp_path):
     tuning = Tuning(method="plain", lr=1e30)
     result = dataclasses.replace(plain, choice=None, tuning=tuning).run(tmp_path)
     assert result["metrics"] == {"test_accuracy": 20.0, "diverged": 1.0, "lr": 1e30}
+
+
+def test_a_network_whose_last_step_broke_it_has_diverged(finished, tmp_path, monkeypatch):
+    found, root = finished
+    plain = found["plain", 1][0]
+    link(plain.sources[:1], root, tmp_path)
+    broken = {"metrics": {"test_accuracy": 30.0, "test_loss": math.nan}, "seconds": 1.0}
+    monkeypatch.setattr("regraft.recipes.adarand_task.fit", lambda *_, **__: broken)
+    tuning = Tuning(method="plain", lr=0.1)
+    result = dataclasses.replace(plain, choice=None, tuning=tuning, points=0).run(tmp_path)
+    assert result["metrics"] == {"test_accuracy": 20.0, "diverged": 1.0, "lr": 0.1}
 
 
 def link(sources, root, onto):

@@ -29,7 +29,8 @@ def read_omniglot(root: Path) -> tuple[Any, ...]:
     """
     path = root / FILE
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy does not close a file that it opened itself and could not read.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             paper = file["images"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged ({error}): put it there again") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -235,6 +236,12 @@ def tune(
         ) from error
     if recorder is not None:
         result["metrics"] |= recorder.described()
+    # The last step's damage shows in no training loss.
+    if not all(math.isfinite(value) for value in result["metrics"].values()):
+        raise DivergenceError(
+            f"the trained network's figures are not finite in {folder.path}: lower the learning rate "
+            f"(now {tuning.lr:g})"
+        )
     result["metrics"]["lr"] = tuning.lr
     if tuning.weight is not None:
         result["metrics"]["weight"] = tuning.weight
