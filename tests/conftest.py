@@ -15,6 +15,7 @@ CHECKED = [
     "regraft.data.lazy",
     "regraft.data.load",
     "regraft.data.split",
+    "regraft.features.prior",
     "regraft.models.base",
     "regraft.models.build",
     "regraft.models.conv",

@@ -25,6 +25,34 @@ def test_a_frozen_graph_ticket_survives_its_file(capsys):
     assert "equal to the last bit" in capsys.readouterr().out
 
 
+def test_fine_tuning_on_few_images_learns(capsys):
+    found = run("finetune_few_images", seeds=1, steps=40, source_steps=80)
+    assert min(found.values()) > 0.7
+    assert "25 training images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_fine_tuning_in_timms_task_learns(capsys):
+    pytest.importorskip("timm.task", reason="timm has no timm.task before 1.0.31")
+    assert run("finetune_timm_task", epochs=6) > 0.6
+    assert "timm's task" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("default")
+def test_fine_tuning_in_hugging_faces_trainer_learns(capsys):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    assert run("finetune_hugging_face", epochs=6) > 0.6
+    assert "Hugging Face's Trainer" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("default")
+def test_fine_tuning_under_lightning_learns(capsys):
+    pytest.importorskip("lightning", reason="lightning is not installed")
+    assert run("finetune_lightning", epochs=5) > 0.7
+    assert "Lightning's Trainer" in capsys.readouterr().out
+
+
 def test_two_networks_are_merged_on_data(capsys):
     scores = run("merge_two_networks", epochs=8, steps=40)
     assert scores["aligned on data"] > scores["averaged as they are"] + 5

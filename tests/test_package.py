@@ -17,7 +17,7 @@ def test_importing_the_package_imports_no_torch():
 
 def test_every_subpackage_lists_its_surface_and_documents_it():
     for name in (
-        "data", "generators", "models", "recipes", "report", "symmetry", "tickets", "train",
+        "data", "features", "generators", "models", "recipes", "report", "symmetry", "tickets", "train",
     ):  # fmt: skip
         module = __import__(f"regraft.{name}", fromlist=["*"])
         assert module.__doc__

@@ -1,4 +1,5 @@
 from . import data as data
+from . import features as features
 from . import generators as generators
 from . import models as models
 from . import report as report
@@ -11,6 +12,8 @@ from .errors import DivergenceError as DivergenceError
 from .errors import InputError as InputError
 from .errors import MissingExtraError as MissingExtraError
 from .errors import RegraftError as RegraftError
+from .features import AdaRand as AdaRand
+from .features import tap as tap
 from .tickets import Freezing as Freezing
 from .tickets import IteRand as IteRand
 from .tickets import bake as bake

@@ -19,7 +19,7 @@ from .errors import InputError
 Augmentation = Literal["none", "flip", "crop", "crop-flip", "resized-crop-flip"]
 Allocation = Literal["uniform", "erk", "epl", "igq"]
 Normalisation = Literal["own", "none", "imagenet"]
-Schedule = Literal["constant", "cosine", "epoch-cosine", "linear", "multistep"]
+Schedule = Literal["constant", "cosine", "epoch-cosine", "linear", "multistep", "multistep-30-60-80"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +147,42 @@ class TicketConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """How a pretrained network is fine-tuned: the method, and what goes with any of them."""
+
+    method: str = "adarand"
+    """A name of `regraft.features.METHODS`."""
+    weight: float | None = None
+    """The method's weight; without it its own default."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the method."""
+    ema: float | None = None
+    """Decay of a running average of the weights, which is then what is evaluated and kept."""
+    mixup: float | None = None
+    """alpha of mixup."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from a layer to the one below it."""
+    head_factor: float = 1.0
+    """Learning rate of the classifier over that of the layer below it."""
+    freeze_batchnorm: bool = False
+    """Keep BatchNorm in evaluation mode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """What is chosen on validation before training, and how much time that may take."""
+
+    seconds: float = 600.0
+    """About how long the search may take; the plan that fits is made once, from measured steps."""
+    trials: int | None = None
+    """Compare this many settings whatever the time, so that the plan is the same everywhere."""
+    lr: tuple[float, ...] = ()
+    """Learning rates to choose from, the most promising first; none for a grid by optimiser."""
+    weight: tuple[float, ...] = ()
+    """Weights to choose from; none for a grid around the method's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Where and how exactly a run computes; the seed of everything but the data split."""
 
@@ -170,11 +206,11 @@ _Range = tuple[str, Callable[[Any], bool]]
 _AT_LEAST_1: _Range = ("at least 1", lambda v: v >= 1)
 _NOT_NEGATIVE: _Range = (
     "a finite number from 0 up",
-    lambda v: 0 <= v < math.inf,
+    lambda v: all(0 <= n < math.inf for n in (v if isinstance(v, tuple) else (v,))),
 )
 _POSITIVE: _Range = (
     "a finite number above 0",
-    lambda v: 0 < v < math.inf,
+    lambda v: all(0 < n < math.inf for n in (v if isinstance(v, tuple) else (v,))),
 )
 _SHARE: _Range = ("a share in [0, 1]", lambda v: 0 <= v <= 1)
 _BELOW_1: _Range = ("a number in [0, 1)", lambda v: 0 <= v < 1)
@@ -201,6 +237,13 @@ _RANGES = {
     "penalty": _NOT_NEGATIVE,
     "width": _POSITIVE,
     "devices": _AT_LEAST_1,
+    "ema": _BELOW_1,
+    "mixup": _POSITIVE,
+    "layer_decay": ("a factor above 0 and at most 1", lambda v: 0 < v <= 1),
+    "head_factor": _POSITIVE,
+    "weight": _NOT_NEGATIVE,
+    "seconds": _POSITIVE,
+    "trials": ("at least 2", lambda v: v >= 2),
     "threads": _AT_LEAST_1,
     "checkpoint_seconds": _NOT_NEGATIVE,
     "log_every": _AT_LEAST_1,

@@ -59,3 +59,13 @@ def test_images_too_small_are_refused():
     ConvN(8, 10, image_size=16)
     with pytest.raises(InputError, match=r"image_size=15: conv8.*at least 16"):
         ConvN(8, 10, image_size=15)
+
+
+def test_conv_small_can_average_its_last_map():
+    model = ConvSmall(10, average=True, image_size=28).eval()
+    x = torch.randn(2, 1, 28, 28)
+    last = model.forward_features(x)
+    assert last.shape == (2, 64, 4, 4)
+    vectors = torch.stack([last[:, :, i, j] for i in range(4) for j in range(4)]).mean(0)
+    assert model.forward_head(last, pre_logits=True).allclose(vectors, atol=1e-6)
+    assert model(x).allclose(model.head(vectors), atol=1e-6)

@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from regraft.config import OptimConfig
+from regraft.config import OptimConfig, Schedule
 from regraft.errors import InputError
 from regraft.train import lr_factor, make_optimizer, make_scheduler
 
@@ -31,13 +32,20 @@ def rate(config, steps_per_epoch, step):
         "cosine": (1 + math.cos(math.pi * done)) / 2,
         "linear": 1 - done,
         "multistep": (1, 1, 0.1, 0.01)[quarter],
+        "multistep-30-60-80": 1
+        if done < 0.3
+        else 0.1
+        if done < 0.6
+        else 0.01
+        if done < 0.8
+        else 1e-3,
         "epoch-cosine": (1 + math.cos(math.pi * (epoch - first) / (last - first))) / 2,
     }
     return config.lr * shares[config.schedule]
 
 
 @given(
-    schedule=st.sampled_from(["constant", "cosine", "epoch-cosine", "linear", "multistep"]),
+    schedule=st.sampled_from(get_args(Schedule)),
     warmup=st.integers(0, 4),
     middle=st.integers(1, 6),
     cooldown=st.integers(0, 4),

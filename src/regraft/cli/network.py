@@ -43,7 +43,7 @@ def network_of(ticket: Any, path: Path, name: str | None = None) -> Any:
     from regraft.tickets import fill
 
     config, shape = facts_of(ticket, path)
-    if name is None and _is_elsewhere(config.name):
+    if name is None and is_elsewhere(config.name):
         what = "place outside timm" if config.name.startswith("timm/") else "factory"
         raise InputError(
             f"{path} names the {what} {config.name}, which is code outside the ticket: pass "
@@ -71,7 +71,7 @@ def compare_sketch(ticket: Any, config: Any, shape: dict[str, Any]) -> None:
     from regraft.models import build
     from regraft.tickets.ticket import compare
 
-    if _is_elsewhere(config.name):
+    if is_elsewhere(config.name):
         return
     # A header that asks for a gigantic network must be found out before it is made.
     try:
@@ -82,7 +82,7 @@ def compare_sketch(ticket: Any, config: Any, shape: dict[str, Any]) -> None:
     compare(sketch, ticket)
 
 
-def _is_elsewhere(name: str) -> bool:
+def is_elsewhere(name: str) -> bool:
     """Whether a name points to code or a configuration outside Regraft's own dependencies."""
     # timm resolves a colon or a slash: into a hub, which it reaches for, or into a local folder.
     return ":" in name or "/" in name.removeprefix("timm/").removeprefix("torchvision/")

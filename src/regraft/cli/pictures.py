@@ -98,7 +98,7 @@ def decoded(paths: list[Path], channels: int, size: int) -> Iterable[Any]:
     """
     import torch
 
-    from regraft.data.lazy import threaded
+    from regraft.data.lazy import grey, threaded
     from regraft.errors import InputError
 
     if channels not in (1, 3):
@@ -116,7 +116,7 @@ def decoded(paths: list[Path], channels: int, size: int) -> Iterable[Any]:
             more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
             raise InputError(f"{'; '.join(bad[:3])}{more}: leave out or repair what is no image")
         pixels = torch.stack(found)
-        yield pixels if channels == 3 else _grey(pixels)
+        yield pixels if channels == 3 else grey(pixels)
 
 
 def _attempt(paths: list[Path], size: int, index: int) -> Any:
@@ -128,15 +128,6 @@ def _attempt(paths: list[Path], size: int, index: int) -> Any:
         return decode(paths[index], size)
     except InputError as error:
         return str(error)
-
-
-def _grey(pixels: Any) -> Any:
-    """Return the luma of RGB images, uint8 [b, 1, H, W], as Pillow's own "L" rounds it."""
-    import torch
-
-    weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(1, 3, 1, 1)
-    luma = (pixels.to(torch.int32) * weights).sum(1, keepdim=True) + 0x8000
-    return (luma >> 16).to(torch.uint8)
 
 
 def labelled(
@@ -200,9 +191,10 @@ def _place(name: str, root: str | None) -> Path:
 
 def _folder(where: Path, size: int, channels: int) -> tuple[Any, str, list[str]]:
     from regraft.data import ImageSet, scan_folder
+    from regraft.data.lazy import grey
 
     found = scan_folder(where, image_size=size)
     files, split = (found.train, "all") if found.test is None else (found.test, "test")
     pixels = files.decoded()
-    images = _grey(pixels) if channels == 1 else pixels
+    images = grey(pixels) if channels == 1 else pixels
     return ImageSet(images, files.labels, files.num_classes), split, list(found.classes)

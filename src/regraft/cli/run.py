@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import tyro
 from .network import facts_of, network_of
 from .output import print_json, say, table
 from .pictures import Preparation, decoded, files_of, labelled
+from .predictions import as_csv, best, csv_text, headings
 
 _INT = "a whole number or null"
 _SPLIT = {"graph_split": "text", "split_seed": "a whole number", "train_size": _INT, "shots": _INT}
@@ -146,35 +145,16 @@ class Run:
     def _tell_images(self, ticket: Any, paths: list[Path], probabilities: Any) -> int:
         from regraft.files import write_text
 
-        names = ticket.about["classes"]
-        values, order = probabilities.topk(min(self.top, len(names)), dim=1)
-        found = [
-            {
-                "image": str(path),
-                "top": [{"class": names[k], "probability": p} for k, p in zip(ks, ps, strict=True)],
-            }
-            for path, ks, ps in zip(paths, order.tolist(), values.tolist(), strict=True)
-        ]
+        found = best(paths, ticket.about["classes"], probabilities, self.top)
         if self.out is not None:
-            more = [
-                f"{h}_{i}" for i in range(2, values.shape[1] + 1) for h in ("class", "probability")
-            ]
-            rows = [
-                [
-                    f["image"],
-                    *(v for t in f["top"] for v in (t["class"], f"{t['probability']:.6f}")),
-                ]
-                for f in found
-            ]
-            write_text(self.out, _csv([["image", "class", "probability", *more], *rows]))
+            write_text(self.out, as_csv(found))
         if self.json:
             print_json({"ticket": str(self.ticket), "images": found})
             return 0
         lines = [
             [f["image"], *(f"{t['class']} {t['probability']:.1%}" for t in f["top"])] for f in found
         ]
-        ranks = [_rank(i) for i in range(values.shape[1])]
-        table(["image", *ranks], lines)
+        table(headings(len(lines[0]) - 1), lines)
         return 0
 
     def _tell_accuracy(
@@ -184,7 +164,7 @@ class Run:
         split: str,
         probabilities: Any,
         labels: Any,
-        headings: list[str],
+        columns: list[str],
         rows: Any = None,
     ) -> int:
         """Tell the accuracy on `rows` (all by default) and write the prediction for every one."""
@@ -201,7 +181,7 @@ class Run:
             lines = [
                 [str(i), names[y] if y >= 0 else "", names[p]] for i, (y, p) in enumerate(pairs)
             ]
-            write_text(self.out, _csv([headings, *lines]))
+            write_text(self.out, csv_text([columns, *lines]))
         n = len(chosen)
         if self.json:
             what = {"data": data, "split": split, "n": n, "accuracy": accuracy}
@@ -233,13 +213,3 @@ def _preparation(about: dict[str, Any], path: Path) -> tuple[Any, dict[str, Any]
 
 def _short(value: Any) -> str:
     return repr(value)[:60]
-
-
-def _rank(place: int) -> str:
-    return "prediction" if place == 0 else f"choice {place + 1}"
-
-
-def _csv(rows: list[list[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

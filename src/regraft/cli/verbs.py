@@ -12,10 +12,13 @@ from .bake import Bake
 from .condense import Condense
 from .data import Get, List
 from .doctor import Doctor
+from .evaluate import Evaluate
 from .find import Find
+from .finetune import Finetune
 from .inspect import Inspect
 from .merge import Merge
 from .pack import Pack
+from .predict import Predict
 from .report import Report
 from .reproduce import Reproduce
 from .run import Run
@@ -60,6 +63,9 @@ _Verb = (
     | Annotated[Align, tyro.conf.subcommand("align")]
     | Annotated[Transfer, tyro.conf.subcommand("transfer")]
     | Annotated[Condense, tyro.conf.subcommand("condense")]
+    | Annotated[Finetune, tyro.conf.subcommand("finetune")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Data, tyro.conf.subcommand("data")]

@@ -1,6 +1,7 @@
 """Labelled images and graphs: known sets and users' folders, splits, batches, augmentation."""
 
 from .augment import Draws, augment, draw
+from .channels import with_channels
 from .coreset import coreset, herding, k_center
 from .folder import Folder, scan_folder
 from .graph import Graph, NodeBatches, graph_fingerprint, load_graph
@@ -20,6 +21,8 @@ from .known import (
 from .lazy import FileSet, decode
 from .load import load
 from .loader import FolderLoader, TensorLoader
+from .mixup import Mixup
+from .partition import Partition, load_partition
 from .prepare import rotate
 from .split import per_class_subset, stratified_split, stratified_subset
 
@@ -34,7 +37,9 @@ __all__ = [
     "Known",
     "KnownSet",
     "Listing",
+    "Mixup",
     "NodeBatches",
+    "Partition",
     "Splits",
     "TensorLoader",
     "augment",
@@ -53,10 +58,12 @@ __all__ = [
     "load",
     "load_graph",
     "load_known",
+    "load_partition",
     "per_class_subset",
     "resize",
     "rotate",
     "scan_folder",
     "stratified_split",
     "stratified_subset",
+    "with_channels",
 ]

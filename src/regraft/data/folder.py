@@ -57,8 +57,9 @@ def scan_folder(
             that cannot be; with `refuse`, decoding such an image later raises and names it.
 
     Raises:
-        InputError: A missing folder, no class folders, a single class, a class without images, or
-            a class in `val` or `test` that `train` does not have.
+        InputError: A missing folder, no class folders, a single class, classes whose names differ
+            in case only, a class without images, or a class in `val` or `test` that `train` does
+            not have.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -99,6 +100,14 @@ def _class_names(folder: Path) -> tuple[str, ...]:
             f"{folder} has a single class, {names[0]!r}: a classifier needs at least two, "
             "each in a subfolder of its own"
         )
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(name.casefold(), name)
+        if other != name:
+            raise InputError(
+                f"{folder} has the classes {other!r} and {name!r}, which only differ in case and are "
+                "one folder on some systems: merge them or rename one"
+            )
     return names
 
 

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,6 +59,17 @@ def decode(path: Path, image_size: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def grey(pixels: Tensor) -> Tensor:
+    """Return the luma of RGB images, uint8 [b, 1, H, W], as Pillow's own "L" rounds it.
+
+    Args:
+        pixels: uint8 [b, 3, H, W].
+    """
+    weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(1, 3, 1, 1)
+    luma = (pixels.to(torch.int32) * weights).sum(1, keepdim=True) + 0x8000
+    return (luma >> 16).to(torch.uint8)
+
+
 @dataclass(frozen=True, eq=False)
 class FileSet:
     """Labelled image files, decoded one at a time.
@@ -68,6 +79,7 @@ class FileSet:
         labels: Class of every file, int64 [N].
         num_classes: Number of classes.
         image_size: Side in pixels to which every image is brought.
+        channels: 3, or 1 for their luma.
     """
 
     paths: tuple[Path, ...]
@@ -81,8 +93,9 @@ class FileSet:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return one image, uint8 [3, image_size, image_size]."""
-        return decode(self.paths[index], self.image_size)
+        """Return one image, uint8 [channels, image_size, image_size]."""
+        image = decode(self.paths[index], self.image_size)
+        return image if self.channels == 3 else grey(image[None])[0]
 
     @property
     def nbytes(self) -> int:
@@ -92,10 +105,10 @@ class FileSet:
     def subset(self, indices: Tensor) -> FileSet:
         """Return the files at `indices`, int64 [n], as a new set."""
         paths = tuple(self.paths[i] for i in indices.tolist())
-        return FileSet(paths, self.labels[indices], self.num_classes, self.image_size)
+        return replace(self, paths=paths, labels=self.labels[indices])
 
     def decoded(self) -> Tensor:
-        """Return all images, uint8 [N, 3, image_size, image_size].
+        """Return all images, uint8 [N, channels, image_size, image_size].
 
         Raises:
             InputError: Files cannot be decoded; the message names the first ones.

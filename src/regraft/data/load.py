@@ -56,11 +56,20 @@ def load(config: DataConfig) -> Splits:
         )
     if config.name in known_names():
         return prepared(_load_known(config), config)
+    return prepared(_load_folder(replace(config, name=folder_of(config))), config)
+
+
+def folder_of(config: DataConfig) -> str:
+    """Return the path of the folder that a config's name stands for, here or below the data root.
+
+    Raises:
+        InputError: There is none; a path is not looked for.
+    """
     if _is_path(config.name):
-        return prepared(_load_folder(config), config)
+        return config.name
     below = data_root(config.root) / config.name
     if below.is_dir():
-        return prepared(_load_folder(replace(config, name=str(below))), config)
+        return str(below)
     close = difflib.get_close_matches(config.name, known_names(), n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise InputError(
@@ -95,15 +104,31 @@ def _load_folder(config: DataConfig) -> Splits:
     else:
         train, validation = _reduce(found.train, config), found.validation
     name = Path(config.name).expanduser().resolve().name
-    parts = (train, validation, found.test)
+    return gathered(name, (train, validation, found.test), found.classes)
+
+
+def gathered(
+    name: str, parts: tuple[FileSet, FileSet | None, FileSet | None], classes: tuple[str, ...]
+) -> Splits:
+    """Return files as splits: decoded where they fit into 2 GiB, else left where they are.
+
+    Args:
+        name: Name of the data set.
+        parts: Training, validation and test files.
+        classes: Names of the classes.
+
+    Raises:
+        InputError: Files cannot be decoded.
+    """
+    train, *others = parts
     if sum(part.nbytes for part in parts if part is not None) > _EAGER_BYTES:
         every = max(1, -(-len(train) // _SAMPLE))
         mean, std = channel_moments(train.subset(torch.arange(0, len(train), every)).decoded())
-        return Splits(name, *parts, found.classes, mean, std)
+        return Splits(name, *parts, classes, mean, std)
     in_memory = _decoded(train)
     mean, std = channel_moments(in_memory.images)
-    held_out, test = (None if part is None else _decoded(part) for part in parts[1:])
-    return Splits(name, in_memory, held_out, test, found.classes, mean, std)
+    held_out, test = (None if part is None else _decoded(part) for part in others)
+    return Splits(name, in_memory, held_out, test, classes, mean, std)
 
 
 def _divide(train: _Set, config: DataConfig) -> tuple[_Set, _Set | None]:

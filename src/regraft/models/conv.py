@@ -90,6 +90,7 @@ class ConvSmall(Network):
         width: Width factor.
         affine: Give the norms scales and shifts.
         bias: Give the classifier a bias, zero at first.
+        average: Give the classifier the last map's mean over positions, not all of its values.
     """
 
     def __init__(
@@ -101,9 +102,11 @@ class ConvSmall(Network):
         width: float = 1.0,
         affine: bool = True,
         bias: bool = True,
+        average: bool = False,
     ) -> None:
         super().__init__()
-        side = image_size
+        self.average = average
+        side = 1 if average else image_size
         layers: list[nn.Module] = []
         for base in _SMALL:
             size = scaled(base, width)
@@ -117,6 +120,10 @@ class ConvSmall(Network):
         self.features = nn.Sequential(*layers)
         self._set_head(channels * side * side, num_classes, bias=bias)
         init_weights_(self)
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """Flatten the last map [b, C, h, w], or average it."""
+        return features.mean((2, 3)) if self.average else features.flatten(1)
 
 
 def _side_after(name: str, image_size: int, pools: int) -> int:

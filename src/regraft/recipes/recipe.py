@@ -29,6 +29,7 @@ from .pool import default_workers, run_all
 from .runnable import Runnable
 
 RECIPES = {
+    "adarand": "regraft.recipes.adarand",
     "frozen": "regraft.recipes.frozen",
     "iterand": "regraft.recipes.iterand",
     "merging": "regraft.recipes.merging",

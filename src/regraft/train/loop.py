@@ -6,10 +6,11 @@ Killed at any point and started again, it ends with the same numbers: on the CPU
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from regraft.config import OptimConfig, RuntimeConfig
 from regraft.errors import DivergenceError, InputError
 from regraft.protocols import BatchSource, Stepper
 
+from .average import Average
 from .checkpoint import random_state, set_random_state
 from .fabric import cast, make_fabric
 from .measure import evaluate
@@ -53,6 +55,8 @@ def fit(
     progress: Progress | None = None,
     fabric: Any = None,
     select_from: int = 0,
+    groups: Sequence[dict[str, Any]] | None = None,
+    average: Average | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place and return the result, without writing it as the folder's.
 
@@ -68,12 +72,17 @@ def fit(
         runtime: Device, precision, threads, seed, intervals.
         folder: An open run folder.
         steppers: By name, what is stepped once after every optimiser step.
-        loss: Module (outputs [b, K], labels [b]) -> scalar mean; cross-entropy by default.
+        loss: Module (outputs [b, K], targets) -> scalar mean; cross-entropy by default. Targets are
+            labels [b], or probabilities [b, K] where the training batches are mixed.
         penalty: Added to the loss of every step, e.g. `score_penalty`.
         progress: Called after every step.
         fabric: A launched Fabric; one is made from `runtime` by default.
         select_from: First step whose state may be selected as the best, e.g. the end of a ramp;
             the last state always may.
+        groups: The optimiser's parameter groups, instead of all of the model that takes gradients;
+            a group's own `lr` follows the schedule as a factor.
+        average: A running average of the model's weights: it is what is evaluated, selected and left
+            in the model.
 
     Returns:
         `metrics` (name -> number; `selected_epoch` among them where the best was selected, counted
@@ -95,7 +104,8 @@ def fit(
         return finished
     reset_peak()
     torch.manual_seed(runtime.seed)
-    run = _Training(model, batches, optim, runtime, folder, steppers or {}, fabric)
+    run = _Training(model, batches, optim, runtime, folder, steppers or {}, fabric, groups)
+    run.average = average
     run.loss = loss or nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
     run.penalty = penalty
     run.select_from = select_from
@@ -105,9 +115,15 @@ def fit(
 
 
 def finished_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the state dict that a finished run leaves in its model: the last one or the best."""
+    """Return the state dict that a finished run leaves in its model: the last one or the best.
+
+    Of a run with an `average` it is the averaged one.
+    """
     best = checkpoint.get("best")
-    return checkpoint["model"] if best is None else best["model"]
+    if best is not None:
+        return best["model"]
+    average = checkpoint.get("average")
+    return checkpoint["model"] if average is None else average["state"]
 
 
 def _check(optim: OptimConfig, runtime: RuntimeConfig, batches: Batches) -> None:
@@ -152,6 +168,7 @@ class _Training:
     loss: nn.Module
     penalty: Callable[[nn.Module], Tensor] | None
     select_from: int = 0
+    average: Average | None = None
 
     def __init__(
         self,
@@ -162,11 +179,12 @@ class _Training:
         folder: RunFolder,
         steppers: Mapping[str, Stepper],
         fabric: Any,
+        groups: Sequence[dict[str, Any]] | None,
     ) -> None:
         self.model, self.batches, self.folder, self.fabric = model, batches, folder, fabric
         self.optim, self.runtime, self.steppers = optim, runtime, steppers
         self.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        optimizer = make_optimizer(model, optim)
+        optimizer = make_optimizer(model, optim, groups=groups)
         self.scheduler = make_scheduler(optimizer, optim, len(batches.train))
         compiled = torch.compile(model) if runtime.compile else model
         self.forward, self.optimizer = fabric.setup(compiled, optimizer)
@@ -190,6 +208,8 @@ class _Training:
                 self.scheduler.step()
                 for stepper in self.steppers.values():
                     stepper.step()
+                if self.average is not None:
+                    self.average.step()
                 self.at.step += 1
                 self.at.seen += size
                 ends = self.at.step % self.steps_per_epoch == 0
@@ -215,8 +235,12 @@ class _Training:
         # Saved before the last row is logged: going on from here logs it again, with equal bits.
         self.save()
         if self.best is not None:
+            self.average = None
             self.model.load_state_dict(self.best.model)
             epoch, self.at.step, validated = self.best.epoch, self.best.step, self.best.found
+        elif self.average is not None:
+            self.model.load_state_dict(self.average.averaged())
+            self.average = None
         metrics |= {f"validation_{key}": value for key, value in validated.items()}
         tested = self._evaluate(epoch, "test")
         metrics |= {f"test_{key}": value for key, value in tested.items()}
@@ -246,7 +270,8 @@ class _Training:
                 # A process may have no image of a last, small batch; the mean of none is no number.
                 mean = self.loss(output, y) if len(y) else output.sum() * 0.0
                 part = mean * (len(y) * world / size)
-                sums[1] += (output.detach().argmax(1) == y).sum()
+                labels = y if y.dim() == 1 else y.argmax(1)
+                sums[1] += (output.detach().argmax(1) == labels).sum()
                 if last and self.penalty is not None:
                     part = part + self.penalty(self.model)
                 sums[0] += part.detach().double() / world
@@ -294,12 +319,14 @@ class _Training:
             return {}
         if split == "validation" and self.at.validated_at == self.at.step:
             return self.at.validated
-        found = evaluate(self.forward, source, fabric=self.fabric)
+        with contextlib.nullcontext() if self.average is None else self.average.applied():
+            found = evaluate(self.forward, source, fabric=self.fabric)
+            if split == "validation":
+                self._select(epoch, found)
         self.forward.train()
         self._log(epoch, split, found)
         if split == "validation":
             self.at.validated, self.at.validated_at = found, self.at.step
-            self._select(epoch, found)
         return found
 
     def _select(self, epoch: int, found: dict[str, float]) -> None:
@@ -329,6 +356,7 @@ class _Training:
                     "scheduler": self.scheduler.state_dict(),
                     "steppers": {name: s.state_dict() for name, s in self.steppers.items()},
                     "best": None if self.best is None else vars(self.best),
+                    "average": None if self.average is None else self.average.state_dict(),
                     "random": random_state(),
                 }
             )
@@ -348,6 +376,8 @@ class _Training:
             self.scheduler.load_state_dict(state["scheduler"])
             for name, stepper in self.steppers.items():
                 stepper.load_state_dict(state["steppers"][name])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             best = state.get("best")
             self.best = None if best is None else _Best(**best)
             set_random_state(state["random"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from regraft.protocols import BatchSource
 
@@ -37,3 +37,22 @@ def evaluate(model: nn.Module, source: BatchSource, *, fabric: Any = None) -> di
         module.training = training
     count = max(sums[2].item(), 1.0)
     return {"loss": sums[0].item() / count, "accuracy": 100.0 * sums[1].item() / count}
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, source: BatchSource, *, fabric: Any = None) -> tuple[Tensor, Tensor]:
+    """Return logits float32 [n, K] and labels [n] of all images, on the CPU, in eval mode.
+
+    Every part of the model is left in the mode it was found in. Made for one process.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    found: list[Tensor] = []
+    labels: list[Tensor] = []
+    for x, y, _ in source.batches(0):
+        moved = cast(fabric.to_device(x), fabric) if fabric else x
+        found.append(model(moved).float().cpu())
+        labels.append(y.cpu())
+    for module, training in modes:
+        module.training = training
+    return torch.cat(found), torch.cat(labels)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,15 +14,26 @@ from torch.optim.lr_scheduler import LambdaLR
 from regraft.config import OptimConfig
 from regraft.errors import InputError
 
+_DROPS = {"multistep": (0.5, 0.75), "multistep-30-60-80": (0.3, 0.6, 0.8)}
+"""After which shares of the epochs the learning rate falls to a tenth."""
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, *, groups: Sequence[dict[str, Any]] | None = None
+) -> Optimizer:
     """Return SGD or AdamW over the parameters of `model` that take gradients.
+
+    Args:
+        model: The network.
+        config: Optimiser, learning rate, momentum, weight decay.
+        groups: Parameter groups to train instead; what a group says wins over `config`.
 
     Raises:
         InputError: No parameter takes gradients, the optimiser is unknown, or a value is out of its
             range.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    own = [p for p in model.parameters() if p.requires_grad]
+    parameters: list[Any] = own if groups is None else [dict(group) for group in groups]
     if not parameters:
         raise InputError("model has no trainable parameter: nothing to optimise")
     shared = {"lr": config.lr, "weight_decay": config.weight_decay}
@@ -44,7 +56,8 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], floa
     `epoch-cosine` lr (1 + cos(pi e / (E - W - C))) / 2, constant within each epoch e counted from
     the end of warm-up, `cosine` the same with a fractional e, `linear` lr (1 - e / (E - W - C)),
     `multistep` a tenth of lr from half of these epochs on and a hundredth from three quarters on,
-    or `constant`; then `cooldown_lr`.
+    `multistep-30-60-80` a tenth more from each of these shares of the epochs on, or `constant`;
+    then `cooldown_lr`.
 
     Raises:
         InputError: Fewer than 0 epochs, or warm-up and cool-down that leave none between them.
@@ -70,8 +83,8 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int) -> Callable[[int], floa
         done = min((at - config.warmup_epochs) / max(middle, 1), 1.0)
         if config.schedule == "linear":
             return 1.0 - done
-        if config.schedule == "multistep":
-            return 0.1 ** ((done >= 0.5) + (done >= 0.75))
+        if config.schedule in _DROPS:
+            return 0.1 ** sum(done >= share for share in _DROPS[config.schedule])
         return 0.5 * (1.0 + math.cos(math.pi * done))
 
     return factor

@@ -1,0 +1,85 @@
+"""`regraft evaluate`: how good a fine-tuned model is on labelled images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from .output import print_json, say, table
+from .pictures import labelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure a model of `regraft finetune`: accuracy, calibration, figures of each class."""
+
+    result: Annotated[Path, tyro.conf.Positional]
+    """The result folder, or the model.safetensors in it."""
+    data: str
+    """A folder with a subfolder for each class (its test part if it has one), or a known set."""
+    out: Path | None = None
+    """Write all figures, the confusion matrix among them, to this JSON file as well."""
+    model: str | None = None
+    """Build this network instead of the one the file names: a name or package.module:factory."""
+    data_root: str | None = None
+    """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
+    download: bool = True
+    """Stop at a missing known set instead of fetching it."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    threads: int | None = None
+    """CPU threads."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+    def run(self) -> int:
+        """Load the model and the images, predict, tell."""
+        import json
+
+        import torch
+
+        from regraft.errors import InputError
+        from regraft.files import write_text
+        from regraft.train import evaluation
+
+        from .finetuned import load_finetuned
+
+        if self.threads is not None:
+            if self.threads < 1:
+                raise InputError(f"threads={self.threads}: expected at least 1")
+            torch.set_num_threads(self.threads)
+        tuned = load_finetuned(self.result, model=self.model, accelerator=self.accelerator)
+        name, split, pixels, labels = labelled(
+            tuned, tuned.path, self.data, self.data_root, download=self.download
+        )
+        logits = tuned.logits(tuned.preparation.batches(pixels, 100))
+        found = {
+            "data": name,
+            "split": split,
+            **evaluation(logits, labels, tuned.classes, temperature=tuned.temperature),
+        }
+        if self.out is not None:
+            write_text(self.out, json.dumps(found, indent=2) + "\n")
+        if self.json:
+            print_json({"result": str(self.result), **found})
+        else:
+            self._tell(found)
+        return 0
+
+    def _tell(self, found: dict[str, Any]) -> None:
+        from regraft.report.finetuned import by_class, confusions
+
+        where = f"{found['split']} images" if found["split"] != "all" else "images"
+        say(f"accuracy on {found['data']}: {found['accuracy']:.2f}% of {found['images']} {where}")
+        say(
+            f"mean over classes: {found['balanced_accuracy']:.2f}%; loss: {found['loss']:.4f}; "
+            f"calibration error: {found['calibration_error']:.2f}% "
+            f"(without temperature {found['uncalibrated']['calibration_error']:.2f}%)"
+        )
+        table(["class", "images", "recall (%)", "precision (%)", "F1 (%)"], by_class(None, found))
+        pairs = confusions(found)
+        if pairs:
+            table(["most often confused", "taken for", "images"], pairs)

@@ -1,0 +1,340 @@
+"""`regraft finetune`: a pretrained network and a folder of images in, a usable model out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from regraft.config import (
+    Augmentation,
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+    Schedule,
+    SearchConfig,
+)
+
+from .output import print_json, say
+from .progress import Bar
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_STARTED = {"search", "search.json", "checkpoint.safetensors", "result.json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Fine-tune a network on few images; learning rate and weight are chosen on validation.
+
+    Leaves a folder with the model, its card and a report; the same command goes on after an
+    interruption. `regraft predict` and `regraft evaluate` use the folder.
+    """
+
+    data: str
+    """A folder of images (train/val/test, or one subfolder a class) or a known data set."""
+    model: str | None = None
+    """timm/NAME, torchvision/NAME, package.module:factory, a built-in network, or a Regraft file."""
+    checkpoint: Path | None = None
+    """Weights to start from, a .safetensors file."""
+    pretrained: bool = False
+    """Start from the weights of timm's or torchvision's hub."""
+    method: str = "adarand"
+    """adarand, plain, randreg, feature_norm, l2sp, delta, bss, supcon, core_tuning, co_tuning, dr_tune,
+    lp_ft, linear_probe or bitfit."""
+    method_options: str = "{}"
+    """Further keyword arguments of the method, as a JSON object."""
+    out: Path | None = None
+    """Folder to make or go on with; DATA-METHOD here without it."""
+    lr: tuple[float, ...] = ()
+    """Learning rate, or several to choose from; a grid by optimiser without it."""
+    weight: tuple[float, ...] = ()
+    """Weight of the method, or several to choose from; a grid around its own without it."""
+    budget: str = "10m"
+    """About how long choosing may take, e.g. 90s, 10m, 2h."""
+    trials: int | None = None
+    """Compare this many settings, whatever the time: the same plan on every machine."""
+    epochs: int = 30
+    """Passes over the training images."""
+    batch_size: int = 32
+    """Images in a batch."""
+    optimizer: Literal["auto", "sgd", "adamw"] = "auto"
+    """SGD with Nesterov momentum, or AdamW; auto takes AdamW for networks with LayerNorm."""
+    weight_decay: float | None = None
+    """Weight decay; 1e-4, or 0 for l2sp and delta, without it."""
+    schedule: Schedule = "cosine"
+    """How the learning rate falls."""
+    warmup_epochs: int = 0
+    """Epochs of linear warm-up."""
+    label_smoothing: float = 0.0
+    """Label smoothing."""
+    clip_norm: float | None = None
+    """Clip the gradients' norm."""
+    accumulate: int = 1
+    """Chunks into which a batch is cut."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from a layer to the one below it, e.g. 0.75."""
+    head_factor: float = 1.0
+    """Learning rate of the classifier over that of the layer below it, e.g. 10."""
+    freeze_batchnorm: bool = False
+    """Keep BatchNorm as the source left it."""
+    ema: float | None = None
+    """Keep a running average of the weights with this decay, e.g. 0.99."""
+    mixup: float | None = None
+    """alpha of mixup, e.g. 0.2, for methods that allow it."""
+    augment: Augmentation = "crop"
+    """Augmentation of the training images; resized-crop-flip suits photographs."""
+    image_size: int | None = None
+    """Side of the images in pixels; without it that of the checkpoint, or 224 for a folder."""
+    channels: Literal[1, 3] | None = None
+    """Make images grey (1) or of three channels (3)."""
+    mean: tuple[float, ...] = ()
+    """Mean of each channel to normalise by; that of the starting weights without it."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of each channel."""
+    validation: float = 0.2
+    """Share of the images held out to choose on, where the folder has no val."""
+    test: float = 0.2
+    """Share of the images held out for the final figure, where the folder has no test."""
+    split: Path | None = None
+    """A split.csv that says which image is for what, e.g. that of another run."""
+    shots: int | None = None
+    """Train on this many images of each class, and choose on no more."""
+    split_seed: int = 777
+    """Seed of the split."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """Stop at an image that cannot be decoded, or warn and go on."""
+    width: float = 1.0
+    """Width factor of a built-in network."""
+    model_options: str = "{}"
+    """Further keyword arguments of the model's factory, as a JSON object."""
+    data_root: str | None = None
+    """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
+    download: bool = True
+    """Stop at a missing known set instead of fetching it."""
+    seed: int = 1
+    """Seed of classifier, method and batches."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Numerical precision."""
+    threads: int | None = None
+    """CPU threads; exact resuming needs them unchanged."""
+    checkpoint_seconds: float = 30.0
+    """Least time between two checkpoints."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+    def run(self) -> int:
+        """Fine-tune, show progress, and tell what was found."""
+        from regraft.errors import InputError, MissingExtraError
+        from regraft.recipes.finetune import run_finetune
+        from regraft.train import keep_freed_memory
+
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("regraft finetune runs in one process: start it without torchrun")
+        keep_freed_memory()
+        job = self.job()
+        out = self.out or Path(f"{Path(self.data).resolve().name or 'data'}-{self.method}")
+        new = not out.exists()
+        try:
+            with _Stages(enabled=not self.json) as stages:
+                result = run_finetune(job, out, stage=stages.begin, say=stages.say)
+        except (InputError, MissingExtraError):
+            if new:
+                _forget(out)
+            raise
+        found = {"out": str(out), "method": self.method, **result}
+        found.pop("schema", None)
+        if self.json:
+            print_json(found)
+            return 0
+        _tell(out, result)
+        return 0
+
+    def job(self) -> Any:
+        """Return what is to be done.
+
+        Raises:
+            InputError: An argument that cannot be understood, or a Regraft file that does not say
+                what it is of.
+        """
+        from regraft.recipes.finetune import FinetuneJob
+
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        model, checkpoint, size, channels = self._network()
+        one_rate, one_weight = len(self.lr) == 1, len(self.weight) == 1
+        return FinetuneJob(
+            data=_pick(
+                DataConfig,
+                values,
+                name=self.data,
+                root=self.data_root,
+                image_size=size,
+            ),
+            test=self.test,
+            channels=channels,
+            listed=self.split,
+            model=model,
+            checkpoint=checkpoint,
+            pretrained=self.pretrained,
+            finetune=_pick(
+                FinetuneConfig,
+                values,
+                weight=self.weight[0] if one_weight else None,
+                options=_object(self.method_options, "--method-options"),
+            ),
+            search=SearchConfig(
+                seconds=_seconds(self.budget),
+                trials=self.trials,
+                lr=() if one_rate else self.lr,
+                weight=() if one_weight else self.weight,
+            ),
+            optim=_pick(OptimConfig, values, lr=0.1, optimizer="sgd", weight_decay=0.0),
+            lr=self.lr[0] if one_rate else None,
+            optimizer=self.optimizer,
+            weight_decay=self.weight_decay,
+            mean=self.mean or None,
+            std=self.std or None,
+            runtime=_pick(RuntimeConfig, values, log_every=10),
+        )
+
+    def _network(self) -> tuple[ModelConfig, Path | None, int | None, int | None]:
+        """Return network, checkpoint, image size and channels; a Regraft file knows its own."""
+        from regraft.errors import InputError
+
+        options = _object(self.model_options, "--model-options")
+        name, checkpoint = self.model, self.checkpoint
+        if name is not None and name.endswith(".safetensors"):
+            if checkpoint is not None:
+                raise InputError("--model is a file of weights and so is --checkpoint: give one")
+            name, checkpoint = None, Path(name)
+        if checkpoint is None:
+            config = ModelConfig(name=name or "conv_small", width=self.width, options=options)
+            return config, None, self.image_size, self.channels
+        known = _known(checkpoint, name)
+        size = self.image_size or known.get("image_size")
+        channels = self.channels or known.get("channels")
+        if name is not None or "model" not in known:
+            if name is None:
+                raise InputError(
+                    f"{checkpoint} does not say which network it is of: name it with --model"
+                )
+            config = ModelConfig(name=name, width=self.width, options=options)
+            return config, checkpoint, size, channels
+        model = known["model"]
+        return (
+            dataclasses.replace(model, options={**model.options, **options}),
+            checkpoint,
+            size,
+            channels,
+        )
+
+
+def _known(checkpoint: Path, name: str | None) -> dict[str, Any]:
+    """Return what a Regraft file says of itself: nothing for another file."""
+    from regraft.errors import InputError
+    from regraft.recipes.start import read_checkpoint
+
+    from .network import facts_of, is_elsewhere
+
+    found = read_checkpoint(checkpoint)
+    if not found.about:
+        return {}
+    config, shape = facts_of(found, checkpoint)
+    if shape.get("graph"):
+        raise InputError(f"{checkpoint} is a network for graphs: expected one for images")
+    if name is None and is_elsewhere(config.name):
+        raise InputError(
+            f"{checkpoint} names the factory {config.name}, which is code outside the file: pass "
+            f"--model {config.name} if you trust it"
+        )
+    return {"model": config, "image_size": shape["image_size"], "channels": shape["channels"]}
+
+
+def _seconds(text: str) -> float:
+    from regraft.errors import InputError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise InputError(f"budget={text!r}: expected a time above 0 such as 90s, 10m or 2h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _object(text: str, option: str) -> dict[str, Any]:
+    from regraft.errors import InputError
+
+    try:
+        found = jsonlib.loads(text)
+    except ValueError as error:
+        raise InputError(f"{option} is no JSON object: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{option} is no JSON object: write e.g. '{{\"depth\": 3}}'")
+    return found
+
+
+def _pick(kind: Any, values: dict[str, Any], **more: Any) -> Any:
+    names = {f.name for f in dataclasses.fields(kind)} - more.keys()
+    return kind(**{k: v for k, v in values.items() if k in names}, **more)
+
+
+def _forget(folder: Path) -> None:
+    """Remove the folder of a run that never began, so that the corrected command may have it."""
+    from . import find
+
+    if folder.is_dir() and _STARTED.isdisjoint(p.name for p in folder.iterdir()):
+        (folder / "split.csv").unlink(missing_ok=True)
+        find._forget(folder)
+
+
+def _tell(out: Path, result: dict[str, Any]) -> None:
+    metrics, chosen = result["metrics"], result["chosen"]
+    weight = "" if chosen["weight"] is None else f", weight {chosen['weight']:g}"
+    say(
+        f"learning rate {chosen['lr']:g}{weight}, state after epoch {metrics['selected_epoch'] + 1}"
+    )
+    for split in ("validation", "test"):
+        if f"{split}_accuracy" in metrics:
+            say(
+                f"{split} accuracy: {metrics[f'{split}_accuracy']:.2f}% of {result['images'][split]}"
+            )
+    say(f"model: {out / 'model.safetensors'}")
+    say(f"card: {out / 'README.md'}; report: {out / 'report.html'}")
+    say(f"use it: regraft predict {out} IMAGES")
+
+
+class _Stages:
+    """One progress bar after the other, and remarks between them, on standard error."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._bar: Bar | None = None
+
+    def begin(self, what: str) -> Any:
+        """Show the next bar and return what updates it."""
+        self._end()
+        self._bar = Bar(enabled=self._enabled, noun=what).__enter__()
+        return self._bar.update
+
+    def say(self, text: str) -> None:
+        """Show a remark."""
+        import sys
+
+        if self._enabled:
+            print(text, file=sys.stderr)
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None
+
+    def __enter__(self) -> _Stages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()

@@ -1,0 +1,259 @@
+"""Which images of a user are for training, for choosing and for the final figure, as a list.
+
+A list is a CSV file with the columns image, class, split: it can be read, edited and used again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from regraft.config import DataConfig
+from regraft.errors import InputError
+
+from .folder import Folder, scan_folder
+from .images import ImageSet, Splits, channel_moments, resize
+from .known import graph_names, known_names, load_known
+from .lazy import FileSet
+from .load import folder_of, gathered
+from .split import per_class_subset, stratified_split
+
+_FOLDER_SIZE = 224
+_PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Splits of a data set, and of each image of a list its name, class and part.
+
+    Of a known set the list leaves out the test images, which are always the same.
+    """
+
+    splits: Splits
+    rows: tuple[tuple[str, str, str], ...]
+
+    def to_csv(self) -> str:
+        """Return the list."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("image", "class", "split"))
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+
+def load_partition(
+    config: DataConfig, *, test: float = 0.2, listed: Path | None = None
+) -> Partition:
+    """Load a known set or a folder and part it into training, validation and test images.
+
+    A folder's own val and test are used as they are. What it lacks is held out of the training
+    images, every class in proportion: the share `test` first, then `config.validation`, both of all
+    images. With `config.shots` that many images of each class are kept for training, and no more
+    for validation, since who has few images has few to choose with.
+
+    Args:
+        config: The data part of a run's configuration.
+        test: Share of a folder without test images that is held out for them; 0 for none.
+        listed: A list that says for each image which part it belongs to, instead of all this.
+
+    Raises:
+        InputError: A share out of its range, no image for validation, a class that would keep no
+            image for training, or a list that does not fit the data.
+    """
+    if config.name in graph_names():
+        raise InputError(f"data name={config.name!r} is a graph: expected images")
+    if not 0.0 <= test < 1.0:
+        raise InputError(f"test={test}: expected the share to hold out, at least 0 and below 1")
+    if config.train_size is not None and config.shots is not None:
+        raise InputError(
+            f"train_size={config.train_size} and shots={config.shots} exclude each other: give one"
+        )
+    if config.image_size is not None and config.image_size < 1:
+        raise InputError(f"image_size={config.image_size}: expected at least 1 pixel")
+    if config.name in known_names():
+        return _known(config, listed)
+    return _folder(replace(config, name=folder_of(config)), test, listed)
+
+
+def _known(config: DataConfig, listed: Path | None) -> Partition:
+    known = load_known(config.name, config.root, download=config.download)
+    names = [f"train/{i}" for i in range(len(known.train))]
+    parts = _parted(known.train.labels, names, known.classes, config, 0.0, listed, held_out=False)
+    train, validation = (known.train.subset(parts[part]) for part in _PARTS[:2])
+    train, validation, test = (
+        _sized(s, config.image_size) for s in (train, validation, known.test)
+    )
+    mean, std = channel_moments(train.images)
+    splits = Splits(config.name, train, validation, test, known.classes, mean, std)
+    rows = _rows(
+        (names[i], known.classes[int(known.train.labels[i])], part)
+        for part in _PARTS[:2]
+        for i in parts[part].tolist()
+    )
+    return Partition(splits, rows)
+
+
+def _sized(images: ImageSet, size: int | None) -> ImageSet:
+    if size is None:
+        return images
+    return ImageSet(resize(images.images, size), images.labels, images.num_classes)
+
+
+def _folder(config: DataConfig, test: float, listed: Path | None) -> Partition:
+    root = Path(config.name).expanduser()
+    found = scan_folder(
+        root, image_size=config.image_size or _FOLDER_SIZE, unreadable=config.unreadable
+    )
+    whole = _joined(found) if listed is not None else found.train
+    names = [_name(path, root) for path in whole.paths]
+    share = test if found.test is None else 0.0
+    own = found.validation is not None
+    parts = _parted(whole.labels, names, found.classes, config, share, listed, held_out=own)
+    chosen: list[FileSet | None] = [
+        whole.subset(parts[part]) if len(parts[part]) else None for part in _PARTS
+    ]
+    if listed is None:
+        chosen[1] = chosen[1] if found.validation is None else found.validation
+        chosen[2] = chosen[2] if found.test is None else found.test
+    train, validation, tested = chosen
+    if train is None:
+        raise InputError(f"{listed} has no image for training: give some the split train")
+    rows = _rows(
+        (_name(path, root), found.classes[label], part)
+        for part, files in zip(_PARTS, chosen, strict=True)
+        if files is not None
+        for path, label in zip(files.paths, files.labels.tolist(), strict=True)
+    )
+    name = root.resolve().name
+    return Partition(gathered(name, (train, validation, tested), found.classes), rows)
+
+
+def _joined(found: Folder) -> FileSet:
+    parts = [p for p in (found.train, found.validation, found.test) if p is not None]
+    paths = tuple(path for part in parts for path in part.paths)
+    return replace(found.train, paths=paths, labels=torch.cat([part.labels for part in parts]))
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _rows(rows: Iterable[tuple[str, str, str]]) -> tuple[tuple[str, str, str], ...]:
+    return tuple(sorted(rows, key=lambda row: (_PARTS.index(row[2]), row[1], row[0])))
+
+
+def _parted(
+    labels: Tensor,
+    names: list[str],
+    classes: tuple[str, ...],
+    config: DataConfig,
+    test: float,
+    listed: Path | None,
+    *,
+    held_out: bool,
+) -> dict[str, Tensor]:
+    """Return sorted indices of each part; `held_out` says that validation images are elsewhere."""
+    try:
+        if listed is not None:
+            return _as_listed(labels, names, classes, listed, known=config.name in known_names())
+        return _drawn(labels, config, test, held_out=held_out)
+    except InputError as error:
+        # Splitting knows classes by number only.
+        text = re.sub(r"\bclass (\d+)\b", lambda m: f"class {classes[int(m[1])]!r}", str(error))
+        raise InputError(text) from error
+
+
+def _drawn(labels: Tensor, config: DataConfig, test: float, *, held_out: bool) -> dict[str, Tensor]:
+    seed = config.split_seed
+    empty = torch.empty(0, dtype=torch.int64)
+    kept, tested = torch.arange(len(labels)), empty
+    if test > 0:
+        try:
+            kept, tested = stratified_split(labels, test, seed)
+        except InputError as error:
+            raise InputError(f"test split: {error}") from error
+    chosen = empty
+    if not held_out:
+        if config.validation == 0:
+            raise InputError(
+                "validation=0 and the data have no validation images: lr, weight and the state to "
+                "keep are chosen on them; hold out a share, e.g. 0.2, or bring a folder val"
+            )
+        share = config.validation * len(labels) / len(kept)
+        try:
+            rest, chosen = stratified_split(labels[kept], share, seed)
+        except InputError as error:
+            raise InputError(f"validation split: {error}") from error
+        kept, chosen = kept[rest], kept[chosen]
+    if config.shots is not None:
+        try:
+            kept = kept[per_class_subset(labels[kept], config.shots, seed)]
+        except InputError as error:
+            raise InputError(f"shots, of the images left for training: {error}") from error
+        chosen = chosen[_at_most(labels[chosen], config.shots)]
+    return {"train": kept, "validation": chosen, "test": tested}
+
+
+def _at_most(labels: Tensor, k: int) -> Tensor:
+    """Return the indices of the first k images of each class."""
+    order = torch.argsort(labels, stable=True)
+    counts = torch.bincount(labels)
+    ranks = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
+    return order[ranks < k].sort().values
+
+
+def _as_listed(
+    labels: Tensor, names: list[str], classes: tuple[str, ...], listed: Path, *, known: bool
+) -> dict[str, Tensor]:
+    place = {name: i for i, name in enumerate(names)}
+    found: dict[str, list[int]] = {part: [] for part in _PARTS}
+    seen: set[str] = set()
+    for line, row in enumerate(_read(listed), start=2):
+        name, label, part = row
+        if part not in _PARTS:
+            raise InputError(
+                f"{listed}, line {line}: split {part!r}, expected one of {', '.join(_PARTS)}"
+            )
+        if name not in place:
+            raise InputError(f"{listed}, line {line}: {name!r} is not among the data's images")
+        if name in seen:
+            raise InputError(f"{listed}, line {line}: {name!r} is listed twice")
+        seen.add(name)
+        if classes[int(labels[place[name]])] != label:
+            raise InputError(
+                f"{listed}, line {line}: {name!r} is of class {label!r} there and of "
+                f"{classes[int(labels[place[name]])]!r} in the data"
+            )
+        found[part].append(place[name])
+    parts = {k: torch.tensor(sorted(v), dtype=torch.int64) for k, v in found.items()}
+    if not len(parts["validation"]):
+        raise InputError(f"{listed} has no image with the split validation: it needs some")
+    counts = torch.bincount(labels[parts["train"]], minlength=len(classes))
+    if not bool(counts.all()):
+        name = classes[int((counts == 0).nonzero()[0])]
+        raise InputError(f"{listed} has no training image of class {name!r}: each class needs one")
+    left = len(names) - len(seen)
+    if left and not known:
+        warnings.warn(f"left out {left} image(s) that {listed} does not list", stacklevel=2)
+    return parts
+
+
+def _read(listed: Path) -> list[list[str]]:
+    try:
+        lines = list(csv.reader(io.StringIO(listed.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{listed} cannot be read as a list of images ({error})") from error
+    if not lines or lines[0] != ["image", "class", "split"]:
+        raise InputError(f"{listed}: expected a CSV file with the columns image,class,split")
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != 3:
+            raise InputError(f"{listed}, line {number}: {len(line)} columns, expected 3")
+    return lines[1:]

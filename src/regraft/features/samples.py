@@ -1,0 +1,178 @@
+"""One pass over the target's training batches, before training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regraft.errors import InputError
+
+_LABELS = ("labels", "label", "targets", "target")
+
+
+class Samples:
+    """Batches as (inputs of the network, labels [b]) on the network's device, whatever they were.
+
+    Args:
+        loader: Iterable of (inputs, labels, ...), or of mappings with `labels`; or a `BatchSource`.
+        model: The network.
+    """
+
+    def __init__(self, loader: Any, model: nn.Module) -> None:
+        self.loader, self.model = loader, model
+        like = next(iter(model.parameters()), None)
+        self.device = torch.device("cpu") if like is None else like.device
+        self.dtype = torch.float32 if like is None else like.dtype
+        self._first: Any = None
+        self._rest: Iterator[Any] | None = None
+
+    def example(self) -> Any:
+        """Return the inputs of the first batch.
+
+        Raises:
+            InputError: There is none.
+        """
+        if self._rest is not None:
+            return split(self._first, self.device, self.dtype)[0]
+        batches = self._open()
+        try:
+            self._first = next(batches)
+        except StopIteration:
+            raise InputError("loader gives no batch: expected the target's training data") from None
+        self._rest = batches
+        return split(self._first, self.device, self.dtype)[0]
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        if self._rest is None:
+            self.example()
+        first, rest = self._first, self._rest
+        self._first = self._rest = None
+        yield split(first, self.device, self.dtype)
+        for batch in rest or ():
+            yield split(batch, self.device, self.dtype)
+
+    def _open(self) -> Iterator[Any]:
+        batches = getattr(self.loader, "batches", None)
+        if callable(batches):
+            return iter(batches(0))
+        try:
+            return iter(self.loader)
+        except TypeError:
+            raise InputError(
+                f"loader is a {type(self.loader).__name__}: expected an iterable of "
+                "(inputs, labels), such as a DataLoader"
+            ) from None
+
+
+def split(batch: Any, device: torch.device, dtype: torch.dtype) -> tuple[Any, Tensor]:
+    """Return inputs and labels of a batch, on a device, floating inputs in the network's type.
+
+    Raises:
+        InputError: It is neither a sequence of inputs and labels nor a mapping with labels, or the
+            labels are not integers [b].
+    """
+    if isinstance(batch, Mapping):
+        key = next((k for k in _LABELS if k in batch), None)
+        if key is None:
+            raise InputError(
+                f"a batch has the keys {', '.join(map(str, batch))}: expected labels among them "
+                f"({', '.join(_LABELS)})"
+            )
+        inputs: Any = {k: v for k, v in batch.items() if k != key}
+        labels = batch[key]
+    elif isinstance(batch, tuple | list) and len(batch) >= 2:
+        inputs, labels = batch[0], batch[1]
+    else:
+        raise InputError(
+            f"a batch is a {type(batch).__name__}: expected (inputs, labels) or a mapping with labels"
+        )
+    labels = torch.as_tensor(labels)
+    if labels.dim() != 1 or labels.is_floating_point():
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype}: expected one class an "
+            "image, integers [b] (mixup off: statistics are taken before it)"
+        )
+    return moved(inputs, device, dtype), labels.to(device, torch.int64)
+
+
+def moved(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return inputs on a device, floating ones in `dtype`."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, dtype if inputs.is_floating_point() else None)
+    if isinstance(inputs, Mapping):
+        return {k: moved(v, device, dtype) for k, v in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(moved(v, device, dtype) for v in inputs)
+    return inputs
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module, mode: str) -> Iterator[None]:
+    """Put a network in a mode, and leave modes, buffers and torch's random state as they were.
+
+    Args:
+        model: The network.
+        mode: `train`, `eval`, or `as_is`.
+    """
+    modes = [(m, m.training) for m in model.modules()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    like = next(iter(model.parameters()), None)
+    devices = [like.device] if like is not None and like.is_cuda else []
+    try:
+        if mode != "as_is":
+            model.train(mode == "train")
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            # What dropout drops here must not depend on what ran before.
+            torch.default_generator.manual_seed(0)
+            for device in devices:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(0)
+            yield
+    finally:
+        for module, was in modes:
+            module.training = was
+        with torch.no_grad():
+            for buffer, was in buffers:
+                buffer.copy_(was)
+
+
+def at_least_two(samples: Samples) -> Iterator[tuple[Any, Tensor]]:
+    """Yield the batches, a last one of a single image together with the batch before it.
+
+    BatchNorm cannot normalise one image by itself in the mode of training.
+    """
+    held: tuple[Any, Tensor] | None = None
+    for batch in samples:
+        if held is not None:
+            if len(batch[1]) == 1 and (both := _joined(held, batch)) is not None:
+                batch = both
+            else:
+                yield held
+        held = batch
+    if held is not None:
+        yield held
+
+
+def _joined(left: tuple[Any, Tensor], right: tuple[Any, Tensor]) -> tuple[Any, Tensor] | None:
+    (x, y), (u, v) = left, right
+    if isinstance(x, Tensor) and isinstance(u, Tensor) and x.shape[1:] == u.shape[1:]:
+        return torch.cat([x, u]), torch.cat([y, v])
+    return None
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Refuse labels outside [0, K).
+
+    Raises:
+        InputError: There are any.
+    """
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"labels go from {low} to {high}: expected 0 to {num_classes - 1} for a head of "
+            f"{num_classes} classes; give the network a head of the target's size"
+        )

@@ -1,0 +1,379 @@
+"""Fine-tuning on a user's images from the data to a result folder; what the command line runs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from regraft.config import (
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+    SearchConfig,
+    check,
+    to_dict,
+)
+from regraft.data import (
+    FolderLoader,
+    ImageSet,
+    Mixup,
+    Splits,
+    TensorLoader,
+    load_partition,
+    with_channels,
+)
+from regraft.errors import InputError, MissingExtraError
+from regraft.features import METHODS
+from regraft.features import build as build_method
+from regraft.files import write_tensors, write_text
+from regraft.protocols import BatchSource
+from regraft.train import (
+    Batches,
+    RunFolder,
+    evaluation,
+    fit_temperature,
+    make_fabric,
+    outputs,
+)
+
+from .finetune_search import Stage, search
+from .finetune_trial import Workshop, has_weight
+from .job import fingerprint
+from .start import Checkpoint, Start, read_checkpoint, start_from
+
+# What must be said of a network to build it again, and what would fetch weights for it.
+_FETCHING = ("pretrained", "weights", "checkpoint_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneJob:
+    """Everything that determines a fine-tuning run.
+
+    Attributes:
+        test: Share of a folder without test images that is held out for them.
+        channels: Bring images to 1 or 3 channels; as they are by default.
+        listed: A list of which image is for what, instead of drawing it.
+        checkpoint: Weights to start from.
+        pretrained: Start from the weights of a hub.
+        lr: Learning rate; chosen on validation without one.
+        optimizer: `auto` is AdamW for a network with LayerNorm and SGD for the others.
+        weight_decay: Without one 1e-4, and 0 for methods that decay weights themselves.
+        mean: Mean of each channel to normalise by; without it that of the starting weights where
+            it is known, and of the training images elsewhere.
+        std: The same for the standard deviation.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    test: float = 0.2
+    channels: int | None = None
+    listed: Path | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    checkpoint: Path | None = None
+    pretrained: bool = False
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    lr: float | None = None
+    optimizer: Literal["auto", "sgd", "adamw"] = "auto"
+    weight_decay: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def config(self) -> dict[str, Any]:
+        """Return the JSON form of everything that determines the numbers."""
+        parts = ("data", "model", "finetune", "search", "optim", "runtime")
+        found: dict[str, Any] = {name: to_dict(getattr(self, name)) for name in parts}
+        for part, key in (
+            ("data", "root"),
+            ("data", "download"),
+            ("runtime", "checkpoint_seconds"),
+            # Said below, where they may be left open.
+            ("optim", "lr"),
+            ("optim", "optimizer"),
+            ("optim", "weight_decay"),
+        ):
+            found[part].pop(key)
+        more = ("test", "channels", "pretrained", "lr", "optimizer", "weight_decay", "mean", "std")
+        found |= {k: list(v) if isinstance(v := getattr(self, k), tuple) else v for k in more}
+        for name in ("checkpoint", "listed"):
+            file = getattr(self, name)
+            found[name] = None if file is None else _digest(file)
+        return found
+
+
+Said = Callable[[str], None]
+"""Called with a sentence that the user should know."""
+
+
+def run_finetune(
+    job: FinetuneJob, path: Path, *, stage: Stage | None = None, say: Said | None = None
+) -> dict[str, Any]:
+    """Fine-tune in the folder `path` and return the result; a finished one is only read.
+
+    Killed at any point and started again, it ends with the same numbers. It leaves
+
+    ```
+    model.safetensors   the weights; the header says what they are of and how images are prepared
+    classes.txt         the classes, one a line, in the order of the outputs
+    split.csv           which image was for training, for validation, for the final figure
+    search.json         every trial of the search and what was chosen
+    evaluation.json     confusion matrix, per-class figures, calibration
+    README.md           the model's card;  report.html  the same with figures
+    ```
+
+    and the files of any run: config.json, environment.json, data.json, metrics.jsonl, result.json.
+
+    Raises:
+        RegraftError: Whatever keeps the run from its end, in one sentence.
+    """
+    stage = stage or (lambda _: None)
+    say = say or (lambda _: None)
+    _check(job)
+    method = job.finetune.method
+    with RunFolder(
+        path,
+        config=job.config(),
+        setting=f"{Path(job.data.name).name or job.data.name}/{job.model.name.replace('/', '-')}",
+        arm=method,
+        control=None if method == "plain" else "plain",
+        seed=job.runtime.seed,
+    ) as folder:
+        if folder.result is not None:
+            return folder.result
+        fabric = make_fabric(job.runtime)
+        checkpoint = None if job.checkpoint is None else read_checkpoint(job.checkpoint)
+        splits, listed = _splits(job, say)
+        start = _start(job, splits, checkpoint)
+        for note in start.notes:
+            say(note)
+        splits = _normalised(job, splits, start)
+        folder.pin("data", fingerprint(splits))
+        write_text(path / "split.csv", listed)
+        workshop = _workshop(job, splits, start, fabric)
+        epochs = job.optim.epochs
+        setting, searched = search(
+            workshop,
+            job.search,
+            path,
+            lr=job.lr,
+            epochs=epochs,
+            identity={k: v for k, v in job.config().items() if k != "search"},
+            stage=stage,
+        )
+        model, result = workshop.train(
+            setting.lr,
+            setting.weight,
+            epochs,
+            folder,
+            progress=stage(f"training {setting}"),
+            test=True,
+        )
+        about = _about(job, splits, start)
+        result |= {"chosen": searched["chosen"], "optimizer": workshop.optim.optimizer}
+        result |= _write(path, model, workshop, splits, about, result, searched)
+        folder.finish(result)
+        # Whole and stored as the model: what only going on would need is not kept.
+        (path / "checkpoint.safetensors").unlink(missing_ok=True)
+        return {"schema": 1, **result}
+
+
+def _check(job: FinetuneJob) -> None:
+    check(job.model, job.finetune, job.search, job.optim, job.runtime)
+    check(replace(job.optim, lr=job.lr or job.optim.lr, weight_decay=job.weight_decay or 0.0))
+    if job.lr == 0:
+        raise InputError("lr=0: expected a finite number above 0")
+    for package, extra in (("jinja2", "report"), ("matplotlib", "report")):
+        if importlib.util.find_spec(package) is None:  # better now than after the training
+            raise MissingExtraError(package, extra, "the report of a fine-tuning")
+    if job.finetune.method not in METHODS:
+        build_method(job.finetune.method)  # which says what there is
+    kind: Any = METHODS[job.finetune.method]
+    if job.finetune.mixup is not None and not kind.takes_soft_targets:
+        raise InputError(
+            f"--mixup: method {job.finetune.method!r} needs one class an image; leave it out, or take "
+            "another method"
+        )
+    given = (job.finetune.weight is not None, bool(job.search.weight))
+    if any(given) and not has_weight(job.finetune.method):
+        raise InputError(f"--weight: method {job.finetune.method!r} has no weight; leave it out")
+    if job.optimizer not in ("auto", "sgd", "adamw"):
+        raise InputError(f"optimizer={job.optimizer!r}: expected auto, sgd or adamw")
+    if (job.mean is None) != (job.std is None):
+        raise InputError("--mean and --std belong together: give both or neither")
+
+
+def _splits(job: FinetuneJob, say: Said) -> tuple[Splits, str]:
+    parted = load_partition(job.data, test=job.test, listed=job.listed)
+    splits = parted.splits
+    if splits.validation is None:
+        raise InputError("there are no validation images: hold some out with --validation 0.2")
+    counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
+    single = [splits.classes[i] for i in (counts == 1).nonzero().flatten().tolist()]
+    if single:
+        named = ", ".join(map(repr, single[:5])) + (", ..." if len(single) > 5 else "")
+        say(f"one training image only of {len(single)} class(es): {named}")
+    if splits.test is None:
+        say(
+            "no test images: the figures come from the validation images that the choice was made on"
+        )
+    return with_channels(splits, job.channels or splits.channels), parted.to_csv()
+
+
+def _start(job: FinetuneJob, splits: Splits, checkpoint: Checkpoint | None) -> Start:
+    torch.manual_seed(job.runtime.seed)
+    return start_from(
+        job.model,
+        classes=splits.classes,
+        channels=splits.channels,
+        image_size=splits.image_size,
+        checkpoint=checkpoint,
+        pretrained=job.pretrained,
+        want_source=job.finetune.method == "co_tuning",
+    )
+
+
+def _normalised(job: FinetuneJob, splits: Splits, start: Start) -> Splits:
+    mean, std = (job.mean, job.std) if job.mean is not None else (start.mean, start.std)
+    if mean is None or std is None:
+        return splits
+    if len(mean) != splits.channels or len(std) != splits.channels or min(std) <= 0:
+        raise InputError(
+            f"mean={list(mean)} and std={list(std)}: expected a number for each of the "
+            f"{splits.channels} channel(s), std above 0"
+        )
+    return replace(splits, mean=mean, std=std)
+
+
+def _workshop(job: FinetuneJob, splits: Splits, start: Start, fabric: Any) -> Workshop:
+    normed = any(isinstance(m, nn.LayerNorm) for m in start.model.modules())
+    optimizer = ("adamw" if normed else "sgd") if job.optimizer == "auto" else job.optimizer
+    decay = job.weight_decay
+    if decay is None:
+        decay = 0.0 if job.finetune.method in ("l2sp", "delta") else 1e-4
+    size = min(job.optim.batch_size, len(splits.train))
+    optim = replace(
+        job.optim,
+        optimizer=optimizer,
+        weight_decay=decay,
+        batch_size=size,
+        nesterov=optimizer == "sgd",
+        select="best",
+    )
+    batches = _batches(job, splits, size, fabric.device)
+    mixed = None
+    if job.finetune.mixup is not None:
+        mixed = Mixup(
+            batches.train,
+            alpha=job.finetune.mixup,
+            num_classes=splits.num_classes,
+            seed=job.runtime.seed,
+        )
+    return Workshop(start, batches, mixed, job.finetune, optim, job.runtime, fabric)
+
+
+def _batches(job: FinetuneJob, splits: Splits, size: int, device: torch.device) -> Batches:
+    def source(images: Any, train: bool) -> BatchSource:
+        in_memory = isinstance(images, ImageSet)
+        return (TensorLoader if in_memory else FolderLoader)(
+            images,
+            batch_size=size if train else max(size, 100),
+            mean=splits.mean,
+            std=splits.std,
+            shuffle=train,
+            augment=job.data.augment if train else "none",
+            seed=job.runtime.seed,
+            device=device,
+        )
+
+    test = None if splits.test is None else source(splits.test, False)
+    return Batches(source(splits.train, True), source(splits.validation, False), test)
+
+
+def _about(job: FinetuneJob, splits: Splits, start: Start) -> dict[str, Any]:
+    """Return what the model's file says it is of: how to build it and what to feed it."""
+    model = to_dict(job.model)
+    model["options"] = {k: v for k, v in model["options"].items() if k not in _FETCHING}
+    return {
+        "model": model,
+        "input": {"channels": splits.channels, "image_size": splits.image_size},
+        "mean": list(splits.mean),
+        "std": list(splits.std),
+        "classes": list(splits.classes),
+        "data": splits.name,
+        "method": job.finetune.method,
+        "start": list(start.notes) or ["random weights"],
+    }
+
+
+def _write(
+    path: Path,
+    model: nn.Module,
+    workshop: Workshop,
+    splits: Splits,
+    about: dict[str, Any],
+    result: dict[str, Any],
+    searched: dict[str, Any],
+) -> dict[str, Any]:
+    """Measure the selected network, write everything about it, and return what the result adds."""
+    from regraft.report.finetuned import card, page
+
+    batches, classes = workshop.batches, splits.classes
+    model = model.to(workshop.fabric.device)
+    held_out = batches.validation
+    if held_out is None:
+        raise InputError("there are no validation images: hold some out")
+    logits, labels = outputs(model, held_out, fabric=workshop.fabric)
+    temperature = fit_temperature(logits, labels)
+    about |= {"temperature": temperature}
+    found = {"validation": evaluation(logits, labels, classes, temperature=temperature)}
+    if batches.test is not None:
+        logits, labels = outputs(model, batches.test, fabric=workshop.fabric)
+        found["test"] = evaluation(logits, labels, classes, temperature=temperature)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    write_tensors(path / "model.safetensors", tensors, {"regraft.model": json.dumps(about)})
+    write_text(path / "classes.txt", "".join(f"{name}\n" for name in classes))
+    write_text(path / "evaluation.json", json.dumps(found, indent=2) + "\n")
+    metrics = dict(result["metrics"])
+    for split, figures in found.items():
+        metrics |= {f"{split}_{k}": figures[k] for k in ("balanced_accuracy", "calibration_error")}
+    metrics["temperature"] = temperature
+    counts = {
+        part: {name: int(n) for name, n in zip(classes, _counts(splits, part), strict=True)}
+        for part in ("train", "validation", "test")
+        if getattr(splits, part) is not None
+    }
+    whole = {**result, "metrics": metrics}
+    facts = {"about": about, "result": whole, "search": searched, "images": counts}
+    write_text(path / "README.md", card(path, facts, found))
+    write_text(path / "report.html", page(path, facts, found))
+    stored = (path / "model.safetensors").stat().st_size
+    return {
+        "metrics": metrics,
+        "stored_bytes": stored,
+        "images": {k: sum(v.values()) for k, v in counts.items()},
+    }
+
+
+def _counts(splits: Splits, part: str) -> list[int]:
+    labels = getattr(splits, part).labels
+    return torch.bincount(labels, minlength=splits.num_classes).tolist()
+
+
+def _digest(file: Path) -> str:
+    """Return what identifies a file by its bytes, wherever it lies."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error

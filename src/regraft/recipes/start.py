@@ -1,0 +1,237 @@
+"""The network that fine-tuning starts from: its weights, its new classifier, its normalisation."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from regraft.config import ModelConfig
+from regraft.errors import InputError
+from regraft.features import find_classifier
+from regraft.models import build
+
+# What training wrappers put before the names of all tensors.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_COUNTERS = "num_batches_tracked"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A file of weights, and what a Regraft file says it is of (empty for other files)."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A network to fine-tune.
+
+    `classifier` is the name of its new head and `source` the classifier that it replaces, where
+    there was one; `mean` and `std` are what its weights were trained with, None where unknown.
+    """
+
+    model: nn.Module
+    classifier: str
+    source: nn.Module | None
+    notes: tuple[str, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read safetensors, or a torch file of tensors only.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds something else than named tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint {path}: no such file; give a .safetensors file of weights")
+    about: Any = {}
+    try:
+        if path.suffix in (".pt", ".pth", ".bin", ".th"):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            for key in ("state_dict", "model"):
+                if isinstance(found, dict) and isinstance(found.get(key), dict):
+                    found = found[key]
+        else:
+            with safetensors.safe_open(path, framework="pt") as file:
+                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                about = json.loads((file.metadata() or {}).get("regraft.model", "{}"))
+    # torch's reader raises nearly anything on damaged files.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"checkpoint {path} cannot be read ({reason})") from error
+    named = isinstance(found, dict) and all(isinstance(v, Tensor) for v in found.values())
+    if not named or not found or not isinstance(about, dict):
+        raise InputError(f"checkpoint {path} holds no state dict: expected tensors by name")
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in found):
+            found = {key.removeprefix(prefix): value for key, value in found.items()}
+    return Checkpoint(path, found, about)
+
+
+def start_from(
+    config: ModelConfig,
+    *,
+    classes: Sequence[str],
+    channels: int,
+    image_size: int,
+    checkpoint: Checkpoint | None = None,
+    pretrained: bool = False,
+    want_source: bool = False,
+) -> Start:
+    """Build the network with a new classifier and the weights it starts from.
+
+    Args:
+        config: The network.
+        classes: The target's classes.
+        channels: Channels of the images.
+        image_size: Side of the images in pixels.
+        checkpoint: Weights; those of the classifier are taken where they fit.
+        pretrained: Take the weights that timm's or torchvision's hub has instead.
+        want_source: Keep the source's classifier, for Co-Tuning.
+
+    Raises:
+        InputError: The network cannot be built or has no classifier, or the checkpoint is of
+            another network.
+        MissingExtraError: timm or torchvision is not installed.
+    """
+    shape = {"channels": channels, "image_size": image_size}
+    if pretrained and checkpoint is not None:
+        raise InputError("--pretrained and --checkpoint exclude each other: give one")
+    if pretrained:
+        config = _from_hub(config)
+    model = build(config, num_classes=len(classes), channels=channels, image_size=image_size)
+    example = torch.zeros(2, channels, image_size, image_size)
+    name, _ = find_classifier(model, example=example)
+    mean, std = _statistics(config.name, model) if pretrained or checkpoint else (None, None)
+    source, notes = None, ()
+    if checkpoint is not None:
+        source, notes = _load(model, config.name, name, checkpoint, classes)
+        if {"mean", "std"} <= set(checkpoint.about):
+            mean, std = (tuple(checkpoint.about[k]) for k in ("mean", "std"))
+    elif pretrained:
+        notes = (f"weights of {config.name} from its hub, with a new classifier",)
+        if want_source:
+            source = _hub_classifier(config, shape)
+    if mean is not None and len(mean) != channels:
+        mean = std = None
+    return Start(model, name, source, notes, mean, std)
+
+
+def _from_hub(config: ModelConfig) -> ModelConfig:
+    if config.name.startswith("timm/"):
+        return replace(config, options={"pretrained": True, **config.options})
+    if config.name.startswith("torchvision/"):
+        return replace(config, options={"weights": "DEFAULT", **config.options})
+    raise InputError(
+        f"--pretrained: {config.name} has no hub of weights; give --checkpoint FILE.safetensors, or a "
+        "network timm/NAME or torchvision/NAME"
+    )
+
+
+def _hub_classifier(config: ModelConfig, shape: dict[str, int]) -> nn.Module:
+    """Return the classifier over the source's classes of a network from a hub."""
+    classes = 1000
+    if config.name.startswith("timm/"):
+        import timm
+
+        found = timm.get_pretrained_cfg(config.name.removeprefix("timm/"))
+        classes = found.num_classes if found is not None else classes
+    options = dict(config.options)
+    if config.name.startswith("torchvision/"):
+        import torchvision
+
+        whole = getattr(torchvision.models, config.name.removeprefix("torchvision/"))(**options)
+    else:
+        whole = build(
+            config,
+            num_classes=classes,
+            channels=shape["channels"],
+            image_size=shape["image_size"],
+        )
+    example = torch.zeros(2, shape["channels"], shape["image_size"], shape["image_size"])
+    return copy.deepcopy(find_classifier(whole, example=example)[1])
+
+
+def _statistics(name: str, model: nn.Module) -> tuple[Any, Any]:
+    """Return the mean and std that weights of a network from elsewhere were trained with."""
+    if name.startswith("torchvision/"):
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    found = getattr(model, "pretrained_cfg", None)
+    if name.startswith("timm/") and isinstance(found, dict) and {"mean", "std"} <= set(found):
+        return tuple(found["mean"]), tuple(found["std"])
+    return None, None
+
+
+def _load(
+    model: nn.Module, what: str, classifier: str, checkpoint: Checkpoint, classes: Sequence[str]
+) -> tuple[nn.Module | None, tuple[str, ...]]:
+    """Load a checkpoint in place; return the source's classifier and what is to be said."""
+    given, path = dict(checkpoint.tensors), checkpoint.path
+    own = model.state_dict()
+    heads = {k for k in {**own, **given} if k.startswith(f"{classifier}.")}
+    for key, tensor in own.items():
+        if key in heads:
+            continue
+        if key not in given:
+            if key.endswith(_COUNTERS):
+                continue
+            raise InputError(
+                f"checkpoint {path} is of another model than {what}: it has no tensor {key!r} "
+                f"{list(tensor.shape)} (it begins with {next(iter(given))!r}); check --model"
+            )
+        if given[key].shape != tensor.shape:
+            raise InputError(
+                f"checkpoint {path} is of another model than {what}: its tensor {key!r} is "
+                f"{list(given[key].shape)}, the network's {list(tensor.shape)}; check --model, "
+                "--channels and --image-size"
+            )
+    strange = [k for k in given if k not in own and k not in heads]
+    if strange:
+        raise InputError(
+            f"checkpoint {path} is of another model than {what}: its tensor {strange[0]!r} has no "
+            "place in the network; check --model"
+        )
+    found = {k: v for k, v in given.items() if k in own and k not in heads}
+    weight, here = given.get(f"{classifier}.weight"), own[f"{classifier}.weight"]
+    fits = all(k in given and given[k].shape == own[k].shape for k in heads if k in own)
+    others = checkpoint.about.get("classes")
+    same = others is None or list(others) == list(classes)
+    if fits and same:
+        found |= {k: given[k] for k in heads if k in own}
+    model.load_state_dict(found, strict=False)
+    notes = [f"weights from {path}"]
+    if weight is None:
+        notes.append(
+            f"the classifier {classifier} is new ({here.shape[0]} classes): {path} has none"
+        )
+    elif fits and not same:
+        notes.append(f"the classifier {classifier} is new: that of {path} is for other classes")
+    elif not fits:
+        notes.append(
+            f"the classifier {classifier} is new: that of {path} has {weight.shape[0]} classes and "
+            f"the data {here.shape[0]}"
+        )
+    source = None if weight is None else _linear(weight, given.get(f"{classifier}.bias"))
+    return source, tuple(notes)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    weight = weight.flatten(1).float()
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    return layer
