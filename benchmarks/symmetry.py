@@ -23,8 +23,8 @@ from measure import Ratio, in_turn, write
 from plain_matching import plain_match
 from regraft.models import MLP
 from regraft.symmetry.match import match
-from regraft.symmetry.objective import Objective
-from regraft.symmetry.pairs import Pairs
+from regraft.symmetry.solver.objective import Objective
+from regraft.symmetry.solver.pairs import Pairs
 from regraft.symmetry.spec import PermutationSpec
 from regraft.symmetry.trace import trace
 from regraft.train import command_line, keep_freed_memory

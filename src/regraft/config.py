@@ -19,7 +19,9 @@ from .errors import InputError
 Augmentation = Literal["none", "flip", "crop", "crop-flip", "resized-crop-flip"]
 Allocation = Literal["uniform", "erk", "epl", "igq"]
 Normalisation = Literal["own", "none", "imagenet"]
-Schedule = Literal["constant", "cosine", "epoch-cosine", "linear", "multistep", "multistep-30-60-80"]
+Schedule = Literal[
+    "constant", "cosine", "epoch-cosine", "linear", "multistep", "multistep-30-60-80"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ def network(config, state, classes=10):
 
 
 def accuracy(model):
-    from regraft.cli.merge_data import Data
+    from regraft.cli.merging.data import Data
 
     splits = digits()
     data = Data(splits, splits.mean, splits.std, tuple(range(10)))
@@ -306,7 +306,7 @@ def test_it_tells_in_words(pair, tmp_path, capsys):
 
 
 def test_without_the_report_extra_the_merge_is_there_all_the_same(pair, run, monkeypatch):
-    from regraft.cli import merge_page
+    from regraft.cli.merging import page as merge_page
 
     def missing(card):
         raise MissingExtraError("jinja2", "report", "writing a report page")

@@ -5,8 +5,8 @@ import torch
 from checkpoints import digits
 from training import Points
 
-from regraft.cli.alignment import Alignment
-from regraft.cli.merge_data import Data, Together, prepared
+from regraft.cli.merging.alignment import Alignment
+from regraft.cli.merging.data import Data, Together, prepared
 from regraft.errors import InputError
 from regraft.protocols import BatchSource
 

@@ -6,7 +6,7 @@ from torch import nn
 from regraft.errors import InputError
 from regraft.symmetry.activations import Activations, _Sums, producers
 from regraft.symmetry.match import match
-from regraft.symmetry.pairs import Pairs
+from regraft.symmetry.solver.pairs import Pairs
 
 ZOO = zoo()
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regraft.errors import InputError, MissingExtraError
-from regraft.symmetry.assignment import _solver, assign, assigned
+from regraft.symmetry.solver.assignment import _solver, assign, assigned
 
 
 def brute(gains):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from symmetry_specs import zoo
 
-from regraft.symmetry.blocks import make_blocks
+from regraft.symmetry.solver.blocks import make_blocks
 
 ZOO = zoo()
 

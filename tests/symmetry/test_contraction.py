@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from symmetry_specs import random_state, zoo
 
-from regraft.symmetry.contraction import Gains, arrangement
-from regraft.symmetry.pairs import Pairs
 from regraft.symmetry.permutation import compose
+from regraft.symmetry.solver.contraction import Gains, arrangement
+from regraft.symmetry.solver.pairs import Pairs
 
 ZOO = zoo()
 
@@ -64,7 +64,7 @@ def test_many_pairs_are_contracted_in_pieces(monkeypatch):
     now = dict(spec.random(0))
     block = pairs.blocks[0]
     whole = Gains(block, pairs).update(now, {})
-    monkeypatch.setattr("regraft.symmetry.contraction._CHUNK", 1)
+    monkeypatch.setattr("regraft.symmetry.solver.contraction._CHUNK", 1)
     pieces = Gains(block, pairs).update(now, {})
     for name, matrix in whole.items():
         torch.testing.assert_close(pieces[name], matrix)

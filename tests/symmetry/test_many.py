@@ -9,8 +9,8 @@ from regraft.errors import InputError
 from regraft.symmetry.cycle_consistent import _Relaxation, cycle_consistent
 from regraft.symmetry.many import agreement, align_many, between
 from regraft.symmetry.match import match
-from regraft.symmetry.nested import unit_maps
 from regraft.symmetry.permutation import compose, inverse
+from regraft.symmetry.solver.nested import unit_maps
 
 ZOO = zoo()
 

@@ -11,9 +11,9 @@ from symmetry_specs import attention, grouped, mlp, random_state, zoo
 from symmetry_twin import objective, twin
 
 from regraft.errors import InputError
-from regraft.symmetry.blocks import make_blocks
 from regraft.symmetry.match import match
-from regraft.symmetry.pairs import Pairs
+from regraft.symmetry.solver.blocks import make_blocks
+from regraft.symmetry.solver.pairs import Pairs
 
 ZOO = zoo()
 PLAIN = [name for name in ZOO if name != "recurrent"]

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regraft.symmetry.blocks import Block
-from regraft.symmetry.nested import solve_nested, total_gain, unit_maps
+from regraft.symmetry.solver.blocks import Block
+from regraft.symmetry.solver.nested import solve_nested, total_gain, unit_maps
 from regraft.symmetry.spec import Group, PermutationSpec
 
 

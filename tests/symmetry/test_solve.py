@@ -5,11 +5,11 @@ import torch
 from symmetry_specs import Group, Site, mlp, plain, random_state, spec_of, zoo
 from torch import nn
 
-from regraft.symmetry import solve
-from regraft.symmetry.blocks import make_blocks
 from regraft.symmetry.match import match
-from regraft.symmetry.pairs import Pairs
-from regraft.symmetry.solve import Descent
+from regraft.symmetry.solver import solve
+from regraft.symmetry.solver.blocks import make_blocks
+from regraft.symmetry.solver.pairs import Pairs
+from regraft.symmetry.solver.solve import Descent
 
 ZOO = zoo()
 

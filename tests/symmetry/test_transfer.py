@@ -14,9 +14,9 @@ from regraft.errors import DivergenceError, InputError
 from regraft.symmetry.gradient_pairs import GradientPairs, Solver
 from regraft.symmetry.gradients import Gradients
 from regraft.symmetry.match import match
-from regraft.symmetry.objective import Objective
 from regraft.symmetry.recorder import TrajectoryRecorder
 from regraft.symmetry.repair import reset_batch_norm_
+from regraft.symmetry.solver.objective import Objective
 from regraft.symmetry.trajectory import Trajectory
 from regraft.symmetry.transfer import METHODS, transfer
 
@@ -244,7 +244,7 @@ def test_gains_kept_from_pair_to_pair_are_those_of_all_pairs(name, seed):
 
 def _contracted(gains, frames):
     """The gains of all pairs in given frames, term by term."""
-    from regraft.symmetry.contraction import rows
+    from regraft.symmetry.solver.contraction import rows
 
     found = {}
     for i, term in enumerate(gains.block.terms):

@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .alignment import Alignment
-from .gathered import gather
-from .matching import align, write_alignment
-from .merge_card import describe, make_card, summary, write_documents
-from .merge_folder import claimed, finished, write_card
+from .merging.alignment import Alignment
+from .merging.card import describe, make_card, summary, write_documents
+from .merging.folder import claimed, finished, write_card
+from .merging.gathered import gather
+from .merging.matching import align, write_alignment
 from .output import print_json, say
 
 

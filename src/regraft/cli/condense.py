@@ -260,7 +260,7 @@ class Condense:
     def _evaluate(self, splits: Any, condensed: Any, runtime: Any) -> list[dict[str, Any]]:
         from regraft.config import ModelConfig
 
-        from .condensed_scores import Trial, summary
+        from .condensing.scores import Trial, summary
 
         model = self._model()
         if self.evaluate_model is not None:
@@ -289,7 +289,7 @@ class Condense:
         from regraft.files import write_bytes, write_text
         from regraft.report.wording import duration
 
-        from .condensed_page import page
+        from .condensing.page import page
 
         config = condenser.config
         facts = {

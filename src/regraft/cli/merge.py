@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .alignment import Alignment
-from .gathered import Gathered, gather
-from .matching import Aligned, align, write_alignment
-from .merge_card import describe, make_card, score_table, summary, write_documents
-from .merge_folder import claimed, finished, write_card
-from .merge_scores import Bench, State
+from .merging.alignment import Alignment
+from .merging.card import describe, make_card, score_table, summary, write_documents
+from .merging.folder import claimed, finished, write_card
+from .merging.gathered import Gathered, gather
+from .merging.matching import Aligned, align, write_alignment
+from .merging.scores import Bench, State
 from .output import print_json, say, table
 
 if TYPE_CHECKING:

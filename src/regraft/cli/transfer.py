@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .alignment import Alignment, _stamp
-from .merge_folder import claimed, finished, write_card
+from .merging.alignment import Alignment, _stamp
+from .merging.folder import claimed, finished, write_card
 from .output import print_json, say, table
 
 Method = Literal["gmt", "fgmt", "naive", "oracle", "initial_weights"]
@@ -108,8 +108,8 @@ class Transfer:
 
     def run(self) -> int:
         """Transfer, measure, train on, and write the folder."""
-        from .transfer_card import score_table, summary, write_documents
-        from .transferring import transferred
+        from .transferring.card import score_table, summary, write_documents
+        from .transferring.transferring import transferred
 
         self._check()
         identity = self.identity()

@@ -1,7 +1,6 @@
 """Trained weights reused: permutation symmetry, matching, merging, connectivity."""
 
 from .activations import Activations
-from .assignment import assign
 from .check import SymmetryError, check
 from .checkpoint import Checkpoint, check_alike, check_finite, fit_names, read_checkpoint
 from .connectivity import Curve, Measured, Plane, interpolation, measure, plane
@@ -16,6 +15,7 @@ from .mode_connectivity import Connection, connect
 from .permutation import Permutation, compose, inverse
 from .recorder import TrajectoryRecorder
 from .repair import Repaired, repair, repair_, reset_batch_norm_
+from .solver.assignment import assign
 from .spec import Group, PermutationSpec, Pin, Site
 from .straight_through import StraightThrough, StraightThroughConfig, straight_through
 from .trace import trace

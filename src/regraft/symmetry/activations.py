@@ -22,9 +22,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from regraft.errors import InputError
 
-from .blocks import ancestry, make_blocks
-from .pairs import Pairs, refuse_not_finite
 from .repair import Batches, evaluating, images
+from .solver.blocks import ancestry, make_blocks
+from .solver.pairs import Pairs, refuse_not_finite
 from .spec import Group, PermutationSpec, Site
 
 _SAMPLES = 2**14

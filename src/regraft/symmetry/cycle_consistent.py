@@ -25,12 +25,12 @@ from torch import Tensor
 
 from regraft.errors import InputError
 
-from .blocks import Block
-from .contraction import rows
 from .many import ManyMatch, State, _check, _compared, _moved, agreement, align_many, frames_of
-from .nested import solve_nested, unit_maps
-from .pairs import Pairs
 from .permutation import Permutation, compose
+from .solver.blocks import Block
+from .solver.contraction import rows
+from .solver.nested import solve_nested, unit_maps
+from .solver.pairs import Pairs
 from .spec import PermutationSpec
 
 Relaxed = dict[str, Tensor]

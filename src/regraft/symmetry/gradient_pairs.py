@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .contraction import Gains, rows
-from .objective import Objective
-from .pairs import Pairs
 from .permutation import Permutation
-from .solve import Descent
+from .solver.contraction import Gains, rows
+from .solver.objective import Objective
+from .solver.pairs import Pairs
+from .solver.solve import Descent
 from .spec import PermutationSpec
 
 

@@ -24,8 +24,8 @@ from regraft import streams
 from regraft.errors import InputError
 
 from .match import match, start
-from .pairs import Pairs, refuse_not_finite
 from .permutation import Permutation, compose, inverse
+from .solver.pairs import Pairs, refuse_not_finite
 from .spec import PermutationSpec
 
 State = Mapping[str, Tensor]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from regraft.errors import InputError
 
-from .pairs import Pairs
 from .permutation import Permutation, permutation_error
-from .solve import Descent, Seconds
+from .solver.pairs import Pairs
+from .solver.solve import Descent, Seconds
 from .spec import PermutationSpec
 
 State: TypeAlias = Mapping[str, Tensor]

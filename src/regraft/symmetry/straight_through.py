@@ -33,9 +33,9 @@ from regraft.errors import DivergenceError, InputError
 from regraft.protocols import BatchSource
 
 from .match import start
-from .pairs import Pairs, refuse_not_finite
 from .permutation import Permutation
-from .solve import Descent
+from .solver.pairs import Pairs, refuse_not_finite
+from .solver.solve import Descent
 from .spec import PermutationSpec
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -25,7 +25,7 @@ from torch import Tensor
 from regraft.errors import InputError
 
 from .merge import is_trained
-from .pairs import refuse_not_finite
+from .solver.pairs import refuse_not_finite
 from .state import check_state
 
 State: TypeAlias = Mapping[str, Tensor]

@@ -27,14 +27,14 @@ from torch import Tensor
 
 from regraft.errors import InputError
 
-from .blocks import NEVER_COMPARED
 from .gradient_pairs import GradientPairs, Solver
 from .gradients import Gradients
 from .match import _check as check_solver
 from .match import start as starting_from
-from .pairs import refuse_not_finite
 from .permutation import Permutation
 from .repair import Batches, reset_batch_norm_
+from .solver.blocks import NEVER_COMPARED
+from .solver.pairs import refuse_not_finite
 from .spec import PermutationSpec
 from .trajectory import State, Trajectory, add, wide
 

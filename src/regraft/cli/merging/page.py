@@ -15,7 +15,7 @@ def page(card: dict[str, Any]) -> str:
     from regraft.errors import MissingExtraError
     from regraft.report import svg
 
-    from .merge_card import score_table, summary
+    from .card import score_table, summary
 
     try:
         from jinja2 import Environment, StrictUndefined
@@ -45,7 +45,7 @@ def page(card: dict[str, Any]) -> str:
     )
     css = files("regraft.report").joinpath("page.css").read_text("utf-8").strip()
     models = sum(m["role"] != "base" for m in card["models"])
-    template = files("regraft.cli").joinpath("merge_page.html.jinja").read_text("utf-8")
+    template = files("regraft.cli.merging").joinpath("page.html.jinja").read_text("utf-8")
     return environment.from_string(template).render(
         css=Markup(css),
         title=f"A merge of {models} models",

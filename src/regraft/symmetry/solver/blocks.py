@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .spec import Group, PermutationSpec, Site
+from regraft.symmetry.spec import Group, PermutationSpec, Site
 
 NEVER_COMPARED = ("running_mean", "running_var", "num_batches_tracked")
 

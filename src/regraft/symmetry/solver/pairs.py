@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from regraft.errors import InputError
+from regraft.symmetry.spec import PermutationSpec
 
 from .blocks import NEVER_COMPARED, Block, Term, make_blocks
 from .contraction import rows
-from .spec import PermutationSpec
 
 
 class Pairs:

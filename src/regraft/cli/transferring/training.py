@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .progress import Bar
+from regraft.cli.progress import Bar
 
 if TYPE_CHECKING:
-    from .gathered import Gathered
-    from .transfer import Transfer
+    from regraft.cli.merging.gathered import Gathered
+    from regraft.cli.transfer import Transfer
+
     from .transferring import Arm, Bench, State
 
 

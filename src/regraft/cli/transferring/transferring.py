@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .gathered import gather
-from .matching import _spec
-from .merge_card import describe
-from .progress import Bar
+from regraft.cli.merging.card import describe
+from regraft.cli.merging.gathered import gather
+from regraft.cli.merging.matching import _spec
+from regraft.cli.progress import Bar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from regraft.cli.merging.gathered import Gathered
+    from regraft.cli.transfer import Transfer
     from regraft.symmetry.spec import PermutationSpec
     from regraft.symmetry.trajectory import Trajectory
     from regraft.symmetry.transfer import Transferred
-
-    from .gathered import Gathered
-    from .transfer import Transfer
 
 State = dict[str, "Tensor"]
 
@@ -93,8 +92,8 @@ def transferred(asked: Transfer) -> dict[str, Any]:
     from regraft.train import command_line
     from regraft.train.environment import environment
 
-    from .transfer_card import about_data, notes_of
-    from .transfer_training import train_on
+    from .card import about_data, notes_of
+    from .training import train_on
 
     began = time.monotonic()
     _refuse_other_architectures(asked)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from regraft.symmetry.permutation import Permutation
+
 from .blocks import Block
 from .nested import unit_maps
 from .pairs import Pairs
-from .permutation import Permutation
 
 
 class Objective:

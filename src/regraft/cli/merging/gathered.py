@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .alignment import Alignment
 from .classifiers import class_names, head_of, one_size, rows_of
-from .merge_data import Data, Together, load_all, prepared, said_size
+from .data import Data, Together, load_all, prepared, said_size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

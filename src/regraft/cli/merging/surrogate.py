@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from regraft.cli.progress import Bar
 from regraft.errors import InputError
 
 from .alignment import Alignment
+from .data import Data, Together
 from .gathered import Gathered
-from .merge_data import Data, Together
-from .progress import Bar
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from regraft.symmetry.permutation import Permutation, compose, inverse
+from regraft.symmetry.spec import PermutationSpec, Site, _moved, _moved_over
+
 from .blocks import Block, Term
-from .permutation import Permutation, compose, inverse
-from .spec import PermutationSpec, Site, _moved, _moved_over
 
 if TYPE_CHECKING:
     from .pairs import Pairs

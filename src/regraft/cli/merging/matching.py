@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regraft.cli.progress import Bar
+
 from .alignment import Alignment
 from .gathered import Gathered
-from .progress import Bar
 from .surrogate import held_out, surrogates
 
 if TYPE_CHECKING:

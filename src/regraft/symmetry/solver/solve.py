@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from regraft import streams
+from regraft.symmetry.permutation import Permutation, compose
 
 from .blocks import Block
 from .contraction import Gains, arrangement
 from .nested import solve_nested, total_gain, unit_maps
 from .objective import Objective
 from .pairs import Pairs
-from .permutation import Permutation, compose
 
 CACHED_BYTES = 2**31
 """Gains kept between visits, in all; those of further blocks are computed anew at every visit."""

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from regraft.symmetry.permutation import Permutation
+
 from .assignment import assign, assigned
 from .blocks import Block
-from .permutation import Permutation
 
 
 def solve_nested(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .gathered import Gathered
+    from regraft.cli.merging.gathered import Gathered
 
 LABELS = {
     "gmt": "GMT",
@@ -106,7 +106,7 @@ def summary(card: dict[str, Any]) -> list[str]:
 
 
 def _training(card: dict[str, Any]) -> list[str]:
-    from .transfer_training import reached
+    from .training import reached
 
     found = card["then_train"]
     if not found:
@@ -218,7 +218,11 @@ def page(card: dict[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     css = files("regraft.report").joinpath("page.css").read_text("utf-8").strip()
-    template = files("regraft.cli").joinpath("transfer_page.html.jinja").read_text("utf-8")
+    template = (
+        files("regraft.cli.transferring.transferring")
+        .joinpath("page.html.jinja")
+        .read_text("utf-8")
+    )
     headings, lines = score_table(card)
     return environment.from_string(template).render(
         css=Markup(css),

@@ -213,7 +213,7 @@ def write_documents(out: Path, card: dict[str, Any]) -> dict[str, Any]:
     from regraft.errors import MissingExtraError
     from regraft.files import write_text
 
-    from .merge_page import page
+    from .page import page
 
     card = {**card, "files": list(card["files"])}
     if card.get("scores"):

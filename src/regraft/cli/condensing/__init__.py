@@ -1,0 +1,1 @@
+"""What `regraft condense` shows of its images: scores and a page."""

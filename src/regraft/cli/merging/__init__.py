@@ -1,0 +1,1 @@
+"""What `regraft merge` and `regraft align` share: checkpoints, data, matchers, cards and folders."""
