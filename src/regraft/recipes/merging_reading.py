@@ -325,6 +325,6 @@ _NOTES = (
     "validation images with a seed that is not reported (`benchmarks/choose_merging.py`); the other "
     "small sets share those of random images. Training from scratch was looked at for condensed and "
     "random images: 0.03 is learnt with both, while 0.1, the paper's, ends near chance on condensed "
-    "ones here, whose pixels leave [0, 1]. The test images chose nothing. activation_matching uses training images without labels, and so do "
-    "networks with statistics taken anew or REPAIR."
+    "ones here, whose pixels leave [0, 1]. The test images chose nothing. activation_matching uses "
+    "training images without labels, and so do networks with statistics taken anew or REPAIR."
 )
