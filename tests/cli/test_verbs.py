@@ -26,7 +26,7 @@ def run_folder(answer, tmp_path):
 def test_doctor_lists_versions_device_and_extras(answer, regraft):
     found = answer("doctor")
     assert found["core"]["torch"] == torch.__version__.partition("+")[0]
-    assert {"train", "vision", "graph", "report", "digits"} == found["extras"].keys()
+    assert {"train", "vision", "graph", "report", "match", "digits"} == found["extras"].keys()
     for name, extra in found["extras"].items():
         assert extra["install"] == f"pip install 'regraft[{name}]'"
         assert extra["missing"] == [p for p, v in extra["versions"].items() if v is None]

@@ -218,11 +218,7 @@ def page(card: dict[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     css = files("regraft.report").joinpath("page.css").read_text("utf-8").strip()
-    template = (
-        files("regraft.cli.transferring.transferring")
-        .joinpath("page.html.jinja")
-        .read_text("utf-8")
-    )
+    template = files("regraft.cli.transferring").joinpath("page.html.jinja").read_text("utf-8")
     headings, lines = score_table(card)
     return environment.from_string(template).render(
         css=Markup(css),
