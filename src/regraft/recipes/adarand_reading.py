@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from regraft.report import Claim, Estimate, Line, Panel, Row, Run, efficiency, estimate, lines
+from regraft.report import Claim, Panel, Row, Run, efficiency, estimate, lines
 
 from .adarand_analysis import QUANTITIES, SPLIT
-from .merging_reading import gap, values
+from .compare import better, gap, line_of, signed, values, verdict, worse
 from .recipe import Reading
 
 _SIZE = re.compile(r"/(shots|share)=([\d.]+)$")
@@ -42,16 +42,6 @@ def by_pair(settings: Iterable[str]) -> dict[str, dict[float, str]]:
     return {pair: dict(sorted(sizes.items())) for pair, sizes in found.items()}
 
 
-def better(found: Estimate | None) -> bool:
-    """Whether a paired difference is above zero with its whole interval."""
-    return found is not None and found.low is not None and found.low > 0
-
-
-def worse(found: Estimate | None) -> bool:
-    """Whether a paired difference is below zero with its whole interval."""
-    return found is not None and found.high is not None and found.high < 0
-
-
 def rivals(runs: Iterable[Run], setting: str) -> list[str]:
     """Return the arms of a setting that AdaRand competes with: not controls, not its variants."""
     arms = dict.fromkeys(r.arm for r in runs if r.setting == setting)
@@ -67,12 +57,12 @@ def _ordering(runs: list[Run], pairs: Mapping[str, Mapping[float, str]]) -> list
         over_scratch = gap(runs, setting, "plain", "scratch")
         if over_plain is None:
             continue
-        note = f"AdaRand minus plain: {points(over_plain)}"
+        note = f"AdaRand minus plain: {signed(over_plain)}"
         holds = better(over_plain)
         words = "AdaRand beats plain fine-tuning"
         if over_scratch is not None:
             words += ", and that training from scratch"
-            note += f"; plain minus scratch: {points(over_scratch)}"
+            note += f"; plain minus scratch: {signed(over_scratch)}"
             holds = holds and better(over_scratch)
             known.append(setting)
             held += [setting] if holds else []
@@ -100,8 +90,8 @@ def _smallest(runs: list[Run], sizes: Mapping[float, str]) -> list[Claim]:
         known = {arm: found for arm, found in against.items() if found is not None}
         if len(known) < 6:
             continue
-        below = [f"{arm} ({points(g)})" for arm, g in known.items() if worse(g)]
-        level = [f"{arm} ({points(g)})" for arm, g in known.items() if not (better(g) or worse(g))]
+        below = [f"{arm} ({signed(g)})" for arm, g in known.items() if worse(g)]
+        level = [f"{arm} ({signed(g)})" for arm, g in known.items() if not (better(g) or worse(g))]
         note = f"Better than {sum(map(better, known.values()))} of {len(known)}."
         if level:
             note += f" Undecided, AdaRand minus rival: {'; '.join(level)}."
@@ -124,7 +114,9 @@ def _prior(runs: list[Run], pair: str, sizes: Mapping[float, str]) -> list[Claim
     known = {n: g for n, g in found.items() if g is not None}
     if not known:
         return []
-    each = "; ".join(f"{_size(n)}: {points(g)}, {_verdict(g)}" for n, g in known.items())
+    each = "; ".join(
+        f"{_size(n)}: {signed(g)}, {verdict(g, 'better', 'worse')}" for n, g in known.items()
+    )
     return [
         Claim(
             paper=f"Adapting the class means beats the frozen class prior at every size ({pair})",
@@ -147,7 +139,7 @@ def _features(runs: list[Run], pairs: Mapping[str, Mapping[float, str]]) -> list
                         paper=f"AdaRand raises the mutual information of features and class ({setting})",
                         held=better(informed),
                         evidence=[setting],
-                        note=f"AdaRand minus plain: {points(informed)} nats.",
+                        note=f"AdaRand minus plain: {signed(informed)} nats.",
                     )
                 )
             collapsed = gap(runs, setting, "randreg_uniform", "plain", "feature_norm")
@@ -159,8 +151,8 @@ def _features(runs: list[Run], pairs: Mapping[str, Mapping[float, str]]) -> list
                         held=worse(collapsed) and better(kept),
                         evidence=[setting],
                         note=(
-                            f"Norm: randreg_uniform minus plain {points(collapsed)}, AdaRand minus "
-                            f"randreg_uniform {points(kept)}."
+                            f"Norm: randreg_uniform minus plain {signed(collapsed)}, AdaRand minus "
+                            f"randreg_uniform {signed(kept)}."
                         ),
                     )
                 )
@@ -283,7 +275,7 @@ def _gains(runs: list[Run], pairs: Mapping[str, Mapping[float, str]]) -> list[Pa
             gaps = {n: gap(runs, s, arm, "plain") for n, s in sizes.items()}
             known = {n: g for n, g in gaps.items() if g is not None}
             if len(known) > 1:
-                drawn.append(_line(arm, known))
+                drawn.append(line_of(arm, known))
         if drawn:
             panels.append(Panel(title=pair, lines=drawn))
     return panels
@@ -300,35 +292,12 @@ def _along_training(
                 if row["split"] == SPLIT:
                     found.setdefault(run.arm, {}).setdefault(row["step"], []).append(row[quantity])
         drawn = [
-            _line(arm, {step: estimate(v) for step, v in sorted(by_step.items())})
+            line_of(arm, {step: estimate(v) for step, v in sorted(by_step.items())})
             for arm, by_step in found.items()
         ]
         if drawn:
             panels.append(Panel(title=setting, lines=drawn))
     return panels
-
-
-def _line(label: str, found: Mapping[float, Estimate]) -> Line:
-    return Line(
-        label=label,
-        x=list(found),
-        y=[e.mean for e in found.values()],
-        low=[e.low for e in found.values()],
-        high=[e.high for e in found.values()],
-    )
-
-
-def points(found: Estimate) -> str:
-    """Write a difference with its interval."""
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.2f}"
-    return f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
-def _verdict(found: Estimate) -> str:
-    if found.low is None:
-        return "undecided: too few seeds"
-    return "better" if better(found) else "worse" if worse(found) else "undecided"
 
 
 def _size(n: float) -> str:

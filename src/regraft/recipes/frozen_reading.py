@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from regraft.report import (
     Claim,
     Estimate,
@@ -11,10 +9,10 @@ from regraft.report import (
     Run,
     efficiency,
     estimate,
-    paired_difference,
     wording,
 )
 
+from .compare import gap, signed, verdict
 from .recipe import Reading
 
 _SMALLER = 40.3  # the paper's ratio of bytes for a frozen graph ticket
@@ -44,21 +42,6 @@ def read(runs: list[Run], rows: list[Row]) -> Reading:
     if graphs:
         figures["bytes"] = efficiency([r for r in rows if r.setting in graphs], "stored_bytes")
     return Reading(claims=claims, text="\n\n".join([*sentences, _NOTES]), figures=figures)
-
-
-def gap(runs: Sequence[Run], setting: str, arm: str, other: str) -> Estimate | None:
-    """Return test accuracy of `arm` minus that of `other`, paired by seed, or None without both."""
-    found = {
-        name: {
-            r.seed: r.result.metrics["test_accuracy"]
-            for r in runs
-            if r.result is not None and (r.setting, r.arm) == (setting, name)
-        }
-        for name in (arm, other)
-    }
-    if not found[arm].keys() & found[other].keys():
-        return None
-    return paired_difference(found[arm], found[other])
 
 
 def _against_twin(runs: list[Run], rows: list[Row], setting: str) -> tuple[list[Claim], str]:
@@ -91,14 +74,14 @@ def _against_twin(runs: list[Run], rows: list[Row], setting: str) -> tuple[list[
         if best is not None:
             note = (
                 f"{best.arm}, the best on validation of the frozen tickets that small, minus the "
-                f"twin: {_points(found)} points at {_ratio(dense, best):.0f}x fewer bytes."
+                f"twin: {signed(found)} points at {_ratio(dense, best):.0f}x fewer bytes."
             )
         if margin < 0:
             note += f" No lower: a mean of at least 0 whose interval stays above {margin:g}."
         elif (raw := here.get("frozen_raw")) is not None:
             note += (
                 " At one bit for each free weight, as the paper counts (frozen_raw): "
-                f"{_points(gap(runs, setting, 'frozen_raw', 'dense'))} points; 32 / 0.8 = 40 times "
+                f"{signed(gap(runs, setting, 'frozen_raw', 'dense'))} points; 32 / 0.8 = 40 times "
                 f"fewer bits of weights and masks alone, {_ratio(dense, raw):.1f} as files."
             )
         held = _above(found, margin) and found is not None and found.mean >= 0
@@ -108,12 +91,12 @@ def _against_twin(runs: list[Run], rows: list[Row], setting: str) -> tuple[list[
         if arm in here and rivals:
             claims.append(_same_bytes(runs, setting, here[arm], rivals))
     sizes = ", ".join(
-        f"{r.arm} {_points(gap(runs, setting, r.arm, 'dense'))} at {_ratio(dense, r):.0f}x"
+        f"{r.arm} {signed(gap(runs, setting, r.arm, 'dense'))} at {_ratio(dense, r):.0f}x"
         for r in here.values()
         if r.arm.startswith(("frozen", "dense_source", "pruned"))
     )
     narrow = ", ".join(
-        f"{_points(gap(runs, setting, r.arm, 'dense'))} at {_ratio(dense, r):.0f}x"
+        f"{signed(gap(runs, setting, r.arm, 'dense'))} at {_ratio(dense, r):.0f}x"
         for r in here.values()
         if r.arm.startswith("dense_narrow")
     )
@@ -139,7 +122,7 @@ def _same_bytes(runs: list[Run], setting: str, ticket: Row, rivals: list[Row]) -
         note=(
             f"Minus the strongest of {', '.join(r.arm for r in rivals)}, which is {rival.arm} "
             f"({wording.size(rival.stored_bytes)}, the ticket {wording.size(ticket.stored_bytes)}): "
-            f"{_points(found)} points, {_verdict(found)}."
+            f"{signed(found)} points, {verdict(found, 'won', 'lost')}."
         ),
     )
 
@@ -183,9 +166,11 @@ def _against_shares(runs: list[Run], rows: list[Row], settings: list[str]) -> li
         known = {s: g for s, g in gaps.items() if g is not None}
         if not known:
             continue
-        each = ", ".join(f"{_share(s)}: {_points(g)}" for s, g in known.items())
+        each = ", ".join(f"{_share(s)}: {signed(g)}" for s, g in known.items())
         overall = _over_all(runs, list(known), arm, other)
-        note = f"{_points(overall)} points, {_verdict(overall)}; by share: {each}. {more}"
+        note = (
+            f"{signed(overall)} points, {verdict(overall, 'won', 'lost')}; by share: {each}. {more}"
+        )
         claims.append(
             Claim(
                 paper=f"{paper}, mean over frozen shares",
@@ -206,7 +191,7 @@ def _against_shares(runs: list[Run], rows: list[Row], settings: list[str]) -> li
     if rivals:
         each = "; ".join(
             f"{_share(s)}: {a.arm} ({wording.size(a.stored_bytes)}) minus {b.arm} "
-            f"({wording.size(b.stored_bytes)}) {_points(d)}, {_verdict(d)}"
+            f"({wording.size(b.stored_bytes)}) {signed(d)}, {verdict(d, 'won', 'lost')}"
             for s, a, b, d in rivals
         )
         claims.append(
@@ -257,22 +242,6 @@ def _ratio(dense: Row, ticket: Row) -> float:
 
 def _above(found: Estimate | None, limit: float) -> bool:
     return found is not None and found.low is not None and found.low > limit
-
-
-def _verdict(found: Estimate | None) -> str:
-    if found is None or found.low is None or found.high is None:
-        return "undecided: too few seeds"
-    if found.low > 0:
-        return "won"
-    return "lost" if found.high < 0 else "undecided: the interval holds zero"
-
-
-def _points(found: Estimate | None) -> str:
-    if found is None:
-        return "unknown"
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.2f}"
-    return f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 _NOTES = (

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from regraft.config import OptimConfig, RuntimeConfig, check, digest, to_dict
+from regraft.config import OptimConfig, RuntimeConfig, check, to_dict
 from regraft.errors import InputError
 from regraft.files import write_tensors
 from regraft.models import build
@@ -29,7 +29,6 @@ from regraft.symmetry.merge import merge
 from regraft.symmetry.repair import RepairMode, repair
 from regraft.symmetry.spec import PermutationSpec
 from regraft.symmetry.straight_through import StraightThrough, StraightThroughConfig
-from regraft.symmetry.trace import trace
 from regraft.tickets import stored_bytes
 from regraft.train import Batches, RunFolder, fit, lr_factor, make_fabric, peak_bytes, reset_peak
 from regraft.train.loop import Progress
@@ -38,6 +37,7 @@ from .condense_job import CondenseJob
 from .job import Job, facts, fingerprint, runtime_identity
 from .merging_data import Sets, Surrogate, parent_state
 from .runnable import folder_of
+from .traced import traced
 
 Method = Literal[
     "parent_a",
@@ -54,9 +54,6 @@ State = Mapping[str, Tensor]
 
 _OTHER = 1000
 """Added to a seed for network B, which must not start where A does."""
-
-_traced: dict[str, PermutationSpec] = {}
-"""What was traced in this process: the symmetries belong to the architecture, not to its weights."""
 
 _CHUNK = 10
 """Steps of straight-through matching between two looks at the clock."""
@@ -266,12 +263,9 @@ class _Merging:
         return spec.apply(b, found.permutation)
 
     def _spec(self) -> PermutationSpec:
-        key = digest({"model": to_dict(self.job.a.model), "input": self.shape})
-        if key not in _traced:
-            side, channels = self.shape["image_size"], self.shape["channels"]
-            blank = torch.zeros(2, channels, side, side, device=self.sets.device)
-            _traced[key] = trace(self.model, blank)
-        return _traced[key]
+        size = {"channels": self.shape["channels"], "side": self.shape["image_size"]}
+        classes = self.shape["num_classes"]
+        return traced(self.model, self.job.a.model, classes=classes, **size)[0]
 
     def _straight_through(self, spec: PermutationSpec) -> Any:
         optim, batches = self.merge.optim, self._batches()

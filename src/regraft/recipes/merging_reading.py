@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from regraft.report import Claim, Estimate, Row, Run, estimate, paired_difference
+from regraft.report import Claim, Row, Run, estimate, paired_difference
 from regraft.report.figure import Line, Panel, lines
 
+from .compare import gap, mean_line, signed, values, verdict
 from .recipe import Reading
 
 _FULL_GAIN = 28.0  # points over weight matching without data, with all data
@@ -32,28 +33,6 @@ def read(runs: list[Run], rows: list[Row]) -> Reading:
             claims += _same_data(runs, setting)
     text = "\n\n".join(part for part in (_condensing(runs), _NOTES) if part)
     return Reading(claims=claims, text=text, figures=_figures(runs, settings, angles))
-
-
-def values(
-    runs: Iterable[Run], setting: str, arm: str, metric: str = "test_accuracy"
-) -> dict[int, float]:
-    """Return a metric of one arm by seed."""
-    return {
-        r.seed: r.result.metrics[metric]
-        for r in runs
-        if r.result is not None
-        and (r.setting, r.arm) == (setting, arm)
-        and metric in r.result.metrics
-    }
-
-
-def gap(
-    runs: Iterable[Run], setting: str, arm: str, other: str, metric: str = "test_accuracy"
-) -> Estimate | None:
-    """Return `arm` minus `other`, paired by seed, or None without both."""
-    runs = list(runs)
-    one, two = (values(runs, setting, name, metric) for name in (arm, other))
-    return paired_difference(one, two) if one.keys() & two.keys() else None
 
 
 def by_angle(settings: Iterable[str]) -> dict[float, str]:
@@ -85,7 +64,7 @@ def _against_no_data(runs: list[Run], setting: str) -> list[Claim]:
         if found is None:
             return
         held = found.low is not None and found.low > 0 and found.mean >= least
-        note = f"{arm} minus {other}: {_points(found)} points, {_verdict(found)}"
+        note = f"{arm} minus {other}: {signed(found)} points, {verdict(found)}"
         if least:
             note += f"; the published gain is {least:g}"
         claims.append(
@@ -151,14 +130,14 @@ def _by_angle(runs: list[Run], angles: dict[float, str]) -> list[Claim]:
             paper="Accuracy of weight matching falls as the data sets diverge",
             held=weights.high is not None and weights.high < 0,
             evidence=evidence,
-            note=f"Slope over 90 degrees: {_points(weights)} points; by angle {each['weight_matching']}.",
+            note=f"Slope over 90 degrees: {signed(weights)} points; by angle {each['weight_matching']}.",
         ),
         Claim(
             paper="Straight-through matching with data falls less",
             held=better.low is not None and better.low > 0,
             evidence=evidence,
             note=(
-                f"Its slope minus that of weight matching: {_points(better)} points; by angle "
+                f"Its slope minus that of weight matching: {signed(better)} points; by angle "
                 f"{each['ste_full']}."
             ),
         ),
@@ -184,7 +163,7 @@ def _same_data(runs: list[Run], setting: str) -> list[Claim]:
             )
             note = (
                 f"Barrier of accuracy {own:.1f} points aligned, {plain:.1f} unaligned, difference "
-                f"{_points(found)}; of the loss {_points(by_loss)} nats."
+                f"{signed(found)}; of the loss {signed(by_loss)} nats."
             )
             held = found.high is not None and found.high < 0
             if not end and not held:
@@ -245,7 +224,7 @@ def _paths(runs: list[Run]) -> dict[str, list[Line]]:
                 for r in runs
                 if r.arm == arm and r.finished
             ]
-            line = _line(arm, [c for c in curves if c])
+            line = mean_line(arm, [c for c in curves if c])
             if line is not None:
                 drawn.setdefault(key, []).append(line)
     return drawn
@@ -260,25 +239,10 @@ def _over_angles(runs: list[Run], angles: dict[float, str]) -> list[Line]:
     for arm in _CONTROLS:
         points = {a: values(runs, s, arm) for a, s in angles.items()}
         seeds = sorted(set.intersection(*(set(p) for p in points.values())))
-        line = _line(arm, [{a: p[seed] for a, p in points.items()} for seed in seeds])
+        line = mean_line(arm, [{a: p[seed] for a, p in points.items()} for seed in seeds])
         if line is not None:
             found.append(line)
     return found
-
-
-def _line(label: str, curves: Sequence[Mapping[float, float]]) -> Line | None:
-    """Return means over seeds with 95% intervals."""
-    if not curves:
-        return None
-    at = sorted(set.intersection(*(set(c) for c in curves)))
-    means = [estimate(c[x] for c in curves) for x in at]
-    return Line(
-        label=label,
-        x=at,
-        y=[m.mean for m in means],
-        low=[m.low for m in means],
-        high=[m.high for m in means],
-    )
 
 
 def _condensing(runs: list[Run]) -> str:
@@ -293,20 +257,6 @@ def _condensing(runs: list[Run]) -> str:
         return ""
     each = ", ".join(f"{estimate(found).mean:.0f} s ({name})" for name, found in seconds.items())
     return f"Condensing a set took {each}; the times in the tables do not hold it."
-
-
-def _points(found: Estimate) -> str:
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.2f}"
-    return f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
-def _verdict(found: Estimate) -> str:
-    if found.low is None or found.high is None:
-        return "undecided: too few seeds"
-    if found.low > 0:
-        return "more"
-    return "less" if found.high < 0 else "undecided: the interval holds zero"
 
 
 _NOTES = (

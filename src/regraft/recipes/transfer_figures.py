@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from regraft.report import Run
 from regraft.report.figure import Line, Panel, lines
 
-from .merging_reading import _line as mean_line
+from .compare import mean_line
 
 _ORDER = ("naive", "oracle", "initial_weights", "gmt", "fgmt", "scratch")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from regraft import streams
-from regraft.config import RuntimeConfig, check, digest, to_dict
+from regraft.config import RuntimeConfig, check, to_dict
 from regraft.data import FolderLoader, ImageSet, Splits, TensorLoader
 from regraft.errors import InputError
 from regraft.files import write_tensors
@@ -25,7 +25,6 @@ from regraft.symmetry.gradients import Gradients
 from regraft.symmetry.mode_connectivity import connect
 from regraft.symmetry.repair import reset_batch_norm_
 from regraft.symmetry.spec import PermutationSpec
-from regraft.symmetry.trace import trace
 from regraft.symmetry.trajectory import Trajectory
 from regraft.symmetry.transfer import Transferred, transfer
 from regraft.tickets import stored_bytes
@@ -43,12 +42,10 @@ from regraft.train.loop import Progress
 from .job import Job, facts, fingerprint, loaders, runtime_identity
 from .recorded_job import RecordedJob, images_of, network
 from .runnable import folder_of
+from .traced import traced
 from .transfer_config import TransferConfig
 
 State = dict[str, Tensor]
-
-_traced: dict[str, tuple[PermutationSpec, float]] = {}
-"""What was traced in this process, and the seconds it took, which count in every run."""
 
 
 def pair_of(seed: int) -> tuple[int, int]:
@@ -349,14 +346,13 @@ class _Transferring:
         return found
 
     def _spec(self) -> tuple[PermutationSpec, float]:
-        side, channels = self.splits.image_size, self.splits.channels
-        shape = {"classes": self.splits.num_classes, "channels": channels, "side": side}
-        key = digest({"model": to_dict(self.job.target.model), **shape})
-        if key not in _traced:
-            began = time.perf_counter()
-            blank = torch.zeros(2, channels, side, side, device=self.device)
-            _traced[key] = trace(self.model, blank), time.perf_counter() - began
-        return _traced[key]
+        return traced(
+            self.model,
+            self.job.target.model,
+            classes=self.splits.num_classes,
+            channels=self.splits.channels,
+            side=self.splits.image_size,
+        )
 
     def _with_statistics(self, state: State) -> State:
         self.model.load_state_dict(state)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from regraft.report import Claim, Estimate, Row, Run, estimate, paired_difference
+from regraft.report import Claim, Row, Run, estimate, paired_difference
 
-from .merging_reading import _points as with_interval
-from .merging_reading import _verdict as verdict
-from .merging_reading import gap, values
+from .compare import gap, signed, values, verdict
 from .recipe import Reading
 from .transfer_figures import Point, by_epoch, curves_of, figures, seconds_to
 from .transfer_job import pair_of
@@ -67,7 +65,7 @@ def _untrained(runs: list[Run], setting: str) -> list[Claim]:
                 held=held,
                 evidence=[setting],
                 note=(
-                    f"{arm} {one:.1f}%, {other} {two:.1f}%: {with_interval(found)} points, "
+                    f"{arm} {one:.1f}%, {other} {two:.1f}%: {signed(found)} points, "
                     f"{verdict(found)}."
                 ),
             )
@@ -130,7 +128,7 @@ def _trained_on(runs: list[Run], setting: str) -> list[Claim]:
                         paper=f"After one epoch {arm.upper()} is above {words} ({setting})",
                         held=found.low is not None and found.low > 0,
                         evidence=[setting],
-                        note=f"{with_interval(found)} points on validation images, {verdict(found)}.",
+                        note=f"{signed(found)} points on validation images, {verdict(found)}.",
                     )
                 )
         full = curves_of(runs, f"{_NETWORKS}{setting}", "trained")
@@ -169,7 +167,7 @@ def _faster(
     if found is not None:
         means = [estimate(side.values()).mean for side in (mine, theirs)]
         note += (
-            f", after {means[0]:.1f} s instead of {means[1]:.1f} s ({with_interval(found)} s, the "
+            f", after {means[0]:.1f} s instead of {means[1]:.1f} s ({signed(found)} s, the "
             "transfer counted)"
         )
     all_there = len(mine) == len(seeds)
@@ -207,7 +205,7 @@ def _connected(runs: list[Run], setting: str) -> list[Claim]:
                 held=own.high is not None and own.high <= NO_BARRIER,
                 evidence=[setting],
                 note=(
-                    f"Barrier of the loss {_three(own)} nats by FGMT, {_three(plain)} naive; up to "
+                    f"Barrier of the loss {signed(own, 3)} nats by FGMT, {signed(plain, 3)} naive; up to "
                     f"{NO_BARRIER:g} counts as none."
                 ),
             )
@@ -228,7 +226,7 @@ def _connected(runs: list[Run], setting: str) -> list[Claim]:
                 evidence=[setting],
                 note=(
                     f"Barrier of the loss {own.mean:.3f} nats permuted by FGMT, {plain.mean:.3f} as it "
-                    f"is, difference {_three(found)}."
+                    f"is, difference {signed(found, 3)}."
                 ),
             )
         )
@@ -259,7 +257,7 @@ def _hidden(runs: list[Run], setting: str, settings: Sequence[str]) -> list[Clai
             evidence=[setting, plain],
             note=(
                 f"FGMT minus naive in the mean of all steps: {here:+.1f} points here, {there:+.1f} in "
-                f"{plain}; difference {with_interval(found)}."
+                f"{plain}; difference {signed(found)}."
             ),
         )
     ]
@@ -295,12 +293,6 @@ def _spent(runs: list[Run], setting: str) -> str:
         f"**{setting}**: {'. '.join(said)}. As many epochs from scratch took "
         f"{estimate(scratch.values()).mean:.2f} s."
     )
-
-
-def _three(found: Estimate) -> str:
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.3f}"
-    return f"{found.mean:+.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 _NOTES = (
