@@ -155,7 +155,9 @@ def run_finetune(
         checkpoint = None if job.checkpoint is None else read_checkpoint(job.checkpoint)
         splits, listed = _splits(job, say)
         start = _start(job, splits, checkpoint)
-        for note in start.notes:
+        for note in start.notes or (
+            "random weights: give --checkpoint or --pretrained to inherit some",
+        ):
             say(note)
         splits = _normalised(job, splits, start)
         folder.pin("data", fingerprint(splits))

@@ -198,6 +198,7 @@ def _summary(figures: dict[str, Any]) -> list[str]:
     return [
         str(figures["images"]),
         f"{figures['accuracy']:.1f}",
+        wording.interval(*figures["accuracy_interval"], 1),
         f"{figures['balanced_accuracy']:.1f}",
         f"{figures['loss']:.3f}",
         f"{figures['calibration_error']:.1f}",
