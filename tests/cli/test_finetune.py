@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from regraft.cli import main
 from regraft.cli.finetune import Finetune
 from regraft.config import ModelConfig
-from regraft.errors import InputError
+from regraft.errors import InputError, RegraftError
 from regraft.models import build
 
 Image = pytest.importorskip("PIL.Image")
@@ -72,7 +72,7 @@ def test_one_command_leaves_a_usable_model(answer, regraft, clear, tmp_path):
     with safe_open(out / "model.safetensors", framework="pt") as file:
         about = json.loads(file.metadata()["regraft.model"])
     assert about["temperature"] == measured["test"]["temperature"]
-    rows = list(csv.DictReader((out / "split.csv").open()))
+    rows = list(csv.DictReader((out / "split.csv").read_text().splitlines()))
     assert {r["image"] for r in rows} == {
         f"{c}/{i}.jpg" for c in ("ant", "bee", "cat") for i in range(10)
     }
@@ -101,7 +101,8 @@ def test_card_and_page_hold_the_same_figures_and_no_script(answer, clear, tmp_pa
 
 
 METHODS = [
-    ("plain", ()), ("adarand", ("--mixup", 0.3, "--ema", 0.8)), ("l2sp", ("--layer-decay", 0.5)),
+    ("plain", ("--precision", "bf16-mixed")), ("adarand", ("--mixup", 0.3, "--ema", 0.8)),
+    ("l2sp", ("--layer-decay", 0.5)),
     ("bss", ()), ("supcon", ("--head-factor", 5)), ("core_tuning", ()), ("dr_tune", ()),
     ("delta", ()), ("lp_ft", ("--freeze-batchnorm",)), ("linear_probe", ()), ("bitfit", ()),
     ("randreg", ("--method-options", '{"kind": "class"}')), ("feature_norm", ("--optimizer", "adamw")),
@@ -113,7 +114,8 @@ NO_WEIGHT = {"plain", "lp_ft", "linear_probe", "bitfit"}
 @pytest.mark.parametrize(("method", "more"), METHODS, ids=[m for m, _ in METHODS])
 def test_every_method_trains_by_the_command(answer, clear, tmp_path, method, more):
     save_file(source(7), tmp_path / "source.safetensors")
-    words = ("finetune", "--data", clear, "--out", tmp_path / "run", *QUICK, "--lr", 0.05, "--model", "conv_small")  # fmt: skip
+    words = ("finetune", "--data", clear, "--out", "run", *QUICK, "--lr", 0.05)
+    words += ("--model", "conv_small")
     weight = () if method in NO_WEIGHT else ("--weight", 0.1)
     found = answer(*words, *weight, "--method", method, *more)
     assert found["method"] == method
@@ -164,6 +166,32 @@ def test_known_sets_and_shots(answer):
     assert found["images"] == {"train": 30, "validation": 30, "test": 359}
 
 
+def test_a_folder_too_large_for_memory_gives_the_same_numbers(answer, clear, monkeypatch):
+    words = ("finetune", "--data", clear, *GIVEN, "--channels", 1)
+    first = answer(*words, "--out", "a")["metrics"]
+    monkeypatch.setattr(sys.modules["regraft.data.load"], "_EAGER_BYTES", 0)
+    monkeypatch.setattr("regraft.data.loader.cores", lambda: 0)
+    assert answer(*words, "--out", "b")["metrics"] == first
+
+
+def test_without_test_images_the_card_says_where_its_figures_come_from(answer, regraft, clear):
+    code, _, err = regraft("finetune", "--data", clear, *GIVEN, "--out", "run", "--test", 0)
+    assert code == 0
+    assert "no test images" in err
+    assert "These images also chose the model" in Path("run/README.md").read_text()
+
+
+def test_results_and_trials_are_runs_that_a_report_reads(answer, clear):
+    for method in ("plain", "adarand"):
+        words = ("finetune", "--data", clear, *QUICK, "--method", method, "--out", f"all/{method}")
+        answer(*words, "--lr", 0.05, 0.01, "--trials", 2)
+    rows = answer("report", "all")["rows"]
+    assert {(r["arm"], r.get("control")) for r in rows} == {("plain", None), ("adarand", "plain")}
+    assert {r["setting"] for r in rows} == {"clear/conv_small"}
+    tried = answer("report", "all/adarand/search", "--metric", "validation_accuracy")["rows"]
+    assert len(tried) == 2
+
+
 def test_odd_pictures_are_taken(answer, clear):
     for i in range(3):
         Image.new("L", (9, 9), 40 * i).save(clear / "ant" / f"grey{i}.png")
@@ -174,6 +202,7 @@ def test_odd_pictures_are_taken(answer, clear):
     assert sum(found["images"].values()) == 42
 
 
+@pytest.mark.filterwarnings("default")
 def test_corrupt_images_are_named_or_left_out(refused, regraft, clear):
     (clear / "ant" / "bad.jpg").write_bytes((clear / "ant" / "0.jpg").read_bytes()[:200])
     words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
@@ -221,11 +250,11 @@ def nothing(clear):
         (nothing, ("--method-options", "{"), "--method-options is no JSON object"),
         (nothing, ("--method-options", '{"colour": 1}'), "colour"),
         (nothing, ("--model", "conv_smal"), "did you mean 'conv_small'?"),
-        (nothing, ("--model", "timm/resnet81"), "timm has no model 'resnet81'"),
+        (nothing, ("--model", "timm/resnet81", "--width", 1), "timm has no model 'resnet81'"),
         (nothing, ("--model", "no.safetensors"), "checkpoint no.safetensors: no such file"),
         (nothing, ("--checkpoint", "other.safetensors"), "does not say which network it is of"),
         (nothing, ("--checkpoint", "other.safetensors", "--model", "conv4"),
-         "checkpoint other.safetensors is of another model than conv4: it has no tensor"),
+         "checkpoint other.safetensors is of another model than conv4: its tensor 'features.0.weight'"),
         (nothing, ("--checkpoint", "other.safetensors", "--model", "conv_small", "--image-size", 10,
                    "--channels", 1), "its tensor 'features.0.weight' is"),
         (nothing, ("--pretrained",), "conv_small has no hub"),
@@ -272,9 +301,9 @@ def test_another_runs_folder_is_kept(answer, refused, clear):
 
 def test_images_that_changed_meanwhile_are_noticed(regraft, refused, clear, monkeypatch):
     words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
-    monkeypatch.setattr("regraft.recipes.finetune._write", interrupted)
-    assert regraft(*words)[0] == 130
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("regraft.recipes.finetune._write", interrupted)
+        assert regraft(*words)[0] == 130
     Image.new("RGB", (9, 9)).save(clear / "ant" / "new.png")
     assert "was started with other data" in refused(*words)
 
@@ -303,22 +332,20 @@ def test_a_search_survives_rates_that_diverge(answer, clear):
 
 def test_a_full_disk_ends_in_one_sentence_and_the_command_goes_on(regraft, clear, monkeypatch):
     words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
-    import regraft.recipes.finetune as module
 
     def full(path, *_):
-        from regraft.errors import RegraftError
-
         raise RegraftError(f"writing {path} failed (No space left on device): free some space")
 
-    monkeypatch.setattr(module, "write_tensors", full)
-    code, _, err = regraft(*words)
+    with monkeypatch.context() as patch:
+        patch.setattr("regraft.recipes.finetune.write_tensors", full)
+        code, _, err = regraft(*words)
     assert code == 1
     assert "No space left" in err.splitlines()[-1]
     assert not Path("run/result.json").exists()
-    monkeypatch.undo()
     rows = Path("run/metrics.jsonl").read_text()
     assert regraft(*words)[0] == 0
     assert Path("run/metrics.jsonl").read_text() == rows
+    assert Path("run/result.json").exists()
 
 
 def test_budgets_are_read(clear):
@@ -341,9 +368,9 @@ def test_killed_at_any_place_it_ends_with_the_same_numbers(clear, tmp_path, capf
     arguments = [sys.executable, "-m", "regraft.cli", *words, "--out", str(out)]
     arguments += ["--checkpoint-seconds", "0"]
     seen = 0
-    for place in ("search/2-epochs", "search/6-epochs", "."):
+    for place in ("search/2-epochs/*", "search/6-epochs/*", "."):
         with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            while process.poll() is None and not any((out / place).rglob("checkpoint.safetensors") if place != "." else (out).glob("checkpoint.safetensors")):  # fmt: skip
+            while process.poll() is None and not any(out.glob(f"{place}/checkpoint.safetensors")):
                 time.sleep(0.001)
             process.kill()
             seen += process.wait() == -signal.SIGKILL

@@ -47,7 +47,7 @@ from regraft.train import (
 )
 
 from .finetune_search import Stage, search
-from .finetune_trial import Workshop, has_weight
+from .finetune_trial import Workshop, has_weight, make_method
 from .job import fingerprint
 from .start import Checkpoint, Start, read_checkpoint, start_from
 
@@ -144,7 +144,7 @@ def run_finetune(
     with RunFolder(
         path,
         config=job.config(),
-        setting=f"{Path(job.data.name).name or job.data.name}/{job.model.name.replace('/', '-')}",
+        setting=_setting(job),
         arm=method,
         control=None if method == "plain" else "plain",
         seed=job.runtime.seed,
@@ -153,16 +153,18 @@ def run_finetune(
             return folder.result
         fabric = make_fabric(job.runtime)
         checkpoint = None if job.checkpoint is None else read_checkpoint(job.checkpoint)
-        splits, listed = _splits(job, say)
+        splits, listed, notes = _splits(job)
         start = _start(job, splits, checkpoint)
-        for note in start.notes or (
+        notes += start.notes or (
             "random weights: give --checkpoint or --pretrained to inherit some",
-        ):
-            say(note)
+        )
+        # What a method cannot do without is missed here, not after the search.
+        make_method(job.finetune, None, job.runtime.seed, start.source)
         splits = _normalised(job, splits, start)
         folder.pin("data", fingerprint(splits))
         write_text(path / "split.csv", listed)
         workshop = _workshop(job, splits, start, fabric)
+        stage = _after(notes, say, stage)
         epochs = job.optim.epochs
         setting, searched = search(
             workshop,
@@ -190,6 +192,13 @@ def run_finetune(
         return {"schema": 1, **result}
 
 
+def _setting(job: FinetuneJob) -> str:
+    """Return what runs must share to be compared."""
+    data = Path(job.data.name).name or job.data.name
+    parts = [data, job.model.name.replace("/", "-").replace(":", "-")]
+    return "/".join([*parts, *([] if job.data.shots is None else [f"shots={job.data.shots}"])])
+
+
 def _check(job: FinetuneJob) -> None:
     check(job.model, job.finetune, job.search, job.optim, job.runtime)
     check(replace(job.optim, lr=job.lr or job.optim.lr, weight_decay=job.weight_decay or 0.0))
@@ -198,8 +207,8 @@ def _check(job: FinetuneJob) -> None:
     for package, extra in (("jinja2", "report"), ("matplotlib", "report")):
         if importlib.util.find_spec(package) is None:  # better now than after the training
             raise MissingExtraError(package, extra, "the report of a fine-tuning")
-    if job.finetune.method not in METHODS:
-        build_method(job.finetune.method)  # which says what there is
+    if job.finetune.method != "co_tuning":  # which needs the network first
+        build_method(job.finetune.method, **job.finetune.options)
     kind: Any = METHODS[job.finetune.method]
     if job.finetune.mixup is not None and not kind.takes_soft_targets:
         raise InputError(
@@ -215,21 +224,33 @@ def _check(job: FinetuneJob) -> None:
         raise InputError("--mean and --std belong together: give both or neither")
 
 
-def _splits(job: FinetuneJob, say: Said) -> tuple[Splits, str]:
+def _after(notes: list[str], say: Said, stage: Stage) -> Stage:
+    """Return a stage that first says what there is to say, once nothing can be refused any more."""
+
+    def begin(what: str) -> Any:
+        while notes:
+            say(notes.pop(0))
+        return stage(what)
+
+    return begin
+
+
+def _splits(job: FinetuneJob) -> tuple[Splits, str, list[str]]:
     parted = load_partition(job.data, test=job.test, listed=job.listed)
     splits = parted.splits
     if splits.validation is None:
         raise InputError("there are no validation images: hold some out with --validation 0.2")
+    notes = []
     counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
     single = [splits.classes[i] for i in (counts == 1).nonzero().flatten().tolist()]
     if single:
         named = ", ".join(map(repr, single[:5])) + (", ..." if len(single) > 5 else "")
-        say(f"one training image only of {len(single)} class(es): {named}")
+        notes.append(f"one training image only of {len(single)} class(es): {named}")
     if splits.test is None:
-        say(
+        notes.append(
             "no test images: the figures come from the validation images that the choice was made on"
         )
-    return with_channels(splits, job.channels or splits.channels), parted.to_csv()
+    return with_channels(splits, job.channels or splits.channels), parted.to_csv(), notes
 
 
 def _start(job: FinetuneJob, splits: Splits, checkpoint: Checkpoint | None) -> Start:
