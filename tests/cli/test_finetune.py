@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -95,6 +96,18 @@ def test_card_and_page_hold_the_same_figures_and_no_script(answer, clear, tmp_pa
             assert row["class"] in text
     for name, row in zip(("ant", "bee", "cat"), test["confusion"], strict=True):
         assert f"| **{name}** | {' | '.join(map(str, row))} |" in card
+    tables = [[]]
+    for line in card.splitlines():
+        if line.startswith("|"):
+            tables[-1].append(line.replace("\\|", "").count("|"))
+        else:
+            tables.append([])
+    assert sum(map(bool, tables)) >= 3
+    assert all(len(set(columns)) <= 1 for columns in tables)
+    for table in re.findall("<table>.*?</table>", page, re.DOTALL):
+        lines = [len(re.findall("<t[hd][ >]", row)) for row in re.findall("<tr>.*?</tr>", table)]
+        assert len(set(lines)) == 1
+        assert len(lines) >= 2
     assert "<script" not in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert page.count("<svg") == 2
@@ -189,7 +202,7 @@ def test_results_and_trials_are_runs_that_a_report_reads(answer, clear):
     assert {(r["arm"], r.get("control")) for r in rows} == {("plain", None), ("adarand", "plain")}
     assert {r["setting"] for r in rows} == {"clear/conv_small"}
     tried = answer("report", "all/adarand/search", "--metric", "validation_accuracy")["rows"]
-    assert len(tried) == 2
+    assert len(tried) == 4  # two short ones, then both at full length
 
 
 def test_odd_pictures_are_taken(answer, clear):

@@ -87,8 +87,9 @@ class Finetune:
     """Keep a running average of the weights with this decay, e.g. 0.99."""
     mixup: float | None = None
     """alpha of mixup, e.g. 0.2, for methods that allow it."""
-    augment: Augmentation = "crop"
-    """Augmentation of the training images; resized-crop-flip suits photographs."""
+    augment: Augmentation | None = None
+    """Augmentation of the training images: resized-crop-flip suits photographs; without it crop, and
+    none below 24 pixels."""
     image_size: int | None = None
     """Side of the images in pixels; without it that of the checkpoint, or 224 for a folder."""
     channels: Literal[1, 3] | None = None
@@ -176,7 +177,9 @@ class Finetune:
                 name=self.data,
                 root=self.data_root,
                 image_size=size,
+                augment="none",
             ),
+            augment=self.augment,
             test=self.test,
             channels=channels,
             listed=self.split,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from regraft.config import (
+    Augmentation,
     DataConfig,
     FinetuneConfig,
     ModelConfig,
@@ -51,6 +52,8 @@ from .finetune_trial import Workshop, has_weight, make_method
 from .job import fingerprint
 from .start import Checkpoint, Start, read_checkpoint, start_from
 
+_LEAST_TO_CROP = 24
+
 # What must be said of a network to build it again, and what would fetch weights for it.
 _FETCHING = ("pretrained", "weights", "checkpoint_path")
 
@@ -71,6 +74,8 @@ class FinetuneJob:
         mean: Mean of each channel to normalise by; without it that of the starting weights where
             it is known, and of the training images elsewhere.
         std: The same for the standard deviation.
+        augment: Augmentation of the training images; without it `crop`, and `none` for images so
+            small that shifts of 4 pixels would move the object out of them.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -88,6 +93,7 @@ class FinetuneJob:
     weight_decay: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    augment: Augmentation | None = None
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def config(self) -> dict[str, Any]:
@@ -96,6 +102,7 @@ class FinetuneJob:
         found: dict[str, Any] = {name: to_dict(getattr(self, name)) for name in parts}
         for part, key in (
             ("data", "root"),
+            ("data", "augment"),
             ("data", "download"),
             ("runtime", "checkpoint_seconds"),
             # Said below, where they may be left open.
@@ -105,6 +112,7 @@ class FinetuneJob:
         ):
             found[part].pop(key)
         more = ("test", "channels", "pretrained", "lr", "optimizer", "weight_decay", "mean", "std")
+        more += ("augment",)
         found |= {k: list(v) if isinstance(v := getattr(self, k), tuple) else v for k in more}
         for name in ("checkpoint", "listed"):
             file = getattr(self, name)
@@ -306,6 +314,8 @@ def _workshop(job: FinetuneJob, splits: Splits, start: Start, fabric: Any) -> Wo
 
 
 def _batches(job: FinetuneJob, splits: Splits, size: int, device: torch.device) -> Batches:
+    augment = job.augment or ("crop" if splits.image_size >= _LEAST_TO_CROP else "none")
+
     def source(images: Any, train: bool) -> BatchSource:
         in_memory = isinstance(images, ImageSet)
         return (TensorLoader if in_memory else FolderLoader)(
@@ -314,7 +324,7 @@ def _batches(job: FinetuneJob, splits: Splits, size: int, device: torch.device) 
             mean=splits.mean,
             std=splits.std,
             shuffle=train,
-            augment=job.data.augment if train else "none",
+            augment=augment if train else "none",
             seed=job.runtime.seed,
             device=device,
         )

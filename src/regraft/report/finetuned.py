@@ -129,6 +129,7 @@ def page(path: Path, facts: dict[str, Any], found: dict[str, Any]) -> str:
 _SUMMARY = (
     "Images",
     "Accuracy (%)",
+    "95% interval",
     "Mean over classes (%)",
     "Loss (nats)",
     "Calibration error (%)",
