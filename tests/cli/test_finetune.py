@@ -361,6 +361,15 @@ def test_a_full_disk_ends_in_one_sentence_and_the_command_goes_on(regraft, clear
     assert Path("run/result.json").exists()
 
 
+def test_few_images_get_enough_steps(answer, clear):
+    words = [w for w in GIVEN if w not in ("--epochs", "2")]
+    answer("finetune", "--data", clear, "--out", "run", *words)
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    # 18 images in batches of 8 are 3 steps an epoch.
+    assert max(r["epoch"] for r in rows) == 67 - 1
+    assert max(r["step"] for r in rows if r["split"] == "train") == 201
+
+
 def test_budgets_are_read(clear):
     def seconds(text):
         return Finetune(data=str(clear), budget=text).job().search.seconds

@@ -59,8 +59,8 @@ class Finetune:
     """About how long choosing may take, e.g. 90s, 10m, 2h."""
     trials: int | None = None
     """Compare this many settings, whatever the time: the same plan on every machine."""
-    epochs: int = 30
-    """Passes over the training images."""
+    epochs: int | None = None
+    """Passes over the training images; without it 30, or as many as 200 steps take."""
     batch_size: int = 32
     """Images in a batch."""
     optimizer: Literal["auto", "sgd", "adamw"] = "auto"
@@ -198,7 +198,8 @@ class Finetune:
                 lr=() if one_rate else self.lr,
                 weight=() if one_weight else self.weight,
             ),
-            optim=_pick(OptimConfig, values, lr=0.1, optimizer="sgd", weight_decay=0.0),
+            optim=_pick(OptimConfig, values, lr=0.1, optimizer="sgd", weight_decay=0.0, epochs=30),
+            epochs=self.epochs,
             lr=self.lr[0] if one_rate else None,
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,

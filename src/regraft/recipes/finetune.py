@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,6 +54,7 @@ from .job import fingerprint
 from .start import Checkpoint, Start, read_checkpoint, start_from
 
 _LEAST_TO_CROP = 24
+_EPOCHS, _STEPS = 30, 200
 
 # What must be said of a network to build it again, and what would fetch weights for it.
 _FETCHING = ("pretrained", "weights", "checkpoint_path")
@@ -69,6 +71,7 @@ class FinetuneJob:
         checkpoint: Weights to start from.
         pretrained: Start from the weights of a hub.
         lr: Learning rate; chosen on validation without one.
+        epochs: Passes over the training images; without a number 30, or as many as 200 steps take.
         optimizer: `auto` is AdamW for a network with LayerNorm and SGD for the others.
         weight_decay: Without one 1e-4, and 0 for methods that decay weights themselves.
         mean: Mean of each channel to normalise by; without it that of the starting weights where
@@ -89,6 +92,7 @@ class FinetuneJob:
     search: SearchConfig = field(default_factory=SearchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     lr: float | None = None
+    epochs: int | None = None
     optimizer: Literal["auto", "sgd", "adamw"] = "auto"
     weight_decay: float | None = None
     mean: tuple[float, ...] | None = None
@@ -107,12 +111,13 @@ class FinetuneJob:
             ("runtime", "checkpoint_seconds"),
             # Said below, where they may be left open.
             ("optim", "lr"),
+            ("optim", "epochs"),
             ("optim", "optimizer"),
             ("optim", "weight_decay"),
         ):
             found[part].pop(key)
         more = ("test", "channels", "pretrained", "lr", "optimizer", "weight_decay", "mean", "std")
-        more += ("augment",)
+        more += ("augment", "epochs")
         found |= {k: list(v) if isinstance(v := getattr(self, k), tuple) else v for k in more}
         for name in ("checkpoint", "listed"):
             file = getattr(self, name)
@@ -173,7 +178,7 @@ def run_finetune(
         write_text(path / "split.csv", listed)
         workshop = _workshop(job, splits, start, fabric)
         stage = _after(notes, say, stage)
-        epochs = job.optim.epochs
+        epochs = workshop.optim.epochs
         setting, searched = search(
             workshop,
             job.search,
@@ -209,7 +214,9 @@ def _setting(job: FinetuneJob) -> str:
 
 def _check(job: FinetuneJob) -> None:
     check(job.model, job.finetune, job.search, job.optim, job.runtime)
-    check(replace(job.optim, lr=job.lr or job.optim.lr, weight_decay=job.weight_decay or 0.0))
+    epochs = _EPOCHS if job.epochs is None else job.epochs
+    decay, rate = job.weight_decay or 0.0, job.lr or job.optim.lr
+    check(replace(job.optim, lr=rate, weight_decay=decay, epochs=epochs))
     if job.lr == 0:
         raise InputError("lr=0: expected a finite number above 0")
     for package, extra in (("jinja2", "report"), ("matplotlib", "report")):
@@ -293,15 +300,16 @@ def _workshop(job: FinetuneJob, splits: Splits, start: Start, fabric: Any) -> Wo
     if decay is None:
         decay = 0.0 if job.finetune.method in ("l2sp", "delta") else 1e-4
     size = min(job.optim.batch_size, len(splits.train))
+    batches = _batches(job, splits, size, fabric.device)
     optim = replace(
         job.optim,
         optimizer=optimizer,
         weight_decay=decay,
         batch_size=size,
+        epochs=job.epochs or max(_EPOCHS, math.ceil(_STEPS / len(batches.train))),
         nesterov=optimizer == "sgd",
         select="best",
     )
-    batches = _batches(job, splits, size, fabric.device)
     mixed = None
     if job.finetune.mixup is not None:
         mixed = Mixup(
