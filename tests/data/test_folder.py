@@ -101,3 +101,14 @@ def test_a_class_of_which_nothing_can_be_read_is_refused(tmp_path, make_images):
     (tmp_path / "b" / "000.png").write_bytes(b"?")
     with pytest.raises(InputError, match="no image of class 'b'"):
         scan_folder(tmp_path, unreadable="skip")
+
+
+def test_classes_that_differ_in_case_only_are_refused(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name in ("Cat", "cat", "dog"):
+        (tmp_path / name).mkdir()
+        image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system does not tell them apart")
+    with pytest.raises(InputError, match=r"'Cat' and 'cat'.*only differ in case.*rename"):
+        scan_folder(tmp_path)

@@ -59,8 +59,8 @@ class Finetune:
     """About how long choosing may take, e.g. 90s, 10m, 2h."""
     trials: int | None = None
     """Compare this many settings, whatever the time: the same plan on every machine."""
-    epochs: int = 30
-    """Passes over the training images."""
+    epochs: int | None = None
+    """Passes over the training images; without it 30, or as many as 200 steps take."""
     batch_size: int = 32
     """Images in a batch."""
     optimizer: Literal["auto", "sgd", "adamw"] = "auto"
@@ -87,8 +87,9 @@ class Finetune:
     """Keep a running average of the weights with this decay, e.g. 0.99."""
     mixup: float | None = None
     """alpha of mixup, e.g. 0.2, for methods that allow it."""
-    augment: Augmentation = "crop"
-    """Augmentation of the training images; resized-crop-flip suits photographs."""
+    augment: Augmentation | None = None
+    """Augmentation of the training images: resized-crop-flip suits photographs; without it crop, and
+    none below 24 pixels."""
     image_size: int | None = None
     """Side of the images in pixels; without it that of the checkpoint, or 224 for a folder."""
     channels: Literal[1, 3] | None = None
@@ -176,7 +177,9 @@ class Finetune:
                 name=self.data,
                 root=self.data_root,
                 image_size=size,
+                augment="none",
             ),
+            augment=self.augment,
             test=self.test,
             channels=channels,
             listed=self.split,
@@ -195,7 +198,8 @@ class Finetune:
                 lr=() if one_rate else self.lr,
                 weight=() if one_weight else self.weight,
             ),
-            optim=_pick(OptimConfig, values, lr=0.1, optimizer="sgd", weight_decay=0.0),
+            optim=_pick(OptimConfig, values, lr=0.1, optimizer="sgd", weight_decay=0.0, epochs=30),
+            epochs=self.epochs,
             lr=self.lr[0] if one_rate else None,
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,

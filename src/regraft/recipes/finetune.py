@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from regraft.config import (
+    Augmentation,
     DataConfig,
     FinetuneConfig,
     ModelConfig,
@@ -35,24 +36,22 @@ from regraft.data import (
 from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
-from regraft.files import write_tensors, write_text
+from regraft.files import write_text
 from regraft.protocols import BatchSource
 from regraft.train import (
     Batches,
     RunFolder,
-    evaluation,
-    fit_temperature,
     make_fabric,
-    outputs,
 )
 
+from .finetune_files import about_of, write_result
 from .finetune_search import Stage, search
-from .finetune_trial import Workshop, has_weight
+from .finetune_trial import Workshop, has_weight, make_method
 from .job import fingerprint
 from .start import Checkpoint, Start, read_checkpoint, start_from
 
-# What must be said of a network to build it again, and what would fetch weights for it.
-_FETCHING = ("pretrained", "weights", "checkpoint_path")
+_LEAST_TO_CROP = 24
+_EPOCHS, _STEPS = 30, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +65,14 @@ class FinetuneJob:
         checkpoint: Weights to start from.
         pretrained: Start from the weights of a hub.
         lr: Learning rate; chosen on validation without one.
+        epochs: Passes over the training images; without a number 30, or as many as 200 steps take.
         optimizer: `auto` is AdamW for a network with LayerNorm and SGD for the others.
         weight_decay: Without one 1e-4, and 0 for methods that decay weights themselves.
         mean: Mean of each channel to normalise by; without it that of the starting weights where
             it is known, and of the training images elsewhere.
         std: The same for the standard deviation.
+        augment: Augmentation of the training images; without it `crop`, and `none` for images so
+            small that shifts of 4 pixels would move the object out of them.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -84,10 +86,12 @@ class FinetuneJob:
     search: SearchConfig = field(default_factory=SearchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     lr: float | None = None
+    epochs: int | None = None
     optimizer: Literal["auto", "sgd", "adamw"] = "auto"
     weight_decay: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    augment: Augmentation | None = None
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def config(self) -> dict[str, Any]:
@@ -96,15 +100,18 @@ class FinetuneJob:
         found: dict[str, Any] = {name: to_dict(getattr(self, name)) for name in parts}
         for part, key in (
             ("data", "root"),
+            ("data", "augment"),
             ("data", "download"),
             ("runtime", "checkpoint_seconds"),
             # Said below, where they may be left open.
             ("optim", "lr"),
+            ("optim", "epochs"),
             ("optim", "optimizer"),
             ("optim", "weight_decay"),
         ):
             found[part].pop(key)
         more = ("test", "channels", "pretrained", "lr", "optimizer", "weight_decay", "mean", "std")
+        more += ("augment", "epochs")
         found |= {k: list(v) if isinstance(v := getattr(self, k), tuple) else v for k in more}
         for name in ("checkpoint", "listed"):
             file = getattr(self, name)
@@ -144,7 +151,7 @@ def run_finetune(
     with RunFolder(
         path,
         config=job.config(),
-        setting=f"{Path(job.data.name).name or job.data.name}/{job.model.name.replace('/', '-')}",
+        setting=_setting(job),
         arm=method,
         control=None if method == "plain" else "plain",
         seed=job.runtime.seed,
@@ -153,15 +160,19 @@ def run_finetune(
             return folder.result
         fabric = make_fabric(job.runtime)
         checkpoint = None if job.checkpoint is None else read_checkpoint(job.checkpoint)
-        splits, listed = _splits(job, say)
+        splits, listed, notes = _splits(job)
         start = _start(job, splits, checkpoint)
-        for note in start.notes:
-            say(note)
+        notes += start.notes or (
+            "random weights: give --checkpoint or --pretrained to inherit some",
+        )
+        # What a method cannot do without is missed here, not after the search.
+        make_method(job.finetune, None, job.runtime.seed, start.source)
         splits = _normalised(job, splits, start)
         folder.pin("data", fingerprint(splits))
         write_text(path / "split.csv", listed)
         workshop = _workshop(job, splits, start, fabric)
-        epochs = job.optim.epochs
+        stage = _after(notes, say, stage)
+        epochs = workshop.optim.epochs
         setting, searched = search(
             workshop,
             job.search,
@@ -179,25 +190,34 @@ def run_finetune(
             progress=stage(f"training {setting}"),
             test=True,
         )
-        about = _about(job, splits, start)
+        about = about_of(job, splits, start)
         result |= {"chosen": searched["chosen"], "optimizer": workshop.optim.optimizer}
-        result |= _write(path, model, workshop, splits, about, result, searched)
+        result |= write_result(path, model, workshop, splits, about, result, searched)
         folder.finish(result)
         # Whole and stored as the model: what only going on would need is not kept.
         (path / "checkpoint.safetensors").unlink(missing_ok=True)
         return {"schema": 1, **result}
 
 
+def _setting(job: FinetuneJob) -> str:
+    """Return what runs must share to be compared."""
+    data = Path(job.data.name).name or job.data.name
+    parts = [data, job.model.name.replace("/", "-").replace(":", "-")]
+    return "/".join([*parts, *([] if job.data.shots is None else [f"shots={job.data.shots}"])])
+
+
 def _check(job: FinetuneJob) -> None:
     check(job.model, job.finetune, job.search, job.optim, job.runtime)
-    check(replace(job.optim, lr=job.lr or job.optim.lr, weight_decay=job.weight_decay or 0.0))
+    epochs = _EPOCHS if job.epochs is None else job.epochs
+    decay, rate = job.weight_decay or 0.0, job.lr or job.optim.lr
+    check(replace(job.optim, lr=rate, weight_decay=decay, epochs=epochs))
     if job.lr == 0:
         raise InputError("lr=0: expected a finite number above 0")
     for package, extra in (("jinja2", "report"), ("matplotlib", "report")):
         if importlib.util.find_spec(package) is None:  # better now than after the training
             raise MissingExtraError(package, extra, "the report of a fine-tuning")
-    if job.finetune.method not in METHODS:
-        build_method(job.finetune.method)  # which says what there is
+    if job.finetune.method != "co_tuning":  # which needs the network first
+        build_method(job.finetune.method, **job.finetune.options)
     kind: Any = METHODS[job.finetune.method]
     if job.finetune.mixup is not None and not kind.takes_soft_targets:
         raise InputError(
@@ -213,21 +233,33 @@ def _check(job: FinetuneJob) -> None:
         raise InputError("--mean and --std belong together: give both or neither")
 
 
-def _splits(job: FinetuneJob, say: Said) -> tuple[Splits, str]:
+def _after(notes: list[str], say: Said, stage: Stage) -> Stage:
+    """Return a stage that first says what there is to say, once nothing can be refused any more."""
+
+    def begin(what: str) -> Any:
+        while notes:
+            say(notes.pop(0))
+        return stage(what)
+
+    return begin
+
+
+def _splits(job: FinetuneJob) -> tuple[Splits, str, list[str]]:
     parted = load_partition(job.data, test=job.test, listed=job.listed)
     splits = parted.splits
     if splits.validation is None:
         raise InputError("there are no validation images: hold some out with --validation 0.2")
+    notes = []
     counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
     single = [splits.classes[i] for i in (counts == 1).nonzero().flatten().tolist()]
     if single:
         named = ", ".join(map(repr, single[:5])) + (", ..." if len(single) > 5 else "")
-        say(f"one training image only of {len(single)} class(es): {named}")
+        notes.append(f"one training image only of {len(single)} class(es): {named}")
     if splits.test is None:
-        say(
+        notes.append(
             "no test images: the figures come from the validation images that the choice was made on"
         )
-    return with_channels(splits, job.channels or splits.channels), parted.to_csv()
+    return with_channels(splits, job.channels or splits.channels), parted.to_csv(), notes
 
 
 def _start(job: FinetuneJob, splits: Splits, checkpoint: Checkpoint | None) -> Start:
@@ -262,15 +294,16 @@ def _workshop(job: FinetuneJob, splits: Splits, start: Start, fabric: Any) -> Wo
     if decay is None:
         decay = 0.0 if job.finetune.method in ("l2sp", "delta") else 1e-4
     size = min(job.optim.batch_size, len(splits.train))
+    batches = _batches(job, splits, size, fabric.device)
     optim = replace(
         job.optim,
         optimizer=optimizer,
         weight_decay=decay,
         batch_size=size,
+        epochs=job.epochs or max(_EPOCHS, math.ceil(_STEPS / len(batches.train))),
         nesterov=optimizer == "sgd",
         select="best",
     )
-    batches = _batches(job, splits, size, fabric.device)
     mixed = None
     if job.finetune.mixup is not None:
         mixed = Mixup(
@@ -283,6 +316,8 @@ def _workshop(job: FinetuneJob, splits: Splits, start: Start, fabric: Any) -> Wo
 
 
 def _batches(job: FinetuneJob, splits: Splits, size: int, device: torch.device) -> Batches:
+    augment = job.augment or ("crop" if splits.image_size >= _LEAST_TO_CROP else "none")
+
     def source(images: Any, train: bool) -> BatchSource:
         in_memory = isinstance(images, ImageSet)
         return (TensorLoader if in_memory else FolderLoader)(
@@ -291,83 +326,13 @@ def _batches(job: FinetuneJob, splits: Splits, size: int, device: torch.device) 
             mean=splits.mean,
             std=splits.std,
             shuffle=train,
-            augment=job.data.augment if train else "none",
+            augment=augment if train else "none",
             seed=job.runtime.seed,
             device=device,
         )
 
     test = None if splits.test is None else source(splits.test, False)
     return Batches(source(splits.train, True), source(splits.validation, False), test)
-
-
-def _about(job: FinetuneJob, splits: Splits, start: Start) -> dict[str, Any]:
-    """Return what the model's file says it is of: how to build it and what to feed it."""
-    model = to_dict(job.model)
-    model["options"] = {k: v for k, v in model["options"].items() if k not in _FETCHING}
-    return {
-        "model": model,
-        "input": {"channels": splits.channels, "image_size": splits.image_size},
-        "mean": list(splits.mean),
-        "std": list(splits.std),
-        "classes": list(splits.classes),
-        "data": splits.name,
-        "method": job.finetune.method,
-        "start": list(start.notes) or ["random weights"],
-    }
-
-
-def _write(
-    path: Path,
-    model: nn.Module,
-    workshop: Workshop,
-    splits: Splits,
-    about: dict[str, Any],
-    result: dict[str, Any],
-    searched: dict[str, Any],
-) -> dict[str, Any]:
-    """Measure the selected network, write everything about it, and return what the result adds."""
-    from regraft.report.finetuned import card, page
-
-    batches, classes = workshop.batches, splits.classes
-    model = model.to(workshop.fabric.device)
-    held_out = batches.validation
-    if held_out is None:
-        raise InputError("there are no validation images: hold some out")
-    logits, labels = outputs(model, held_out, fabric=workshop.fabric)
-    temperature = fit_temperature(logits, labels)
-    about |= {"temperature": temperature}
-    found = {"validation": evaluation(logits, labels, classes, temperature=temperature)}
-    if batches.test is not None:
-        logits, labels = outputs(model, batches.test, fabric=workshop.fabric)
-        found["test"] = evaluation(logits, labels, classes, temperature=temperature)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    write_tensors(path / "model.safetensors", tensors, {"regraft.model": json.dumps(about)})
-    write_text(path / "classes.txt", "".join(f"{name}\n" for name in classes))
-    write_text(path / "evaluation.json", json.dumps(found, indent=2) + "\n")
-    metrics = dict(result["metrics"])
-    for split, figures in found.items():
-        metrics |= {f"{split}_{k}": figures[k] for k in ("balanced_accuracy", "calibration_error")}
-    metrics["temperature"] = temperature
-    counts = {
-        part: {name: int(n) for name, n in zip(classes, _counts(splits, part), strict=True)}
-        for part in ("train", "validation", "test")
-        if getattr(splits, part) is not None
-    }
-    whole = {**result, "metrics": metrics}
-    facts = {"about": about, "result": whole, "search": searched, "images": counts}
-    write_text(path / "README.md", card(path, facts, found))
-    write_text(path / "report.html", page(path, facts, found))
-    stored = (path / "model.safetensors").stat().st_size
-    return {
-        "metrics": metrics,
-        "stored_bytes": stored,
-        "images": {k: sum(v.values()) for k, v in counts.items()},
-    }
-
-
-def _counts(splits: Splits, part: str) -> list[int]:
-    labels = getattr(splits, part).labels
-    return torch.bincount(labels, minlength=splits.num_classes).tolist()
 
 
 def _digest(file: Path) -> str:

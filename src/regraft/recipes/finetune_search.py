@@ -32,6 +32,7 @@ Stage = Callable[[str], Progress | None]
 _RATES = {"sgd": (0.01, 0.03, 0.003, 0.1, 0.001), "adamw": (1e-4, 3e-4, 3e-5, 1e-3, 1e-5)}
 _SHORT = 3
 _KEPT = 3
+_FEWEST = 6
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def plan(
     """Return the rungs that fit into a time, None where not even two short trials do.
 
     In this order: every setting at full length; halving, a third of the length for the first n
-    settings and full length for the best third of them (two at least); a third of the length alone.
+    settings (six at least) and full length for the best third of them (two at least); a third of
+    the length alone.
 
     Args:
         count: Settings there are.
@@ -94,7 +96,7 @@ def plan(
     """
     short = max(1, epochs // _SHORT)
     options = [(Rung(count, epochs),)]
-    options += [_halving(n, epochs) for n in range(count, 2, -1)]
+    options += [_halving(n, epochs) for n in range(count, min(count, _FEWEST) - 1, -1)]
     options += [(Rung(n, short),) for n in range(count, 1, -1)]
     for rungs in options:
         if sum(r.trials * (start + r.epochs * epoch) for r in rungs) <= seconds:

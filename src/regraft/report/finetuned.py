@@ -129,6 +129,7 @@ def page(path: Path, facts: dict[str, Any], found: dict[str, Any]) -> str:
 _SUMMARY = (
     "Images",
     "Accuracy (%)",
+    "95% interval",
     "Mean over classes (%)",
     "Loss (nats)",
     "Calibration error (%)",
@@ -195,9 +196,11 @@ def _lead(facts: dict[str, Any], split: str, figures: dict[str, Any]) -> str:
 
 
 def _summary(figures: dict[str, Any]) -> list[str]:
+    low, high = figures["accuracy_interval"]
     return [
         str(figures["images"]),
         f"{figures['accuracy']:.1f}",
+        wording.interval(low, high, 1),
         f"{figures['balanced_accuracy']:.1f}",
         f"{figures['loss']:.3f}",
         f"{figures['calibration_error']:.1f}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .calibration import calibration_error, reliability
+
+_MOST_BINS, _FEWEST_BINS, _IMAGES_A_BIN = 15, 5, 20
+_Z = 1.959964
 
 
 def evaluation(
@@ -25,10 +29,11 @@ def evaluation(
         temperature: What logits are divided by.
 
     Returns:
-        `images`; `accuracy` (percent) and `balanced_accuracy` (mean recall of the classes that
-        occur); `loss` (nats) and `calibration_error`, and both `uncalibrated` (temperature 1);
-        `reliability`, the bins of each; `confusion` [K][K], rows the true class; `per_class`, with
-        precision, recall and F1 in percent, None where there is nothing to divide by.
+        `images`; `accuracy` (percent) with its 95% interval (Wilson's), and `balanced_accuracy`
+        (mean recall of the classes that occur); `loss` (nats), `calibration_error` (percent) and its
+        bins, `reliability`, and the three at temperature 1, `uncalibrated`; `confusion` [K][K], rows
+        the true class; `per_class`, with precision, recall and F1 in percent, None where there is
+        nothing to divide by.
     """
     k = len(classes)
     predicted = logits.argmax(1)
@@ -51,6 +56,7 @@ def evaluation(
     found: dict[str, Any] = {
         "images": len(labels),
         "accuracy": 100.0 * (predicted == labels).double().mean().item(),
+        "accuracy_interval": wilson(int((predicted == labels).sum()), len(labels)),
         "balanced_accuracy": sum(recalls) / len(recalls),
         "temperature": temperature,
         **_trust(logits, labels, temperature),
@@ -59,6 +65,19 @@ def evaluation(
         "per_class": per_class,
     }
     return found
+
+
+def wilson(right: int, images: int) -> list[float]:
+    """Return the 95% interval of a share, in percent: p of |share - p| <= z sqrt(p (1 - p) / n).
+
+    Args:
+        right: Images that are classified right.
+        images: n.
+    """
+    share, z2 = right / images, _Z**2
+    middle = share + z2 / (2 * images)
+    reach = _Z * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
+    return [100.0 * (middle + side * reach) / (1 + z2 / images) for side in (-1, 1)]
 
 
 def confused(found: dict[str, Any], most: int = 10) -> list[dict[str, Any]]:
@@ -80,7 +99,9 @@ def confused(found: dict[str, Any], most: int = 10) -> list[dict[str, Any]]:
 
 def _trust(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Any]:
     scaled = logits.double() / temperature
-    bins = reliability(scaled.softmax(1), labels)
+    # With few images in a bin its share of right answers is noise, which counts as miscalibration.
+    count = min(_MOST_BINS, max(_FEWEST_BINS, len(labels) // _IMAGES_A_BIN))
+    bins = reliability(scaled.softmax(1), labels, bins=count)
     return {
         "loss": F.cross_entropy(scaled, labels).item(),
         "calibration_error": 100.0 * calibration_error(bins),

@@ -1,0 +1,411 @@
+import csv
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from regraft.cli import main
+from regraft.cli.finetune import Finetune
+from regraft.config import ModelConfig
+from regraft.errors import InputError, RegraftError
+from regraft.models import build
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+QUICK = shlex.split(
+    "--image-size 10 --epochs 2 --batch-size 8 --threads 1 --accelerator cpu --width 0.5"
+)
+GIVEN = (*QUICK, "--lr", "0.05", "--weight", "0.3")
+DRIVER = Path(__file__).parents[1] / "support" / "kill_driver.py"
+
+
+@pytest.fixture
+def clear(tmp_path):
+    """A folder of three classes of ten images that differ in colour."""
+    generator = torch.Generator().manual_seed(0)
+    for label, name in enumerate(("ant", "bee", "cat")):
+        (tmp_path / "clear" / name).mkdir(parents=True)
+        for i in range(10):
+            noise = torch.randint(60, (12, 10, 3), generator=generator, dtype=torch.uint8)
+            noise[..., label] += 150
+            Image.fromarray(noise.numpy()).save(tmp_path / "clear" / name / f"{i}.jpg")
+    return tmp_path / "clear"
+
+
+def folder_of(out):
+    return {p.name for p in out.iterdir()}
+
+
+def test_one_command_leaves_a_usable_model(answer, regraft, clear, tmp_path):
+    out = tmp_path / "run"
+    found = answer("finetune", "--data", clear, "--out", out, *QUICK, "--epochs", 12, "--trials", 3)
+    assert found["metrics"]["test_accuracy"] >= 80
+    assert found["images"] == {"train": 18, "validation": 6, "test": 6}
+    assert folder_of(out) == {
+        "README.md", "classes.txt", "config.json", "data.json", "environment.json",
+        "evaluation.json", "metrics.jsonl", "model.safetensors", "report.html", "result.json",
+        "search", "search.json", "split.csv",
+    }  # fmt: skip
+    assert (out / "classes.txt").read_text() == "ant\nbee\ncat\n"
+    searched = json.loads((out / "search.json").read_text())
+    assert [r["trials"] for r in searched["rungs"]] == [3, 2]
+    assert len(searched["trials"]) == 5
+    best = max(
+        searched["trials"][3:], key=lambda t: (t["validation_accuracy"], -t["validation_loss"])
+    )
+    assert found["chosen"] == {k: best[k] for k in ("lr", "weight")}
+    # The run that is kept is the trial that was chosen.
+    assert found["metrics"]["validation_accuracy"] == best["validation_accuracy"]
+    measured = json.loads((out / "evaluation.json").read_text())
+    assert measured["test"]["accuracy"] == found["metrics"]["test_accuracy"]
+    assert measured["validation"]["loss"] <= measured["validation"]["uncalibrated"]["loss"] + 1e-9
+    with safe_open(out / "model.safetensors", framework="pt") as file:
+        about = json.loads(file.metadata()["regraft.model"])
+    assert about["temperature"] == measured["test"]["temperature"]
+    rows = list(csv.DictReader((out / "split.csv").read_text().splitlines()))
+    assert {r["image"] for r in rows} == {
+        f"{c}/{i}.jpg" for c in ("ant", "bee", "cat") for i in range(10)
+    }
+    # Once more: nothing is trained, the same is told.
+    assert (
+        answer("finetune", "--data", clear, "--out", out, *QUICK, "--epochs", 12, "--trials", 3)
+        == found
+    )
+
+
+def test_card_and_page_hold_the_same_figures_and_no_script(answer, clear, tmp_path):
+    out = tmp_path / "run"
+    answer("finetune", "--data", clear, "--out", out, *GIVEN)
+    test = json.loads((out / "evaluation.json").read_text())["test"]
+    card, page = (out / "README.md").read_text(), (out / "report.html").read_text()
+    for text in (card, page):
+        assert f"{test['accuracy']:.1f}% of 6 test images" in text
+        assert "as given" in text
+        for row in test["per_class"]:
+            assert row["class"] in text
+    for name, row in zip(("ant", "bee", "cat"), test["confusion"], strict=True):
+        assert f"| **{name}** | {' | '.join(map(str, row))} |" in card
+    tables = [[]]
+    for line in card.splitlines():
+        if line.startswith("|"):
+            tables[-1].append(line.replace("\\|", "").count("|"))
+        else:
+            tables.append([])
+    assert sum(map(bool, tables)) >= 3
+    assert all(len(set(columns)) <= 1 for columns in tables)
+    for table in re.findall("<table>.*?</table>", page, re.DOTALL):
+        lines = [len(re.findall("<t[hd][ >]", row)) for row in re.findall("<tr>.*?</tr>", table)]
+        assert len(set(lines)) == 1
+        assert len(lines) >= 2
+    assert "<script" not in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") == 2
+
+
+METHODS = [
+    ("plain", ("--precision", "bf16-mixed")), ("adarand", ("--mixup", 0.3, "--ema", 0.8)),
+    ("l2sp", ("--layer-decay", 0.5)),
+    ("bss", ()), ("supcon", ("--head-factor", 5)), ("core_tuning", ()), ("dr_tune", ()),
+    ("delta", ()), ("lp_ft", ("--freeze-batchnorm",)), ("linear_probe", ()), ("bitfit", ()),
+    ("randreg", ("--method-options", '{"kind": "class"}')), ("feature_norm", ("--optimizer", "adamw")),
+    ("co_tuning", ("--checkpoint", "source.safetensors")),
+]  # fmt: skip
+NO_WEIGHT = {"plain", "lp_ft", "linear_probe", "bitfit"}
+
+
+@pytest.mark.parametrize(("method", "more"), METHODS, ids=[m for m, _ in METHODS])
+def test_every_method_trains_by_the_command(answer, clear, tmp_path, method, more):
+    save_file(source(7), tmp_path / "source.safetensors")
+    words = ("finetune", "--data", clear, "--out", "run", *QUICK, "--lr", 0.05)
+    words += ("--model", "conv_small")
+    weight = () if method in NO_WEIGHT else ("--weight", 0.1)
+    found = answer(*words, *weight, "--method", method, *more)
+    assert found["method"] == method
+    assert 0 <= found["metrics"]["test_accuracy"] <= 100
+    assert load_file(tmp_path / "run" / "model.safetensors").keys() == source(3).keys()
+
+
+def source(classes, size=10):
+    torch.manual_seed(0)
+    config = ModelConfig(name="conv_small", width=0.5)
+    return build(config, num_classes=classes, channels=3, image_size=size).state_dict()
+
+
+def test_a_regraft_file_says_its_own_network_size_and_channels(regraft, answer, clear, tmp_path):
+    code, _, err = regraft(
+        "finetune", "--data", clear, "--out", "a", *GIVEN, "--channels", 1, "--model", "conv_small"
+    )
+    assert code == 0, err
+    words = ("finetune", "--data", clear, "--model", "a/model.safetensors", "--out", "b")
+    answer(*words, "--epochs", 1, "--lr", 0.01, "--weight", 0.1)
+    config = json.loads(Path("b/config.json").read_text())["config"]
+    assert (config["model"]["width"], config["channels"]) == (0.5, 1)
+    assert config["data"]["image_size"] == 10
+    _, _, said = regraft(*words[:-1], "c", "--epochs", 1, "--lr", 0.01, "--weight", 0.1)
+    assert "weights from a/model.safetensors" in said
+
+
+def test_a_head_of_another_size_is_replaced_and_said_so(regraft, clear, tmp_path):
+    save_file(source(7), tmp_path / "source.safetensors")
+    words = ("finetune", "--data", clear, "--out", "run", *GIVEN, "--model", "conv_small")
+    code, _, err = regraft(*words, "--checkpoint", "source.safetensors")
+    assert code == 0
+    assert (
+        "the classifier head is new: that of source.safetensors has 7 classes and the data 3" in err
+    )
+
+
+def test_a_split_is_used_again(answer, clear):
+    answer("finetune", "--data", clear, "--out", "a", *GIVEN, "--split-seed", 5)
+    answer("finetune", "--data", clear, "--out", "b", *GIVEN, "--split", "a/split.csv")
+    assert Path("a/split.csv").read_text() == Path("b/split.csv").read_text()
+    assert Path("a/metrics.jsonl").read_text() == Path("b/metrics.jsonl").read_text()
+
+
+def test_known_sets_and_shots(answer):
+    pytest.importorskip("sklearn")
+    found = answer("finetune", "--data", "digits", "--shots", 3, *GIVEN, "--out", "run")
+    assert found["images"] == {"train": 30, "validation": 30, "test": 359}
+
+
+def test_a_folder_too_large_for_memory_gives_the_same_numbers(answer, clear, monkeypatch):
+    words = ("finetune", "--data", clear, *GIVEN, "--channels", 1)
+    first = answer(*words, "--out", "a")["metrics"]
+    monkeypatch.setattr(sys.modules["regraft.data.load"], "_EAGER_BYTES", 0)
+    monkeypatch.setattr("regraft.data.loader.cores", lambda: 0)
+    assert answer(*words, "--out", "b")["metrics"] == first
+
+
+def test_without_test_images_the_card_says_where_its_figures_come_from(answer, regraft, clear):
+    code, _, err = regraft("finetune", "--data", clear, *GIVEN, "--out", "run", "--test", 0)
+    assert code == 0
+    assert "no test images" in err
+    assert "These images also chose the model" in Path("run/README.md").read_text()
+
+
+def test_results_and_trials_are_runs_that_a_report_reads(answer, clear):
+    for method in ("plain", "adarand"):
+        words = ("finetune", "--data", clear, *QUICK, "--method", method, "--out", f"all/{method}")
+        answer(*words, "--lr", 0.05, 0.01, "--trials", 2)
+    rows = answer("report", "all")["rows"]
+    assert {(r["arm"], r.get("control")) for r in rows} == {("plain", None), ("adarand", "plain")}
+    assert {r["setting"] for r in rows} == {"clear/conv_small"}
+    tried = answer("report", "all/adarand/search", "--metric", "validation_accuracy")["rows"]
+    assert len(tried) == 4  # two short ones, then both at full length
+
+
+def test_odd_pictures_are_taken(answer, clear):
+    for i in range(3):
+        Image.new("L", (9, 9), 40 * i).save(clear / "ant" / f"grey{i}.png")
+        Image.new("RGBA", (9, 9), (1, 2, 3, 40 * i)).save(clear / "bee" / f"alpha{i}.png")
+        Image.new("I;16", (9, 9), 9000 * i).save(clear / "cat" / f"deep{i}.png")
+        Image.new("P", (9, 9), i).save(clear / "cat" / f"moving{i}.gif")
+    found = answer("finetune", "--data", clear, "--out", "run", *GIVEN)
+    assert sum(found["images"].values()) == 42
+
+
+@pytest.mark.filterwarnings("default")
+def test_corrupt_images_are_named_or_left_out(refused, regraft, clear):
+    (clear / "ant" / "bad.jpg").write_bytes((clear / "ant" / "0.jpg").read_bytes()[:200])
+    words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
+    assert "bad.jpg cannot be decoded" in refused(*words)
+    assert not Path("run").exists()
+    code, _, err = regraft(*words, "--unreadable", "skip")
+    assert code == 0
+    assert "left out 1 unreadable image" in err
+
+
+def test_a_class_of_one_image_is_trained_on_and_told(regraft, clear):
+    for path in sorted((clear / "cat").iterdir())[1:]:
+        path.unlink()
+    code, _, err = regraft("finetune", "--data", clear, "--out", "run", *GIVEN)
+    assert code == 0
+    assert "one training image only of 1 class(es): 'cat'" in err
+
+
+def one_class(clear):
+    for name in ("bee", "cat"):
+        (clear / name).rename(clear.parent / name)
+
+
+def clash(clear):
+    (clear / "cat").rename(clear / "ANT")
+    if len(list(clear.iterdir())) < 3:
+        pytest.skip("this file system does not tell them apart")
+
+
+def nothing(clear):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "said"),
+    [
+        (one_class, (), "has a single class, 'ant'"),
+        (clash, (), "only differ in case"),
+        (nothing, ("--validation", 0.001), "validation split: share="),
+        (nothing, ("--validation", 0), "validation=0"),
+        (nothing, ("--method", "adarnd"), "did you mean 'adarand'?"),
+        (nothing, ("--method", "co_tuning"), "needs the classifier of the source"),
+        (nothing, ("--method", "plain"), "method 'plain' has no weight"),
+        (nothing, ("--method", "supcon", "--mixup", 0.2), "--mixup: method 'supcon'"),
+        (nothing, ("--method-options", "{"), "--method-options is no JSON object"),
+        (nothing, ("--method-options", '{"colour": 1}'), "colour"),
+        (nothing, ("--model", "conv_smal"), "did you mean 'conv_small'?"),
+        (nothing, ("--model", "timm/resnet81", "--width", 1), "timm has no model 'resnet81'"),
+        (nothing, ("--model", "no.safetensors"), "checkpoint no.safetensors: no such file"),
+        (nothing, ("--checkpoint", "other.safetensors"), "does not say which network it is of"),
+        (nothing, ("--checkpoint", "other.safetensors", "--model", "conv4"),
+         "checkpoint other.safetensors is of another model than conv4: its tensor 'features.0.weight'"),
+        (nothing, ("--checkpoint", "other.safetensors", "--model", "conv_small", "--image-size", 10,
+                   "--channels", 1), "its tensor 'features.0.weight' is"),
+        (nothing, ("--pretrained",), "conv_small has no hub"),
+        (nothing, ("--budget", "soon"), "budget='soon'"),
+        (nothing, ("--budget", "0"), "budget='0'"),
+        (nothing, ("--lr", 0.1, 0.2, "--budget", "0.0001s"), "one trial takes about"),
+        (nothing, ("--trials", 1), "trials=1: expected at least 2"),
+        (nothing, ("--lr", 0), "lr=0"),
+        (nothing, ("--lr", 0.1, -1), "lr=(0.1, -1.0)"),
+        (nothing, ("--weight", "nan"), "weight=nan"),
+        (nothing, ("--ema", 1), "ema=1.0: expected a number in [0, 1)"),
+        (nothing, ("--mixup", 0), "mixup=0.0: expected"),
+        (nothing, ("--layer-decay", 0), "layer_decay=0.0: expected"),
+        (nothing, ("--head-factor", "inf"), "head_factor=inf"),
+        (nothing, ("--epochs", 0), "epochs=0"),
+        (nothing, ("--mean", 0.5), "--mean and --std belong together"),
+        (nothing, ("--mean", 0.5, "--std", 0.5), "a number for each of the 3 channel(s)"),
+        (nothing, ("--split", "none.csv"), "none.csv"),
+        (nothing, ("--shots", 50), "shots"),
+        (nothing, ("--data", "clea"), "neither a known set nor a folder"),
+        (nothing, ("--data", "cora"), "is a graph"),
+    ],
+    ids=lambda v: " ".join(map(str, v)) if isinstance(v, tuple) else getattr(v, "__name__", ""),
+)  # fmt: skip
+def test_what_cannot_be_used_ends_in_one_sentence_and_leaves_nothing(
+    refused, clear, tmp_path, change, more, said
+):
+    save_file(source(7), tmp_path / "other.safetensors")
+    change(clear)
+    assert said in refused("finetune", "--data", clear, *GIVEN, "--out", "run", *more)
+    assert not Path("run").exists()
+
+
+def test_another_runs_folder_is_kept(answer, refused, clear):
+    answer("finetune", "--data", clear, "--out", "run", *GIVEN)
+    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+    words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
+    assert "finetune.ema=None instead of 0.5" in refused(*words, "--ema", 0.5)
+    assert "arm adarand instead of plain" in refused(
+        "finetune", "--data", clear, "--out", "run", *QUICK, "--lr", 0.05, "--method", "plain"
+    )
+    assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
+
+
+def test_images_that_changed_meanwhile_are_noticed(regraft, refused, clear, monkeypatch):
+    words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
+    with monkeypatch.context() as patch:
+        patch.setattr("regraft.recipes.finetune.write_result", interrupted)
+        assert regraft(*words)[0] == 130
+    Image.new("RGB", (9, 9)).save(clear / "ant" / "new.png")
+    assert "was started with other data" in refused(*words)
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_its_step(regraft, clear):
+    code, _, err = regraft(
+        "finetune", "--data", clear, "--out", "run", *QUICK, "--lr", 1e30, "--weight", 1
+    )
+    assert code == 1
+    assert err.count("regraft: ") == 1
+    assert "lower the learning rate" in err
+
+
+def test_a_search_survives_rates_that_diverge(answer, clear):
+    found = answer(
+        "finetune", "--data", clear, "--out", "run", *QUICK, "--lr", 1e30, 0.05, "--weight", 1
+    )
+    assert found["chosen"]["lr"] == 0.05
+    trials = json.loads(Path("run/search.json").read_text())["trials"]
+    assert "diverged" in next(t for t in trials if t["lr"] == 1e30)
+
+
+def test_a_full_disk_ends_in_one_sentence_and_the_command_goes_on(regraft, clear, monkeypatch):
+    words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
+
+    def full(path, *_):
+        raise RegraftError(f"writing {path} failed (No space left on device): free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("regraft.recipes.finetune_files.write_tensors", full)
+        code, _, err = regraft(*words)
+    assert code == 1
+    assert "No space left" in err.splitlines()[-1]
+    assert not Path("run/result.json").exists()
+    rows = Path("run/metrics.jsonl").read_text()
+    assert regraft(*words)[0] == 0
+    assert Path("run/metrics.jsonl").read_text() == rows
+    assert Path("run/result.json").exists()
+
+
+def test_few_images_get_enough_steps(answer, clear):
+    words = [w for w in GIVEN if w not in ("--epochs", "2")]
+    answer("finetune", "--data", clear, "--out", "run", *words)
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    # 18 images in batches of 8 are 3 steps an epoch.
+    assert max(r["epoch"] for r in rows) == 67 - 1
+    assert max(r["step"] for r in rows if r["split"] == "train") == 201
+
+
+def test_budgets_are_read(clear):
+    def seconds(text):
+        return Finetune(data=str(clear), budget=text).job().search.seconds
+
+    assert [seconds(t) for t in ("90", "90s", "1.5 m", "2h")] == [90, 90, 90, 7200]
+    for wrong in ("", "m", "-3", "1d", "0s"):
+        with pytest.raises(InputError, match="budget="):
+            seconds(wrong)
+
+
+SEARCHED = shlex.split("--trials 3 --lr 0.05 0.01 --ema 0.8 --mixup 0.2 --json")
+
+
+def test_killed_at_any_place_it_ends_with_the_same_numbers(clear, tmp_path, capfd):
+    words = ["finetune", "--data", str(clear), *QUICK, "--epochs", "6", *SEARCHED]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    out = tmp_path / "run"
+    arguments = [sys.executable, "-m", "regraft.cli", *words, "--out", str(out)]
+    arguments += ["--checkpoint-seconds", "0"]
+    seen = 0
+    for place in ("search/2-epochs/*", "search/6-epochs/*", "."):
+        with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            while process.poll() is None and not any(out.glob(f"{place}/checkpoint.safetensors")):
+                time.sleep(0.001)
+            process.kill()
+            seen += process.wait() == -signal.SIGKILL
+    assert seen >= 2
+    assert main([*words, "--out", str(out), "--checkpoint-seconds", "0"]) == 0
+    capfd.readouterr()
+    for name in ("metrics.jsonl", "evaluation.json", "split.csv", "classes.txt"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    left, right = (load_file(p / "model.safetensors") for p in (out, tmp_path / "whole"))
+    assert all(torch.equal(left[k], right[k]) for k in right)
+    left, right = (json.loads((p / "search.json").read_text()) for p in (out, tmp_path / "whole"))
+    for kept in (left, right):
+        for trial in kept["trials"]:
+            trial.pop("seconds")
+    assert left == right
+    assert not list(out.rglob("checkpoint.safetensors"))

@@ -1,0 +1,147 @@
+import csv
+import io
+
+import pytest
+import torch
+
+from regraft.config import DataConfig
+from regraft.data import load_partition
+from regraft.errors import InputError
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def folder(root, counts, where=""):
+    for label, (name, n) in enumerate(counts.items()):
+        (root / where / name).mkdir(parents=True)
+        for i in range(n):
+            Image.new("RGB", (4, 4), (label * 60, i * 9, 7)).save(root / where / name / f"{i}.png")
+    return root
+
+
+def config(root, **more):
+    return DataConfig(name=str(root), image_size=4, **{"validation": 0.2, **more})
+
+
+def listed(parted):
+    return list(csv.reader(io.StringIO(parted.to_csv())))[1:]
+
+
+def part(parted, name):
+    return {row[0] for row in listed(parted) if row[2] == name}
+
+
+def test_one_folder_is_parted_in_proportion_and_no_image_is_twice(tmp_path):
+    found = load_partition(config(folder(tmp_path / "x", {"a": 10, "b": 20})))
+    splits = found.splits
+    sizes = [
+        torch.bincount(s.labels).tolist() for s in (splits.train, splits.validation, splits.test)
+    ]
+    assert sizes == [[6, 12], [2, 4], [2, 4]]
+    names = [row[0] for row in listed(found)]
+    assert len(set(names)) == len(names) == 30
+    for row, split in (("train", splits.train), ("validation", splits.validation)):
+        assert len(part(found, row)) == len(split)
+
+
+def test_a_list_gives_the_same_parts_again_whatever_else_is_asked(tmp_path):
+    root = folder(tmp_path / "x", {"a": 10, "b": 20})
+    first = load_partition(config(root))
+    file = tmp_path / "split.csv"
+    file.write_text(first.to_csv())
+    again = load_partition(config(root, split_seed=5, validation=0.5), test=0.0, listed=file)
+    assert again.rows == first.rows
+    for name in ("train", "validation", "test"):
+        left, right = getattr(first.splits, name), getattr(again.splits, name)
+        assert torch.equal(left.images, right.images)
+        assert torch.equal(left.labels, right.labels)
+    assert load_partition(config(root, split_seed=5)).rows != first.rows
+
+
+def test_a_folders_own_parts_are_used_as_they_are(tmp_path):
+    root = tmp_path / "x"
+    for where, n in (("train", 8), ("val", 3), ("test", 2)):
+        folder(root, {"a": n, "b": n}, where)
+    found = load_partition(config(root))
+    assert {len(part(found, n)) for n in ("train",)} == {16}
+    assert part(found, "validation") == {f"val/{c}/{i}.png" for c in "ab" for i in range(3)}
+    assert part(found, "test") == {f"test/{c}/{i}.png" for c in "ab" for i in range(2)}
+
+
+def test_shots_cut_training_and_validation_and_leave_the_test_images(tmp_path):
+    root = folder(tmp_path / "x", {"a": 20, "b": 30})
+    found = load_partition(config(root, shots=3)).splits
+    assert torch.bincount(found.train.labels).tolist() == [3, 3]
+    assert torch.bincount(found.validation.labels).tolist() == [3, 3]
+    assert len(found.test) == 10
+
+
+def test_a_known_set_lists_what_was_chosen_from_its_training_images(tmp_path):
+    pytest.importorskip("sklearn")
+    found = load_partition(DataConfig(name="digits", shots=2, validation=0.2))
+    assert len(part(found, "train")) == 20
+    assert part(found, "test") == set()
+    assert len(found.splits.test) == 359
+    file = tmp_path / "split.csv"
+    file.write_text(found.to_csv())
+    again = load_partition(DataConfig(name="digits"), listed=file)
+    assert torch.equal(again.splits.train.images, found.splits.train.images)
+
+
+def test_a_class_of_one_image_keeps_it_for_training(tmp_path):
+    found = load_partition(config(folder(tmp_path / "x", {"a": 10, "b": 1, "c": 10}))).splits
+    assert torch.bincount(found.train.labels).tolist()[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "more", "said"),
+    [
+        ({"a": 10, "b": 10}, {"validation": 0.01}, "validation split: .*holds out none"),
+        ({"a": 10, "b": 10}, {"validation": 0.0}, "validation=0 and the data have no"),
+        ({"a": 1, "b": 9}, {"validation": 0.75}, "validation split: .*class '[ab]' has"),
+        ({"a": 10, "b": 9}, {"shots": 9}, "shots, .*class 'a' has 6 image"),
+        ({"a": 10, "b": 9}, {"shots": 3, "train_size": 4}, "exclude each other"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused_by_class_name(tmp_path, counts, more, said):
+    with pytest.raises(InputError, match=said):
+        load_partition(config(folder(tmp_path / "x", counts), **more))
+
+
+@pytest.mark.parametrize("test", [-0.1, 1.0, float("nan")])
+def test_a_share_out_of_range_is_refused(tmp_path, test):
+    with pytest.raises(InputError, match="test="):
+        load_partition(config(tmp_path), test=test)
+
+
+HEAD = "image,class,split\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expected a CSV file with the columns"),
+        ("name,class\n", "expected a CSV file with the columns"),
+        (HEAD + "a/0.png,a\n", "line 2: 2 columns"),
+        (HEAD + "a/0.png,a,learn\n", "line 2: split 'learn'"),
+        (HEAD + "a/77.png,a,train\n", "'a/77.png' is not among"),
+        (HEAD + "a/0.png,b,train\n", "of class 'b' there and of 'a'"),
+        (HEAD + "a/0.png,a,train\na/0.png,a,train\n", "line 3: .*twice"),
+        (HEAD + "a/0.png,a,train\nb/0.png,b,train\n", "no image with the split validation"),
+        (HEAD + "a/0.png,a,train\nb/0.png,b,validation\n", "no training image of class 'b'"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(tmp_path, text, said):
+    root = folder(tmp_path / "x", {"a": 3, "b": 3})
+    (tmp_path / "split.csv").write_text(text)
+    with pytest.raises(InputError, match=said):
+        load_partition(config(root), listed=tmp_path / "split.csv")
+
+
+def test_images_that_a_list_leaves_out_are_counted(tmp_path):
+    root = folder(tmp_path / "x", {"a": 3, "b": 3})
+    rows = "a/0.png,a,train\nb/0.png,b,train\nb/1.png,b,validation\n"
+    (tmp_path / "split.csv").write_text(HEAD + rows)
+    with pytest.warns(UserWarning, match="left out 3 image"):
+        found = load_partition(config(root), listed=tmp_path / "split.csv")
+    assert found.splits.test is None
