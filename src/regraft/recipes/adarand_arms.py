@@ -13,8 +13,6 @@ from .adarand_select import SelectJob
 from .adarand_task import Task, Tuning
 from .runnable import Runnable
 
-Pairs = tuple[tuple[float, float | None], ...]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -24,29 +22,44 @@ class Arm:
         method: A name of `regraft.features.METHODS`.
         options: Its options.
         weights: Weights to choose from; none for a method without one.
+        levels: More options to choose from, each with as many values as there are weights.
+        pace: Factor of the budget's learning rates, for a method that diverges at them.
         scratch: Start from random weights.
     """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[float, ...] = ()
+    levels: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    pace: float = 1.0
     scratch: bool = False
+
+
+def _adarand(**options: Any) -> Arm:
+    # Around what the default would be in runs of this length; the paper's 1e-2 belongs to 25,000 steps.
+    levels = {"prior_lr": (2e-4, 6e-4, 2e-3)}
+    return Arm(method="adarand", options=options, weights=(0.3, 1.0, 3.0), levels=levels)
+
+
+def _delta(**options: Any) -> Arm:
+    # Its pull grows with the size of the maps: at the others' rates it diverges, with 0.48 above all.
+    return Arm(method="delta", options=options, weights=(0.02, 0.1, 0.48), pace=0.3)
 
 
 ARMS: dict[str, Arm] = {
     "scratch": Arm(method="plain", scratch=True),
     "plain": Arm(method="plain"),
-    "adarand": Arm(method="adarand", weights=(0.3, 1.0, 3.0)),
-    "adarand_orthogonal": Arm(
-        method="adarand", options={"prior": "orthogonal"}, weights=(0.3, 1.0, 3.0)
-    ),
+    "adarand": _adarand(),
+    "adarand_orthogonal": _adarand(prior="orthogonal"),
+    "adarand_without_noise": _adarand(spread="none"),
     "randreg_class": Arm(method="randreg", options={"kind": "class"}, weights=(0.3, 1.0, 3.0)),
     "randreg_source": Arm(method="randreg", options={"kind": "source"}, weights=(0.1, 0.3, 1.0)),
     "randreg_normal": Arm(method="randreg", options={"kind": "normal"}, weights=(0.01, 0.1, 1.0)),
     "randreg_uniform": Arm(method="randreg", options={"kind": "uniform"}, weights=(0.01, 0.1, 1.0)),
     "feature_norm": Arm(method="feature_norm", weights=(0.03, 0.1, 0.3)),
     "l2sp": Arm(method="l2sp", weights=(0.001, 0.01, 0.1)),
-    "delta": Arm(method="delta", weights=(0.01, 0.05, 0.2)),
+    "delta": _delta(),
+    "delta_attention": _delta(attention=True),
     "bss": Arm(method="bss", weights=(1e-4, 1e-3, 1e-2)),
     "supcon": Arm(method="supcon", weights=(0.1, 0.3, 1.0)),
     "core_tuning": Arm(method="core_tuning", weights=(0.1, 1.0, 10.0)),
@@ -75,11 +88,21 @@ class Budget:
     fine: tuple[float, ...] = (0.01, 0.03, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0)
     seeds: tuple[int, ...] = (1001, 1002)
 
-    def grid(self, arm: Arm) -> Pairs:
-        """Return the pairs that an arm tries."""
+    def grid(self, arm: Arm) -> tuple[Tuning, ...]:
+        """Return what an arm tries.
+
+        Every learning rate meets every weight. An option with levels takes a Latin square's: each
+        of its values meets each learning rate and each weight once, and trials stay as many.
+        """
+        plain = Tuning(method=arm.method, options=arm.options)
         if not arm.weights:
-            return tuple((lr, None) for lr in self.fine)
-        return tuple((lr, weight) for lr in self.rates for weight in arm.weights)
+            return tuple(replace(plain, lr=lr) for lr in self.fine)
+        found = []
+        for i, lr in enumerate(arm.pace * rate for rate in self.rates):
+            for j, weight in enumerate(arm.weights):
+                more = {name: v[(i + j) % len(v)] for name, v in arm.levels.items()}
+                found.append(replace(plain, lr=lr, weight=weight, options={**arm.options, **more}))
+        return tuple(found)
 
 
 def transfer(
@@ -110,7 +133,6 @@ def transfer(
             setting=f"selection/{setting}",
             arm=name,
             task=own,
-            tuning=tuning,
             grid=budget.grid(arm),
             seeds=budget.seeds,
             runtime=runtime,

@@ -13,7 +13,7 @@ from regraft.train import RunFolder, make_fabric
 from regraft.train.loop import Progress
 
 from .adarand_select import SelectJob
-from .adarand_task import Task, Tuning, tune, tuning_config
+from .adarand_task import Task, Tuning, tune, tuning_config, tuning_metrics
 from .job import Job, fingerprint, load_once, runtime_identity
 from .runnable import folder_of
 
@@ -116,7 +116,5 @@ class TransferJob:
 def _guess(splits: Any, tuning: Tuning) -> dict[str, Any]:
     """Return what a run that diverged counts as: the accuracy of guessing."""
     present = len(splits.test.labels.unique())
-    metrics = {"test_accuracy": 100.0 / present, "diverged": 1.0, "lr": tuning.lr}
-    if tuning.weight is not None:
-        metrics["weight"] = tuning.weight
+    metrics = {"test_accuracy": 100.0 / present, "diverged": 1.0, **tuning_metrics(tuning)}
     return {"metrics": metrics, "seconds": 0.0}

@@ -210,6 +210,7 @@ def _chosen(runs: list[Run]) -> str:
         seconds += run.result.seconds or 0.0
         found = run.result.metrics
         weight = f", {found['weight']:g}" if "weight" in found else ""
+        weight += f", {found['prior_lr']:g}" if "prior_lr" in found else ""
         by_setting.setdefault(run.setting.removeprefix("selection/"), []).append(
             f"{run.arm} {found['lr']:g}{weight}"
         )
@@ -217,8 +218,8 @@ def _chosen(runs: list[Run]) -> str:
         return ""
     each = "\n\n".join(f"Chosen for {s}: {'; '.join(c)}." for s, c in by_setting.items())
     return (
-        f"Learning rate, and weight where there is one, that the selection chose ({seconds:.0f} "
-        f"seconds of training in all):\n\n{each}"
+        f"Learning rate, weight where there is one, and AdaRand's rate for its means, that the selection "
+        f"chose ({seconds:.0f} seconds of training in all):\n\n{each}"
     )
 
 
@@ -318,7 +319,9 @@ _NOTES = (
     "\n\n"
     "Every arm of every setting was tuned with the same number of trials, on held-out images of "
     "the target that are more than it trains on: with five images a class nobody has a thousand "
-    "for validation, and all arms had the same luxury. Weights of AdaRand, RandReg and feature_norm "
+    "for validation, and all arms had the same luxury. AdaRand's rate for its means is one of three "
+    "values in these trials; their range comes from a pilot with another network that had looked at "
+    "test images of MNIST and Fashion-MNIST. Weights of AdaRand, RandReg and feature_norm "
     "are relative to the variance of the pretrained features (except at the scale paper). There is "
     "no weight decay in fine-tuning but what a method brings. Arms that run at the smallest size alone "
     "are compared there alone."

@@ -1,4 +1,4 @@
-"""One arm's learning rate and weight, chosen on validation images with seeds that are not reported."""
+"""An arm's learning rate, weight and options, chosen on validation images with seeds never reported."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ FILE = "choice.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SelectJob:
-    """Every pair of a grid tried at every selection seed; the best mean validation accuracy wins.
+    """Every trial of a grid at every selection seed; the best mean validation accuracy wins.
 
-    Of equal ones the lower mean validation loss wins, then the earlier in the grid. A pair that
+    Of equal ones the lower mean validation loss wins, then the earlier in the grid. One that
     diverges at any seed is out. The folder holds `choice.json` with all trials.
 
     Attributes:
         setting: Name of the setting that the choice is for, below `selection/`.
         arm: The method's name in tables.
         task: Data and network; test images are not looked at.
-        tuning: The method.
-        grid: Pairs of learning rate and weight, None for a method without one.
+        grid: What is tried, all of one method.
         seeds: Selection seeds, disjoint from those reported.
     """
 
@@ -41,8 +40,7 @@ class SelectJob:
     arm: str
     control: str | None = None
     task: Task
-    tuning: Tuning
-    grid: tuple[tuple[float, float | None], ...]
+    grid: tuple[Tuning, ...]
     seeds: tuple[int, ...] = (1001, 1002)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
@@ -54,12 +52,9 @@ class SelectJob:
 
     def config(self) -> dict[str, Any]:
         """Return the JSON form of everything that determines the choice."""
-        tuning = tuning_config(self.tuning)
         return {
             "task": self.task.with_seed(self.seeds[0]).config(),
-            "method": tuning["method"],
-            "options": tuning["options"],
-            "grid": [list(pair) for pair in self.grid],
+            "grid": [tuning_config(tuning) for tuning in self.grid],
             "seeds": list(self.seeds),
             "runtime": runtime_identity(replace(self.runtime, seed=self.seeds[0])),
         }
@@ -77,7 +72,7 @@ class SelectJob:
         return replace(self, task=self.task.with_data_root(root))
 
     def chosen(self, root: Path) -> dict[str, Any]:
-        """Return `lr` and `weight` of the finished choice.
+        """Return `lr`, `weight` and `options` of the finished choice.
 
         Raises:
             InputError: It is not finished.
@@ -109,12 +104,10 @@ class SelectJob:
             folder.pin("data", fingerprint(load_once(self.task.data)))
             folder.truncate_metrics(0)
             trials, seconds = [], 0.0
-            for lr, weight in self.grid:
-                found = [
-                    self._trial(lr, weight, seed, root, fabric, progress) for seed in self.seeds
-                ]
+            for i, tuning in enumerate(self.grid):
+                found = [self._trial(i, seed, root, fabric, progress) for seed in self.seeds]
                 seconds += sum(f["seconds"] for f in found)
-                trials.append(_averaged(lr, weight, found))
+                trials.append(_averaged(tuning, found))
             usable = [t for t in trials if "diverged" not in t]
             if not usable:
                 raise DivergenceError(
@@ -122,7 +115,7 @@ class SelectJob:
                     f"({trials[-1]['diverged']}): give lower learning rates"
                 )
             best = max(usable, key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
-            chosen = {"lr": best["lr"], "weight": best["weight"]}
+            chosen = {key: best[key] for key in ("lr", "weight", "options")}
             if folder.writes:
                 text = json.dumps({"chosen": chosen, "trials": trials}, indent=2)
                 write_text(folder.path / FILE, text + "\n")
@@ -136,18 +129,16 @@ class SelectJob:
 
     def _trial(
         self,
-        lr: float,
-        weight: float | None,
+        number: int,
         seed: int,
         root: Path,
         fabric: Any,
         progress: Progress | None,
     ) -> dict[str, Any]:
-        tuning = replace(self.tuning, lr=lr, weight=weight)
+        tuning = self.grid[number]
         runtime = replace(self.runtime, seed=seed)
-        name = f"lr={lr:g}" + ("" if weight is None else f"-weight={weight:g}")
         with RunFolder(
-            self.folder(root) / "trials" / name / f"seed{seed}",
+            self.folder(root) / "trials" / f"{number:02d}" / f"seed{seed}",
             config={**self.config(), "tuning": tuning_config(tuning)},
             setting=self.setting,
             arm=self.arm,
@@ -174,15 +165,14 @@ class SelectJob:
         return result
 
 
-def _averaged(
-    lr: float, weight: float | None, found: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Return a pair's means over the seeds, or why it is out."""
-    pair: dict[str, Any] = {"lr": lr, "weight": weight}
+def _averaged(tuning: Tuning, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a trial's means over the seeds, or why it is out."""
+    trial = tuning_config(tuning)
+    del trial["method"]
     for result in found:
         if "diverged" in result:
-            return {**pair, "diverged": result["diverged"]}
+            return {**trial, "diverged": result["diverged"]}
     for key in ("validation_accuracy", "validation_loss"):
         values = [result["metrics"][key] for result in found]
-        pair[key] = sum(values) / len(values)
-    return pair
+        trial[key] = sum(values) / len(values)
+    return trial

@@ -42,6 +42,8 @@ class Task:
         validation_images: How many of the held-out images judge a trial, stratified.
         test_images: How many of the test images give the final figure, stratified; None for all.
         optim: Optimiser and length; a run brings its own learning rate.
+        mean_std: Mean and deviation that pixels are normalised by, those of the starting weights
+            or of the training images where it is None.
     """
 
     data: DataConfig
@@ -53,10 +55,11 @@ class Task:
     validation_images: int | None = 1000
     test_images: int | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
+    mean_std: tuple[float, float] | None = None
 
     def config(self) -> dict[str, Any]:
         """Return the JSON form of everything that determines numbers."""
-        keys = ("pretrained", "shots", "share", "validation_images", "test_images")
+        keys = ("pretrained", "shots", "share", "validation_images", "test_images", "mean_std")
         found: dict[str, Any] = {key: getattr(self, key) for key in keys}
         found |= {"data": data_identity(self.data), "model": to_dict(self.model)}
         found["optim"] = to_dict(self.optim)
@@ -191,7 +194,10 @@ def tune(
     if getattr(splits, part) is None:
         raise InputError(f"data {task.data.name!r} has no {part} images")
     start = task.start(splits, root, seed=seed, want_source=tuning.method == "co_tuning")
-    if start.mean is not None and start.std is not None:
+    if task.mean_std is not None:
+        mean, std = ((value,) * splits.channels for value in task.mean_std)
+        splits = replace(splits, mean=mean, std=std)
+    elif start.mean is not None and start.std is not None:
         splits = replace(splits, mean=start.mean, std=start.std)
     optim = replace(task.optim, lr=tuning.lr)
     shell = Job(setting="", arm="", data=task.data, optim=optim, runtime=runtime)
@@ -242,11 +248,15 @@ def tune(
             f"the trained network's figures are not finite in {folder.path}: lower the learning rate "
             f"(now {tuning.lr:g})"
         )
-    result["metrics"]["lr"] = tuning.lr
-    if tuning.weight is not None:
-        result["metrics"]["weight"] = tuning.weight
+    result["metrics"] |= tuning_metrics(tuning)
     method.remove()
     return result
+
+
+def tuning_metrics(tuning: Tuning) -> dict[str, float]:
+    """Return the numbers of a tuning that a selection may have chosen."""
+    found = {"lr": tuning.lr, "weight": tuning.weight, "prior_lr": tuning.options.get("prior_lr")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def tuning_config(tuning: Tuning) -> dict[str, Any]:
