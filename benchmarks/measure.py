@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,16 +71,57 @@ def in_turn(
         else:
             second = _ms(baseline[1])
             times.append((_ms(arm[1]), second))
+    return _ratio(setting, arm[0], baseline[0], times, target, floor)
+
+
+def in_rounds(
+    setting: str,
+    arms: Mapping[str, Callable[[], object]],
+    baseline: tuple[str, Callable[[], object]],
+    *,
+    n: int,
+    targets: Mapping[str, float] | None = None,
+) -> list[Ratio]:
+    """Time every arm and the baseline once a round, in an order that turns, and return the ratios.
+
+    A baseline that takes far longer than the arms is called once for all of them. Nothing is warmed up.
+    """
+    calls = [("", baseline[1]), *arms.items()]
+    rounds: list[dict[str, float]] = []
+    for i in range(n):
+        turned = calls[i % len(calls) :] + calls[: i % len(calls)]
+        rounds.append({name: _ms(call) for name, call in turned})
+    return [
+        _ratio(
+            setting,
+            name,
+            baseline[0],
+            [(one[name], one[""]) for one in rounds],
+            (targets or {}).get(name),
+            None,
+        )
+        for name in arms
+    ]
+
+
+def _ratio(
+    setting: str,
+    arm: str,
+    baseline: str,
+    times: Sequence[tuple[float, float]],
+    target: float | None,
+    floor: Callable[[float], float] | None,
+) -> Ratio:
     pairs = np.array(times)
     ratios = pairs[:, 0] / pairs[:, 1]
-    draws = np.random.default_rng(0).integers(0, n, (2000, n))
+    draws = np.random.default_rng(0).integers(0, len(times), (2000, len(times)))
     low, high = np.percentile(np.median(ratios[draws], axis=1), [2.5, 97.5])
     mine, theirs = np.median(pairs, axis=0)
     return Ratio(
         setting=setting,
-        arm=arm[0],
-        baseline=baseline[0],
-        n=n,
+        arm=arm,
+        baseline=baseline,
+        n=len(times),
         ratio=float(np.median(ratios)),
         ratio_low=float(low),
         ratio_high=float(high),

@@ -4,8 +4,8 @@
     python benchmarks/symmetry.py --quick                  # smaller networks, nothing written
 
 The baseline (`plain_matching.py`) contracts every group anew in every sweep and solves with scipy,
-in torch, on the same threads, visiting the groups in the same order. Both are timed in one process,
-in turn; the first calls are not counted. Before anything is timed both are run once and their
+in torch, on the same threads, visiting the groups in the same order. All are timed in one process,
+once a round in an order that turns; the first calls are not counted. Before anything is timed both are run once and their
 objectives compared: matching that is faster and worse would not count.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from measure import Ratio, in_turn, write
+from measure import Ratio, in_rounds, write
 from plain_matching import plain_match
 from regraft.models import MLP
 from regraft.symmetry.match import match
@@ -101,18 +101,15 @@ def measure(networks: dict, n: int) -> list[Ratio]:
         for kind, (a, b) in states(make, spec).items():
             print(f"{name}, {kind}", flush=True)
             compare(spec, a, b)
-            for arm, options in ARMS.items():
-                rows.append(
-                    in_turn(
-                        f"{name}, {kind}",
-                        (arm, partial(match, spec, a, b, **options)),
-                        ("plain weight matching", partial(plain_match, spec, a, b)),
-                        n=n,
-                        warmup=0,  # both have run in `compare`
-                        target=TARGET if arm == "match" else None,
-                    )
-                )
-                print(f"  {arm}: 1 / {1 / rows[-1].ratio:.2f}", flush=True)
+            rows += in_rounds(
+                f"{name}, {kind}",
+                {arm: partial(match, spec, a, b, **options) for arm, options in ARMS.items()},
+                ("plain weight matching", partial(plain_match, spec, a, b)),
+                n=n,
+                targets={"match": TARGET},
+            )
+            for row in rows[-len(ARMS) :]:
+                print(f"  {row.arm}: 1 / {1 / row.ratio:.2f}", flush=True)
     return rows
 
 
@@ -142,7 +139,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--n", type=int, default=5, help="calls of each")
+    parser.add_argument("--n", type=int, default=5, help="rounds")
     arguments = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
