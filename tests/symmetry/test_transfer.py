@@ -43,6 +43,7 @@ def twin(spec, model, line, target, source, *, count, all_pairs, init=None):
 @pytest.mark.parametrize("grown", [True, False])
 def test_is_the_papers_algorithm(by, seed, grown):
     spec, model, line, target, source = setting(seed)
+    model[1] = model[3] = nn.Tanh()  # dead units could change places, which the last bit decides
     start = None if grown else spec.identity()
     every = by == "gmt"
     wanted = twin(spec, model, line, target, source, count=2, all_pairs=every, init=start)
