@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import math
@@ -7,12 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from recordings import copies, network, recorded, same, train
-from symmetry_specs import mlp, random_state
+from symmetry_specs import mlp, plain, random_state
 from torch import nn
 
 from regraft.errors import InputError
 from regraft.symmetry.recorder import TrajectoryRecorder
+from regraft.symmetry.spec import PermutationSpec, Site
 from regraft.symmetry.trajectory import Trajectory, fractions
+from regraft.symmetry.transfer import transfer
 
 
 def test_a_recorded_run_comes_back_with_its_last_state(tmp_path):
@@ -155,3 +158,34 @@ def test_two_checkpoints_that_make_no_line_are_refused():
         Trajectory.linear(a.state_dict(), a.state_dict(), steps=0)
     with pytest.raises(InputError, match="spacing='linear'"):
         Trajectory.linear(a.state_dict(), a.state_dict(), spacing="linear")
+
+
+def test_a_buffer_that_training_moved_is_none_of_the_trained_tensors_on_either_path(tmp_path):
+    class Scaled(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+            self.register_buffer("mean", torch.zeros(6))
+
+    torch.manual_seed(0)
+    model = Scaled()
+    other = {**copies(Scaled()), "mean": torch.full((6,), 7.0)}
+    with TrajectoryRecorder(tmp_path / "t", model) as recorder:
+
+        def after(step):
+            model.mean += torch.arange(6)
+            recorder.step()
+
+        train(model, 3, after=after)
+    whole = Trajectory.open(tmp_path / "t")
+    spec = mlp([4, 6, 3])[1]
+    sites = (*spec.groups["0.weight"].sites, Site("mean", 0, plain(6)))
+    group = dataclasses.replace(spec.groups["0.weight"], sites=sites)
+    spec = PermutationSpec({"0.weight": group}, {**spec.shapes, "mean": (6,)})
+    straight = whole.straight(3)
+    assert straight.trained == whole.trained
+    assert straight.straight(2).trained == whole.thinned(2).straight(2).trained == whole.trained
+    assert "mean" not in dict(straight.displacement(2))
+    for line in (whole, straight):
+        assert torch.equal(line.state(-1)["mean"], 3 * torch.arange(6.0))
+        for found in transfer(line, other, spec, by="initial_weights"):
+            assert torch.equal(found.weights["mean"], other["mean"])
