@@ -54,10 +54,10 @@ def load_partition(
 ) -> Partition:
     """Load a known set or a folder and part it into training, validation and test images.
 
-    A folder's own val and test are used as they are. What it lacks is held out of the training
-    images, every class in proportion: the share `test` first, then `config.validation`, both of all
-    images. With `config.shots` that many images of each class are kept for training, and no more
-    for validation, since who has few images has few to choose with.
+    A folder's own val and test are used. What it lacks is held out of the training images, every
+    class in proportion: the share `test` first, then `config.validation`, both of all images. With
+    `config.shots` that many images of each class are kept for training, and no more for validation
+    (the first by name, of a folder's own val too), since who has few images has few to choose with.
 
     Args:
         config: The data part of a run's configuration.
@@ -121,7 +121,11 @@ def _folder(config: DataConfig, test: float, listed: Path | None) -> Partition:
         whole.subset(parts[part]) if len(parts[part]) else None for part in _PARTS
     ]
     if listed is None:
-        chosen[1] = chosen[1] if found.validation is None else found.validation
+        if found.validation is not None:
+            chosen[1] = found.validation
+            if config.shots is not None:
+                few = _at_most(found.validation.labels, config.shots)
+                chosen[1] = found.validation.subset(few)
         chosen[2] = chosen[2] if found.test is None else found.test
     train, validation, tested = chosen
     if train is None:
