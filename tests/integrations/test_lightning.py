@@ -70,6 +70,28 @@ def test_resuming_a_checkpoint_equals_never_having_stopped(name, tmp_path):
         assert a == b if isinstance(a, dict) else torch.equal(a, b), key
 
 
+@pytest.mark.parametrize("name", ["adarand", "supcon", "co_tuning", "dr_tune", "lp_ft"])
+def test_a_checkpoint_serves_a_module_that_is_not_trained(name, tmp_path):
+    trained = module(METHODS[name].make(3))
+    run = trainer(tmp_path)
+    run.fit(trained, loader())
+    (wanted,) = run.test(trained, loader(), verbose=False)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    fresh = module(METHODS[name].make(4), seed=2)
+    other = trainer(tmp_path)
+    path = tmp_path / "x.ckpt"
+    found = other.test(fresh, loader(), ckpt_path=path, weights_only=False, verbose=False)
+    assert found == [wanted]
+    again = Finetune.load_from_checkpoint(
+        path,
+        model=network(2),
+        method=METHODS[name].make(4),
+        optimizer=torch.optim.SGD,
+        weights_only=False,
+    )
+    assert other.test(again, loader(), verbose=False) == [wanted]
+
+
 class StopAfter(lightning.Callback):
     def __init__(self, steps):
         self.steps = steps
