@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +79,13 @@ def scan_folder(
     classes = _class_names(found["train"])
     parts = {k: _scan(folder, classes, image_size, unreadable) for k, folder in found.items()}
     return Folder(parts["train"], parts.get("val"), parts.get("test"), classes)
+
+
+def joined(found: Folder) -> FileSet:
+    """Return the files of all parts."""
+    parts = [p for p in (found.train, found.validation, found.test) if p is not None]
+    paths = tuple(path for part in parts for path in part.paths)
+    return replace(found.train, paths=paths, labels=torch.cat([part.labels for part in parts]))
 
 
 def _parts_of(root: Path) -> dict[str, Path]:
