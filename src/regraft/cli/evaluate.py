@@ -12,7 +12,6 @@ from .labelled import labelled
 from .output import print_json, say, table
 from .seen import Seen
 
-
 _BATCH = 100
 
 

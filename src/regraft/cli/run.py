@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from .labelled import labelled
 from .network import facts_of, network_of
 from .output import print_json, say, table
-from .labelled import labelled
 from .pictures import Preparation, decoded, files_of
 from .predictions import as_csv, best, csv_text, headings
 
