@@ -5,6 +5,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from features import CLASSES, METHODS, batch, network
 from regraft.features import AdaRand, SupCon
 
+# The dev extra leaves Lightning out: its torchmetrics makes every import of Fabric, and with it most
+# of the tests, slower by seconds. `pip install 'regraft[lightning]'` and run this file by itself.
 lightning = pytest.importorskip("lightning", reason="lightning is not installed")
 
 from regraft.integrations.lightning import Finetune  # noqa: E402

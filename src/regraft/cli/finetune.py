@@ -54,7 +54,8 @@ class Finetune:
     checkpoint: Path | None = None
     """Weights to start from, a .safetensors file."""
     pretrained: bool = False
-    """Start from the weights of timm's or torchvision's hub."""
+    """Start from the weights of timm's or torchvision's hub; without them and --checkpoint from random
+    ones, which most methods refuse for networks of a hub."""
     method: str = "adarand"
     """adarand, plain, randreg, feature_norm, l2sp, delta, bss, supcon, core_tuning, co_tuning, dr_tune,
     lp_ft, linear_probe or bitfit."""
