@@ -26,7 +26,7 @@ def result(regraft, image_folder):
 def test_it_counts_what_predict_says(answer, result, image_folder):
     predicted = answer("predict", result, image_folder)["images"]
     right = sum(Path(f["image"]).parent.name == f["top"][0]["class"] for f in predicted)
-    found = answer("evaluate", result, "--data", image_folder)
+    found = answer("evaluate", result, "--data", image_folder, "--all-images")
     assert (found["data"], found["split"], found["images"]) == ("photos", "all", 24)
     assert found["accuracy"] == pytest.approx(100 * right / 24)
     assert sum(map(sum, found["confusion"])) == 24
@@ -43,6 +43,106 @@ def test_the_test_images_of_the_run_give_its_figures_again(answer, result, image
     assert found["confusion"] == wanted["confusion"]
     assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
     assert json.loads(Path("all.json").read_text())["confusion"] == wanted["confusion"]
+
+
+def test_images_that_the_model_was_made_with_are_left_out(answer, regraft, result, image_folder):
+    words = ("evaluate", result, "--data", image_folder)
+    wanted = json.loads((result / "evaluation.json").read_text())
+    found = answer(*words)
+    assert (found["split"], found["images"]) == ("test", 5)
+    assert found["confusion"] == wanted["test"]["confusion"]
+    assert found["loss"] == pytest.approx(wanted["test"]["loss"], rel=1e-5)
+    assert found["note"] == (
+        "measured on the 5 test images of photos; left out 14 training and 5 validation images by "
+        "result/split.csv (--all-images takes all)"
+    ).replace("photos", str(image_folder))
+    code, out, _ = regraft(*words)
+    assert code == 0
+    assert found["note"] in " ".join(out.split())
+    assert "of 5 test images" in out
+    # New images of the folder are measured on as well, wherever it lies now.
+    image_folder.rename("moved")
+    for name in ("ant", "cat"):
+        Image.new("RGB", (9, 9)).save(f"moved/{name}/new.png")
+    found = answer("evaluate", result, "--data", "moved")
+    assert (found["split"], found["images"]) == ("unseen", 7)
+    assert "the 5 test images and 2 new ones of moved" in found["note"]
+
+
+def test_without_test_images_the_validation_images_stand_in_and_it_is_said(
+    regraft, answer, refused, image_folder
+):
+    words = ("finetune", "--data", image_folder, *MADE, "--out", "none", "--test", 0)
+    assert regraft(*words)[0] == 0
+    found = answer("evaluate", "none", "--data", image_folder)
+    wanted = json.loads(Path("none/evaluation.json").read_text())["validation"]
+    assert (found["split"], found["confusion"]) == ("validation", wanted["confusion"])
+    assert "which also chose the model, so new ones will do worse" in found["note"]
+    for row in csv.DictReader(Path("none/split.csv").read_text().splitlines()):
+        if row["split"] == "validation":
+            (image_folder / row["image"]).unlink()
+    assert "holds only images that none/split.csv lists for training" in refused(
+        "evaluate", "none", "--data", image_folder
+    )
+
+
+def test_parts_of_the_folder_and_a_list_that_cuts_across_them(answer, regraft, image_folder):
+    for part, first in (("Train", 2), ("Test", 0)):
+        for path in sorted(image_folder.glob("[abc]*/*.png")):
+            if (int(path.stem) < 2) == (first == 0):
+                Path("parts", part, path.parent.name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, Path("parts", part, path.parent.name, path.name))
+    made = ("finetune", "--data", "parts", *MADE)
+    assert regraft(*made, "--out", "a")[0] == 0
+    found = answer("evaluate", "a", "--data", "parts")
+    assert (found["split"], found["images"], found["note"]) == ("test", 6, "")
+    swapped = {"test": "train", "train": "test"}
+    lines = [r.rsplit(",", 1) for r in Path("a/split.csv").read_text().splitlines()]
+    Path("own.csv").write_text("".join(f"{a},{swapped.get(b, b)}\n" for a, b in lines))
+    assert regraft(*made, "--out", "b", "--split", "own.csv")[0] == 0
+    found = answer("evaluate", "b", "--data", "parts")
+    wanted = json.loads(Path("b/evaluation.json").read_text())["test"]
+    assert (found["split"], found["confusion"]) == ("test", wanted["confusion"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_known_set_is_brought_to_the_channels_of_training(answer, regraft, channels):
+    pytest.importorskip("sklearn")
+    made = ("finetune", "--data", "digits", *MADE, "--shots", 3, "--channels", channels)
+    code, _, err = regraft(*made, "--out", "digits-run")
+    assert code == 0, err
+    wanted = json.loads(Path("digits-run/evaluation.json").read_text())["test"]
+    found = answer("evaluate", "digits-run", "--data", "digits")
+    assert found["confusion"] == wanted["confusion"]
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+
+
+def test_a_folder_is_decoded_batch_by_batch(answer, result, image_folder, monkeypatch):
+    from regraft.data import FileSet
+
+    sizes, whole = [], FileSet.decoded
+    words = ("evaluate", result, "--data", image_folder, "--all-images")
+    first = answer(*words)
+
+    def decoded(files):
+        sizes.append(len(files))
+        return whole(files)
+
+    monkeypatch.setattr(FileSet, "decoded", decoded)
+    monkeypatch.setattr("regraft.cli.evaluate._BATCH", 7)
+    assert answer(*words)["confusion"] == first["confusion"]
+    assert sizes == [7, 7, 7, 3]
+
+
+@pytest.mark.filterwarnings("default")
+def test_corrupt_images_are_named_or_left_out(answer, refused, regraft, result, image_folder):
+    (image_folder / "ant" / "bad.png").write_bytes(b"no image")
+    words = ("evaluate", result, "--data", image_folder)
+    assert "bad.png cannot be decoded" in refused(*words)
+    code, out, err = regraft(*words, "--unreadable", "skip")
+    assert code == 0
+    assert "left out 1 unreadable image" in err
+    assert "of 5 test images" in out
 
 
 def test_a_folder_with_some_of_the_classes_and_a_test_part(answer, regraft, result, image_folder):

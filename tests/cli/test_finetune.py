@@ -262,6 +262,12 @@ def nothing(clear):
         (nothing, ("--method", "supcon", "--mixup", 0.2), "--mixup: method 'supcon'"),
         (nothing, ("--method-options", "{"), "--method-options is no JSON object"),
         (nothing, ("--method-options", '{"colour": 1}'), "colour"),
+        (nothing, ("--method-options", '{"weight": 0.05}'), "an option of its own: use --weight"),
+        (nothing, ("--method-options", '{"seed": 5}'), "an option of its own: use --seed"),
+        (nothing, ("--model", "timm/test_resnet", "--width", 1, "--image-size", 32),
+         "'adarand' holds on to what pretrained weights know, and timm/test_resnet starts from random"),
+        (nothing, ("--model", "resnet18", "--image-size", 8, "--batch-size", 1), "a larger --batch-size"),
+        (nothing, ("--model", "resnet18", "--image-size", 8, "--accumulate", 8), "a smaller --accumulate"),
         (nothing, ("--model", "conv_smal"), "did you mean 'conv_small'?"),
         (nothing, ("--model", "timm/resnet81", "--width", 1), "timm has no model 'resnet81'"),
         (nothing, ("--model", "no.safetensors"), "checkpoint no.safetensors: no such file"),
@@ -299,6 +305,89 @@ def test_what_cannot_be_used_ends_in_one_sentence_and_leaves_nothing(
     change(clear)
     assert said in refused("finetune", "--data", clear, *GIVEN, "--out", "run", *more)
     assert not Path("run").exists()
+
+
+RANDOM = ("--model", "torchvision/googlenet", "--width", 1, "--image-size", 32, "--method", "plain")
+
+
+def test_a_random_start_is_said_on_the_terminal_and_in_the_card(regraft, clear):
+    words = ["finetune", "--data", clear, "--out", "run", *QUICK, "--lr", 0.01, *RANDOM]
+    code, _, err = regraft(*words, "--epochs", 1, "--model-options", '{"init_weights": false}')
+    assert code == 0, err
+    said = (
+        "torchvision/googlenet starts from random weights: give --pretrained or --checkpoint FILE"
+    )
+    assert said in " ".join(err.split())
+    assert (
+        f"Start: {said}; without the auxiliary classifiers aux1, aux2."
+        in Path("run/README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("method", ["plain", "bss"])
+def test_a_random_start_is_refused_to_methods_that_hold_on_to_it_only(method):
+    from regraft.config import FinetuneConfig
+    from regraft.features import METHODS as REGISTERED
+    from regraft.recipes.finetune import _HOLDING_ON, _needs_pretrained
+
+    assert set(REGISTERED) >= _HOLDING_ON
+    assert not _needs_pretrained(FinetuneConfig(method=method))
+    for kind, needed in (("class", True), ("source", True), ("uniform", False)):
+        assert _needs_pretrained(FinetuneConfig(method="randreg", options={"kind": kind})) is needed
+
+
+def test_what_torchvisions_weights_change_is_there_when_it_predicts(answer, clear, monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+    made = torchvision.models.googlenet
+
+    def offline(weights=None, **options):
+        """Change the options as torchvision does for weights, without fetching any."""
+        if weights is None:
+            return made(**options)
+        torch.manual_seed(3)
+        model = made(**options, num_classes=7, transform_input=True, init_weights=False)
+        model.aux_logits, model.aux1, model.aux2 = False, None, None
+        return model
+
+    monkeypatch.setattr(torchvision.models, "googlenet", offline)
+    words = ["finetune", "--data", clear, "--out", "run", *QUICK, "--lr", 0.01, *RANDOM]
+    answer(*words, "--epochs", 1, "--pretrained")
+    with safe_open("run/model.safetensors", framework="pt") as file:
+        options = json.loads(file.metadata()["regraft.model"])["model"]["options"]
+    assert options == {"transform_input": True, "aux_logits": False, "init_weights": False}
+    found = answer("evaluate", "run", "--data", clear)
+    wanted = json.loads(Path("run/evaluation.json").read_text())["test"]
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+    assert found["confusion"] == wanted["confusion"]
+
+
+def test_single_images_are_taken_where_batchnorm_is_frozen(answer, clear):
+    words = ("--model", "resnet18", "--batch-size", 1, "--freeze-batchnorm", "--method", "plain")
+    words += ("--image-size", 8, "--lr", 1e-6)
+    answer("finetune", "--data", clear, "--out", "run", *QUICK, *words, "--epochs", 1)
+
+
+def test_an_error_before_the_first_checkpoint_leaves_the_folder_to_the_corrected_command(
+    regraft, answer, clear, monkeypatch
+):
+    words = ("finetune", "--data", clear, "--out", "run", *QUICK, "--trials", 2)
+    Path("run").mkdir()
+
+    def broken(*_, **__):
+        raise ValueError("somebody else's code")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("regraft.recipes.finetune_trial.fit", broken)
+        code, _, err = regraft(*words, "--weight", 0.1)
+    assert code == 1
+    assert "somebody else's code" in err
+    assert not Path("run").exists()
+    # After a checkpoint there is something to go on from.
+    with monkeypatch.context() as patch:
+        patch.setattr("regraft.recipes.finetune.write_result", broken)
+        assert regraft(*words, "--weight", 0.1)[0] == 1
+    assert Path("run/checkpoint.safetensors").exists()
+    answer(*words, "--weight", 0.1)
 
 
 def test_another_runs_folder_is_kept(answer, refused, clear):

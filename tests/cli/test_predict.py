@@ -79,7 +79,11 @@ def test_pictures_of_all_kinds_are_taken(answer, result, tmp_path):
     )
     assert len(found["images"]) == 5
     Image.new("RGB", (5, 9), (99, 99, 99)).save("colour.png")
-    assert answer("predict", result, "colour.png")["images"][0]["top"] == found["images"][0]["top"]
+    alone = answer("predict", result, "colour.png")["images"][0]["top"]
+    # Batches of another size add up in another order.
+    for one, other in zip(alone, found["images"][0]["top"], strict=True):
+        assert one["class"] == other["class"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
 
 
 def test_the_file_of_a_dense_run_predicts_too(regraft, answer, image_folder):

@@ -112,3 +112,36 @@ def test_classes_that_differ_in_case_only_are_refused(tmp_path):
         pytest.skip("this file system does not tell them apart")
     with pytest.raises(InputError, match=r"'Cat' and 'cat'.*only differ in case.*rename"):
         scan_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Train", "Val", "Test"), ("TRAINING", "Valid", "testing"), ("train", "Validation", "TEST")],
+)
+def test_parts_are_found_in_any_case_and_by_their_other_names(tmp_path, make_images, names):
+    for part, count in zip(names, (3, 2, 1), strict=True):
+        for cls in ("a", "b"):
+            make_images(tmp_path / part / cls, count)
+    (tmp_path / "annotations").mkdir()
+    found = scan_folder(tmp_path, image_size=8)
+    assert found.classes == ("a", "b")
+    assert [len(p) for p in (found.train, found.validation, found.test)] == [6, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("train/a", "train/b", "Training/a", "Training/b"), "both may be the part train"),
+        (("Train/a", "Train/b", "val/a", "valid/a"), "both may be the part val"),
+        (("Train", "Test"), r"Train has no class folders: .*rename the folders if"),
+        (("Test/a", "Test/b", "val/a"), r"folder 'Test' .*no training images beside it"),
+        (("train/front", "train/back", "bus"), r"folder 'train' .* beside 'bus' with images"),
+    ],
+)
+def test_folders_that_may_be_parts_or_classes_are_refused(tmp_path, make_images, folders, said):
+    for name in folders:
+        make_images(tmp_path / name, 2)
+    if len({p.name.casefold() for p in tmp_path.iterdir()}) < len(list(tmp_path.iterdir())):
+        pytest.skip("this file system does not tell them apart")
+    with pytest.raises(InputError, match=said):
+        scan_folder(tmp_path)

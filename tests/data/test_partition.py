@@ -76,6 +76,17 @@ def test_shots_cut_training_and_validation_and_leave_the_test_images(tmp_path):
     assert len(found.test) == 10
 
 
+def test_shots_cut_a_folders_own_validation_images_too(tmp_path):
+    root = tmp_path / "x"
+    for where, n in (("train", 8), ("val", 5), ("test", 4)):
+        folder(root, {"a": n, "b": n - 3}, where)
+    found = load_partition(config(root, shots=3))
+    assert torch.bincount(found.splits.train.labels).tolist() == [3, 3]
+    assert torch.bincount(found.splits.validation.labels).tolist() == [3, 2]
+    assert len(found.splits.test) == 5
+    assert len(part(found, "validation")) == 5
+
+
 def test_a_known_set_lists_what_was_chosen_from_its_training_images(tmp_path):
     pytest.importorskip("sklearn")
     found = load_partition(DataConfig(name="digits", shots=2, validation=0.2))

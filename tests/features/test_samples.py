@@ -2,13 +2,17 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from two_loading_processes import IMAGES, prepared, worker
 
 from features import CLASSES, batch, loader, network
 from regraft.errors import InputError
 from regraft.features import AdaRand, class_statistics, tap
 from regraft.features.samples import Samples, at_least_two, preserved
+from regraft.train import load_state
 
 
 class Source:
@@ -121,6 +125,43 @@ def test_a_last_single_image_joins_the_batch_before_it():
     sizes = [len(y) for _, y in at_least_two(Samples([batch(4), batch(5), batch(1)], net))]
     assert sizes == [4, 6]
     assert [len(y) for _, y in at_least_two(Samples([batch(1)], net))] == [1]
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_single_images_join_a_neighbour_and_none_is_lost(sizes):
+    net = network(1)
+    batches = [
+        (torch.full((n, 1, 8, 8), float(i)), torch.full((n,), i)) for i, n in enumerate(sizes)
+    ]
+    found = [y for _, y in at_least_two(Samples(batches, net))]
+    assert torch.equal(torch.cat(found), torch.cat([y for _, y in batches]))
+    assert all(2 <= len(y) <= 5 for y in found) or len(sizes) == 1
+
+
+DR_TUNE_QUEUES = ("student_queue", "teacher_queue", "labels")
+
+
+def test_processes_take_their_share_of_our_own_loaders(tmp_path):
+    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
+    one = prepared()
+    assert one["statistics"]["counts"].sum() == IMAGES
+    assert one["statistics"]["counts"].min() == 1
+    states = [load_state(tmp_path / str(rank)) for rank in (0, 1)]
+    for two in states:
+        assert two.keys() == one.keys()
+        for name, tensors in states[0].items():
+            assert all(torch.equal(two[name][key], value) for key, value in tensors.items()), name
+        for name, tensors in one.items():
+            for key, value in tensors.items():
+                if name in ("lp_ft", "delta_attention") or key in DR_TUNE_QUEUES:
+                    continue  # these depend on the order, which is that of the processes
+                torch.testing.assert_close(
+                    two[name][key], value, rtol=0, atol=1e-9, msg=f"{name}: {key}"
+                )
+        for key in ("student_queue", "labels"):
+            left, right = (s["dr_tune"][key].flatten().sort().values for s in (one, two))
+            torch.testing.assert_close(left, right)
 
 
 def test_statistics_are_the_same_in_one_batch_and_in_many_where_batches_do_not_matter():

@@ -94,6 +94,21 @@ def test_resuming_a_checkpoint_equals_never_having_stopped(make, tmp_path):
     assert saved["_extra_state"]["steps"] == 8
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """A data set without a length."""
+
+    def __iter__(self):
+        return iter(data())
+
+
+def test_a_stream_is_as_long_as_max_steps_says(tmp_path):
+    method = AdaRand()
+    run = trainer(tmp_path, method, max_steps=5)
+    run.train_dataset = Stream()
+    run.train()
+    assert method._steps == method.total_steps == 5
+
+
 def test_accumulated_batches_weigh_as_one(tmp_path):
     found = []
     for size, parts in ((12, 1), (4, 3)):

@@ -5,6 +5,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from features import CLASSES, METHODS, batch, network
 from regraft.features import AdaRand, SupCon
 
+# The dev extra leaves Lightning out: its torchmetrics makes every import of Fabric, and with it most
+# of the tests, slower by seconds. `pip install 'regraft[lightning]'` and run this file by itself.
 lightning = pytest.importorskip("lightning", reason="lightning is not installed")
 
 from regraft.integrations.lightning import Finetune  # noqa: E402
@@ -68,6 +70,28 @@ def test_resuming_a_checkpoint_equals_never_having_stopped(name, tmp_path):
     trainer(tmp_path).fit(again, fixed, ckpt_path=tmp_path / "half.ckpt", weights_only=False)
     for (key, a), b in zip(again.state_dict().items(), straight.state_dict().values(), strict=True):
         assert a == b if isinstance(a, dict) else torch.equal(a, b), key
+
+
+@pytest.mark.parametrize("name", ["adarand", "supcon", "co_tuning", "dr_tune", "lp_ft"])
+def test_a_checkpoint_serves_a_module_that_is_not_trained(name, tmp_path):
+    trained = module(METHODS[name].make(3))
+    run = trainer(tmp_path)
+    run.fit(trained, loader())
+    (wanted,) = run.test(trained, loader(), verbose=False)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    fresh = module(METHODS[name].make(4), seed=2)
+    other = trainer(tmp_path)
+    path = tmp_path / "x.ckpt"
+    found = other.test(fresh, loader(), ckpt_path=path, weights_only=False, verbose=False)
+    assert found == [wanted]
+    again = Finetune.load_from_checkpoint(
+        path,
+        model=network(2),
+        method=METHODS[name].make(4),
+        optimizer=torch.optim.SGD,
+        weights_only=False,
+    )
+    assert other.test(again, loader(), verbose=False) == [wanted]
 
 
 class StopAfter(lightning.Callback):

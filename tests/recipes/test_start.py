@@ -4,6 +4,7 @@ from safetensors.torch import save_file
 
 from regraft.config import ModelConfig
 from regraft.errors import InputError
+from regraft.models import build
 from regraft.recipes.start import read_checkpoint, start_from
 
 CLASSES = ("a", "b", "c")
@@ -158,3 +159,66 @@ def test_a_hubs_network_brings_its_normalisation_and_its_classifier(monkeypatch)
     assert found.source.out_features == 1000
     assert found.mean == (0.485, 0.456, 0.406)
     assert start("timm/resnet18", channels=3).mean is None
+
+
+class Auxiliary(torch.nn.Module):
+    """Gives a second output in training, as networks with auxiliary classifiers do."""
+
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(in_channels)
+        self.head = torch.nn.Linear(in_channels, num_classes)
+
+    def forward(self, x):
+        out = self.head(self.norm(x).mean((2, 3)))
+        return (out, out) if self.training else out
+
+
+def test_a_network_that_gives_more_than_logits_in_training_is_refused():
+    with pytest.raises(InputError, match=r"gives tuple for 2 images in the mode of training"):
+        start(f"{__name__}:Auxiliary")
+
+
+def test_trying_it_in_training_leaves_the_network_as_it_was():
+    torch.manual_seed(0)
+    fresh = build(ModelConfig(name="resnet18"), num_classes=3, channels=1, image_size=16)
+    found = start("resnet18").model
+    for key, value in fresh.state_dict().items():
+        assert torch.equal(found.state_dict()[key], value), key
+    assert found.training == fresh.training
+
+
+def test_a_random_start_is_told_from_one_that_inherits(source):
+    pytest.importorskip("timm")
+    found = start("timm/test_resnet", channels=3)
+    assert found.notes == (
+        "timm/test_resnet starts from random weights: give --pretrained or --checkpoint FILE",
+    )
+    assert not found.inherits
+    assert start().notes == ("random weights: give --checkpoint FILE to inherit some",)
+    assert start(checkpoint=source).inherits
+
+
+def test_options_that_fetch_weights_inherit_too(monkeypatch):
+    timm = pytest.importorskip("timm")
+    made = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda model_name, pretrained, **o: made(model_name, **o)
+    )
+    config = ModelConfig(name="timm/test_resnet", options={"pretrained": True})
+    found = start_from(config, classes=CLASSES, channels=3, image_size=32)
+    assert found.inherits
+    assert found.mean is not None
+    assert found.config.options == {}
+
+
+def test_auxiliary_classifiers_are_left_out_of_network_and_checkpoint(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    whole = torchvision.models.googlenet(num_classes=7, init_weights=False, aux_logits=True)
+    file = saved(tmp_path / "x.safetensors", whole)
+    config = ModelConfig(name="torchvision/googlenet", options={"init_weights": False})
+    found = start_from(config, classes=CLASSES, channels=3, image_size=32, checkpoint=file)
+    assert torch.equal(found.model.conv1.conv.weight, whole.conv1.conv.weight)
+    assert "without the auxiliary classifiers aux1, aux2" in found.notes
+    again = build(found.config, num_classes=3, channels=3, image_size=32)
+    again.load_state_dict(found.model.state_dict())

@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from .labelled import labelled
 from .output import print_json, say, table
-from .pictures import labelled
+from .seen import Seen
+
+_BATCH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,12 @@ class Evaluate:
     result: Annotated[Path, tyro.conf.Positional]
     """The result folder, or the model.safetensors in it."""
     data: str
-    """A folder with a subfolder for each class (its test part if it has one), or a known set."""
+    """A folder with a subfolder for each class (its test part if it has one), or a known set. Of the
+    folder that the model was trained on, the images that it has not seen."""
+    all_images: bool = False
+    """Measure on the images too that split.csv beside the model lists for training or validation."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """Stop at an image that cannot be decoded, or warn and go on."""
     out: Path | None = None
     """Write all figures, the confusion matrix among them, to this JSON file as well."""
     model: str | None = None
@@ -52,14 +60,21 @@ class Evaluate:
                 raise InputError(f"threads={self.threads}: expected at least 1")
             torch.set_num_threads(self.threads)
         tuned = load_finetuned(self.result, model=self.model, accelerator=self.accelerator)
-        name, split, pixels, labels = labelled(
-            tuned, tuned.path, self.data, self.data_root, download=self.download
+        given = labelled(
+            tuned,
+            tuned.path,
+            self.data,
+            self.data_root,
+            download=self.download,
+            seen=None if self.all_images else Seen.of(tuned.path),
+            unreadable=self.unreadable,
         )
-        logits = tuned.logits(tuned.preparation.batches(pixels, 100))
+        logits = tuned.logits(map(tuned.preparation.normalised, given.pixels(_BATCH)))
         found = {
-            "data": name,
-            "split": split,
-            **evaluation(logits, labels, tuned.classes, temperature=tuned.temperature),
+            "data": given.name,
+            "split": given.split,
+            "note": given.note,
+            **evaluation(logits, given.labels, tuned.classes, temperature=tuned.temperature),
         }
         if self.out is not None:
             write_text(self.out, json.dumps(found, indent=2) + "\n")
@@ -72,6 +87,8 @@ class Evaluate:
     def _tell(self, found: dict[str, Any]) -> None:
         from regraft.report.finetuned import by_class, confusions
 
+        if found["note"]:
+            say(found["note"])
         where = f"{found['split']} images" if found["split"] != "all" else "images"
         say(f"accuracy on {found['data']}: {found['accuracy']:.2f}% of {found['images']} {where}")
         say(

@@ -6,6 +6,7 @@ import dataclasses
 import json as jsonlib
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +23,20 @@ from regraft.config import (
 )
 
 from .output import print_json, say
-from .progress import Bar
+from .stages import Stages
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-_STARTED = {"search", "search.json", "checkpoint.safetensors", "result.json"}
+# What the folder of a run has before there is anything to go on from, and what there is then.
+_BEGUN = {
+    "config.json",
+    "data.json",
+    "environment.json",
+    "metrics.jsonl",
+    "search",
+    "search.json",
+    "split.csv",
+}
+_KEPT = ("checkpoint.safetensors", "model.safetensors", "result.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +54,8 @@ class Finetune:
     checkpoint: Path | None = None
     """Weights to start from, a .safetensors file."""
     pretrained: bool = False
-    """Start from the weights of timm's or torchvision's hub."""
+    """Start from the weights of timm's or torchvision's hub; without them and --checkpoint from random
+    ones, which most methods refuse for networks of a hub."""
     method: str = "adarand"
     """adarand, plain, randreg, feature_norm, l2sp, delta, bss, supcon, core_tuning, co_tuning, dr_tune,
     lp_ft, linear_probe or bitfit."""
@@ -133,7 +145,7 @@ class Finetune:
 
     def run(self) -> int:
         """Fine-tune, show progress, and tell what was found."""
-        from regraft.errors import InputError, MissingExtraError
+        from regraft.errors import InputError
         from regraft.recipes.finetune import run_finetune
         from regraft.train import keep_freed_memory
 
@@ -142,11 +154,11 @@ class Finetune:
         keep_freed_memory()
         job = self.job()
         out = self.out or Path(f"{Path(self.data).resolve().name or 'data'}-{self.method}")
-        new = not out.exists()
+        new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
         try:
-            with _Stages(enabled=not self.json) as stages:
+            with Stages(enabled=not self.json) as stages:
                 result = run_finetune(job, out, stage=stages.begin, say=stages.say)
-        except (InputError, MissingExtraError):
+        except Exception:
             if new:
                 _forget(out)
             raise
@@ -288,12 +300,11 @@ def _pick(kind: Any, values: dict[str, Any], **more: Any) -> Any:
 
 
 def _forget(folder: Path) -> None:
-    """Remove the folder of a run that never began, so that the corrected command may have it."""
-    from . import find
-
-    if folder.is_dir() and _STARTED.isdisjoint(p.name for p in folder.iterdir()):
-        (folder / "split.csv").unlink(missing_ok=True)
-        find._forget(folder)
+    """Remove the folder of a run without any checkpoint, so that a corrected command may have it."""
+    if not folder.is_dir() or not {p.name for p in folder.iterdir()} <= _BEGUN:
+        return
+    if not any(p.name in _KEPT for p in folder.rglob("*")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tell(out: Path, result: dict[str, Any]) -> None:
@@ -310,35 +321,3 @@ def _tell(out: Path, result: dict[str, Any]) -> None:
     say(f"model: {out / 'model.safetensors'}")
     say(f"card: {out / 'README.md'}; report: {out / 'report.html'}")
     say(f"use it: regraft predict {out} IMAGES")
-
-
-class _Stages:
-    """One progress bar after the other, and remarks between them, on standard error."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
-        self._bar: Bar | None = None
-
-    def begin(self, what: str) -> Any:
-        """Show the next bar and return what updates it."""
-        self._end()
-        self._bar = Bar(enabled=self._enabled, noun=what).__enter__()
-        return self._bar.update
-
-    def say(self, text: str) -> None:
-        """Show a remark."""
-        import sys
-
-        if self._enabled:
-            print(text, file=sys.stderr)
-
-    def _end(self) -> None:
-        if self._bar is not None:
-            self._bar.__exit__()
-            self._bar = None
-
-    def __enter__(self) -> _Stages:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -128,73 +127,3 @@ def _attempt(paths: list[Path], size: int, index: int) -> Any:
         return decode(paths[index], size)
     except InputError as error:
         return str(error)
-
-
-def labelled(
-    ticket: Any, path: Path, name: str, root: str | None, *, download: bool
-) -> tuple[str, str, Any, Any]:
-    """Return name, split, images uint8 [n, C, H, W] and labels int64 [n] of a data set.
-
-    The split is `test`, or `all` images of a folder without one; labels count in the ticket's order.
-
-    Raises:
-        InputError: No such set or folder, or one with classes or channels the ticket has not.
-    """
-    import torch
-
-    from regraft.data import ImageSet, graph_names, known_names, load_known, resize
-    from regraft.errors import InputError
-
-    shape, classes = ticket.about["input"], ticket.about["classes"]
-    if name in graph_names():
-        raise InputError(
-            f"{name} is a graph and {path} takes images: give a set of images, or a folder"
-        )
-    if name in known_names():
-        found = load_known(name, root, download=download)
-        images, split, there = found.test, "test", list(found.classes)
-    else:
-        where = _place(name, root)
-        images, split, there = _folder(where, shape["image_size"], shape["channels"])
-        name = where.resolve().name
-    strange = [c for c in there if c not in classes]
-    if strange:
-        raise InputError(
-            f"data {name} has the class {strange[0]!r}, which {path} does not know: it knows "
-            f"{', '.join(map(str, classes[:10]))}{', ...' if len(classes) > 10 else ''}"
-        )
-    if not isinstance(images, ImageSet) or images.channels != shape["channels"]:
-        raise InputError(
-            f"data {name} has images of {images.channels} channel(s) and {path} takes "
-            f"{shape['channels']}: give the set it was found on, or one like it"
-        )
-    index = torch.tensor([classes.index(c) for c in there])
-    return name, split, resize(images.images, shape["image_size"]), index[images.labels]
-
-
-def _place(name: str, root: str | None) -> Path:
-    """Return the folder a name stands for, here or below the data root."""
-    from regraft.data import data_root, known_names
-    from regraft.errors import InputError
-
-    here = Path(name).expanduser()
-    found = next((p for p in (here, data_root(root) / name) if p.is_dir()), None)
-    if found is None:
-        close = difflib.get_close_matches(name, known_names(), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(
-            f"data {name!r} is neither a known set nor a folder: {hint}known are "
-            f"{', '.join(known_names())}"
-        )
-    return found
-
-
-def _folder(where: Path, size: int, channels: int) -> tuple[Any, str, list[str]]:
-    from regraft.data import ImageSet, scan_folder
-    from regraft.data.lazy import grey
-
-    found = scan_folder(where, image_size=size)
-    files, split = (found.train, "all") if found.test is None else (found.test, "test")
-    pixels = files.decoded()
-    images = grey(pixels) if channels == 1 else pixels
-    return ImageSet(images, files.labels, files.num_classes), split, list(found.classes)

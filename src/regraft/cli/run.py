@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from .labelled import labelled
 from .network import facts_of, network_of
 from .output import print_json, say, table
-from .pictures import Preparation, decoded, files_of, labelled
+from .pictures import Preparation, decoded, files_of
 from .predictions import as_csv, best, csv_text, headings
 
 _INT = "a whole number or null"
@@ -75,12 +76,11 @@ class Run:
     def _images(self, ticket: Any) -> int:
         about, shape = Preparation.of(ticket, self.ticket), ticket.about["input"]
         if self.data is not None:
-            name, split, pixels, labels = labelled(
-                ticket, self.ticket, self.data, self.data_root, download=self.download
-            )
-            probabilities = self._predict(ticket, about.batches(pixels))
+            given = labelled(ticket, self.ticket, self.data, self.data_root, download=self.download)
+            probabilities = self._predict(ticket, map(about.normalised, given.pixels(500)))
+            columns = ["image", "class", "prediction"]
             return self._tell_accuracy(
-                ticket, name, split, probabilities, labels, ["image", "class", "prediction"]
+                ticket, given.name, given.split, probabilities, given.labels, columns
             )
         paths = files_of(self.images)
         pixels = decoded(paths, shape["channels"], shape["image_size"])

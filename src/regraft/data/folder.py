@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,11 @@ _EXTENSIONS = frozenset(
         ".webp",
     )
 )
-_VALIDATION = ("val", "valid", "validation")
+_PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +52,8 @@ def scan_folder(
     """Find the images of a folder and their classes, without keeping any image in memory.
 
     The layout is PATH/CLASS/IMAGE, or PATH/{train,val,test}/CLASS/IMAGE, of which only `train` is
-    needed. Images may lie in folders below their class. Classes and images are sorted by name.
+    needed. The parts may be written in any case, and as training, valid, validation or testing.
+    Images may lie in folders below their class. Classes and images are sorted by name.
 
     Args:
         path: The folder.
@@ -58,8 +63,8 @@ def scan_folder(
 
     Raises:
         InputError: A missing folder, no class folders, a single class, classes whose names differ
-            in case only, a class without images, or a class in `val` or `test` that `train` does
-            not have.
+            in case only, a class without images, a class in `val` or `test` that `train` does not
+            have, or folders that can be read as parts and as classes.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -67,21 +72,64 @@ def scan_folder(
         raise InputError(f"data folder {root} {what}: expected a folder with one subfolder a class")
     if image_size < 1:
         raise InputError(f"image_size={image_size}: expected at least 1 pixel")
-    train = root / "train"
-    if not (train.is_dir() and _subfolders(train)):
+    found = _parts_of(root)
+    if not found:
         classes = _class_names(root)
         return Folder(_scan(root, classes, image_size, unreadable), None, None, classes)
-    classes = _class_names(train)
-    parts = {
-        part: _scan(folder, classes, image_size, unreadable)
-        for part, names in (("train", ("train",)), ("val", _VALIDATION), ("test", ("test",)))
-        if (folder := _first(root, names)) is not None
-    }
+    classes = _class_names(found["train"])
+    parts = {k: _scan(folder, classes, image_size, unreadable) for k, folder in found.items()}
     return Folder(parts["train"], parts.get("val"), parts.get("test"), classes)
 
 
-def _first(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def joined(found: Folder) -> FileSet:
+    """Return the files of all parts."""
+    parts = [p for p in (found.train, found.validation, found.test) if p is not None]
+    paths = tuple(path for part in parts for path in part.paths)
+    return replace(found.train, paths=paths, labels=torch.cat([part.labels for part in parts]))
+
+
+def _parts_of(root: Path) -> dict[str, Path]:
+    """Return the folders of the parts by `train`, `val` and `test`; none where there are classes."""
+    below = _subfolders(root)
+    found: dict[str, Path] = {}
+    for part, names in _PARTS.items():
+        named = [p for p in below if p.name.casefold() in names]
+        divided = [p for p in named if _subfolders(p)]
+        if len(divided) > 1:
+            raise InputError(
+                f"{root} has the folders {divided[0].name!r} and {divided[1].name!r}, which both may "
+                f"be the part {part}: keep one, or join them"
+            )
+        if named:
+            found[part] = (divided or named)[0]
+    divided = {part for part, folder in found.items() if _subfolders(folder)}
+    strangers = [p for p in below if p not in found.values()]
+    if "train" in divided:
+        classes = [p.name for p in strangers if _holds_images(p)]
+        if len(found) == 1 and classes:
+            raise InputError(
+                f"{root} has the folder {found['train'].name!r} with folders in it beside "
+                f"{classes[0]!r} with images: a part of the images beside a class; move the classes "
+                f"into {found['train'].name!r}, or rename it if it is a class"
+            )
+        # A class of `train` that is missing elsewhere is told by `_scan`, so is a flat part.
+        return found
+    if divided and not strangers:
+        part = found[min(divided)].name
+        raise InputError(
+            f"{root} has the folder {part!r} with classes in it and no training images beside it: "
+            f"expected a folder train with the same classes, or name {root / part} itself"
+        )
+    if "train" in found and len(found) > 1 and not strangers:
+        raise InputError(
+            f"{found['train']} has no class folders: put the images of each class into a subfolder "
+            "of it, or rename the folders if train and test are the classes"
+        )
+    return {}
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(p.suffix.lower() in _EXTENSIONS and p.is_file() for p in folder.iterdir())
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from regraft.config import DataConfig
 from regraft.errors import InputError
 
-from .folder import Folder, scan_folder
+from .folder import joined, scan_folder
 from .images import ImageSet, Splits, channel_moments, resize
 from .known import graph_names, known_names, load_known
 from .lazy import FileSet
@@ -54,10 +54,10 @@ def load_partition(
 ) -> Partition:
     """Load a known set or a folder and part it into training, validation and test images.
 
-    A folder's own val and test are used as they are. What it lacks is held out of the training
-    images, every class in proportion: the share `test` first, then `config.validation`, both of all
-    images. With `config.shots` that many images of each class are kept for training, and no more
-    for validation, since who has few images has few to choose with.
+    A folder's own val and test are used. What it lacks is held out of the training images, every
+    class in proportion: the share `test` first, then `config.validation`, both of all images. With
+    `config.shots` that many images of each class are kept for training, and no more for validation
+    (the first by name, of a folder's own val too), since who has few images has few to choose with.
 
     Args:
         config: The data part of a run's configuration.
@@ -112,7 +112,7 @@ def _folder(config: DataConfig, test: float, listed: Path | None) -> Partition:
     found = scan_folder(
         root, image_size=config.image_size or _FOLDER_SIZE, unreadable=config.unreadable
     )
-    whole = _joined(found) if listed is not None else found.train
+    whole = joined(found) if listed is not None else found.train
     names = [_name(path, root) for path in whole.paths]
     share = test if found.test is None else 0.0
     own = found.validation is not None
@@ -121,7 +121,11 @@ def _folder(config: DataConfig, test: float, listed: Path | None) -> Partition:
         whole.subset(parts[part]) if len(parts[part]) else None for part in _PARTS
     ]
     if listed is None:
-        chosen[1] = chosen[1] if found.validation is None else found.validation
+        if found.validation is not None:
+            chosen[1] = found.validation
+            if config.shots is not None:
+                few = _at_most(found.validation.labels, config.shots)
+                chosen[1] = found.validation.subset(few)
         chosen[2] = chosen[2] if found.test is None else found.test
     train, validation, tested = chosen
     if train is None:
@@ -134,12 +138,6 @@ def _folder(config: DataConfig, test: float, listed: Path | None) -> Partition:
     )
     name = root.resolve().name
     return Partition(gathered(name, (train, validation, tested), found.classes), rows)
-
-
-def _joined(found: Folder) -> FileSet:
-    parts = [p for p in (found.train, found.validation, found.test) if p is not None]
-    paths = tuple(path for part in parts for path in part.paths)
-    return replace(found.train, paths=paths, labels=torch.cat([part.labels for part in parts]))
 
 
 def _name(path: Path, root: Path) -> str:
@@ -216,7 +214,7 @@ def _as_listed(
     place = {name: i for i, name in enumerate(names)}
     found: dict[str, list[int]] = {part: [] for part in _PARTS}
     seen: set[str] = set()
-    for line, row in enumerate(_read(listed), start=2):
+    for line, row in enumerate(read_list(listed), start=2):
         name, label, part = row
         if part not in _PARTS:
             raise InputError(
@@ -246,7 +244,12 @@ def _as_listed(
     return parts
 
 
-def _read(listed: Path) -> list[list[str]]:
+def read_list(listed: Path) -> list[list[str]]:
+    """Return the lines of a list: image, class, split.
+
+    Raises:
+        InputError: It cannot be read, or has other columns.
+    """
     try:
         lines = list(csv.reader(io.StringIO(listed.read_text(encoding="utf-8"))))
     except (OSError, ValueError, csv.Error) as error:

@@ -80,13 +80,19 @@ class DRTune(Method):
         )
         self.register_buffer("rotation", torch.eye(d, device=like.device, dtype=dtype))
         self._filled = self._at = 0
+        kept = empty[:0], self.labels[:0]
         with preserved(tap.model, "eval"):
             for inputs, labels in at_least_two(samples):
                 check_labels(labels, self.num_classes)
                 call(tap.model, inputs)
-                f = tap.take().features
-                f, labels = gather_rows(f), gather_rows(labels)
-                self._push(f, f, labels)
+                f = torch.cat([kept[0], tap.take().features.to(dtype)])
+                kept = f[-self.queue :], torch.cat([kept[1], labels])[-self.queue :]
+        # Processes may have different numbers of batches: they exchange them once, at the end, and
+        # the newest images of each are the newest of all.
+        ages = torch.arange(len(kept[1]), 0, -1, device=like.device)
+        order = gather_rows(ages).argsort(descending=True, stable=True)
+        f = gather_rows(kept[0])[order]
+        self._push(f, f, gather_rows(kept[1])[order])
 
     def loss(self, features: Tensor, targets: Tensor, context: Context | None = None) -> Tensor:
         """Return the mean cross-entropy of the classifier on the queue's calibrated features."""

@@ -100,7 +100,9 @@ class Method(nn.Module):
         Args:
             model: The network.
             loader: The target's training batches: any iterable of (inputs, labels, ...) or of
-                mappings with `labels`, gone through at most once, or a `BatchSource`.
+                mappings with `labels`, gone through at most once, or a `BatchSource`. In a
+                distributed run each process has to see other images: a `BatchSource` is asked for
+                the process's share, other loaders need a sampler such as `DistributedSampler`.
             steps: Optimiser steps of the whole run.
             num_classes: K, where the classifier does not tell.
             classifier: Name of the classifier, where it is not found by itself.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,11 +12,16 @@ from torch import Tensor, nn
 
 from regraft.errors import InputError
 
+from .parallel import world
+
 _LABELS = ("labels", "label", "targets", "target")
 
 
 class Samples:
     """Batches as (inputs of the network, labels [b]) on the network's device, whatever they were.
+
+    In a distributed run each process goes through its share: of a `BatchSource` it asks for its own,
+    and any other loader has to give each process other images, as under a `DistributedSampler`.
 
     Args:
         loader: Iterable of (inputs, labels, ...), or of mappings with `labels`; or a `BatchSource`.
@@ -58,7 +64,7 @@ class Samples:
     def _open(self) -> Iterator[Any]:
         batches = getattr(self.loader, "batches", None)
         if callable(batches):
-            return iter(batches(0))
+            return _share(batches)
         try:
             return iter(self.loader)
         except TypeError:
@@ -66,6 +72,17 @@ class Samples:
                 f"loader is a {type(self.loader).__name__}: expected an iterable of "
                 "(inputs, labels), such as a DataLoader"
             ) from None
+
+
+def _share(batches: Callable[..., Iterator[Any]]) -> Iterator[Any]:
+    """Return this process's share of the batches of a `BatchSource`."""
+    rank, size = world()
+    names = inspect.signature(batches).parameters
+    free = any(p.kind is p.VAR_KEYWORD for p in names.values())
+    if size == 1 or not (free or {"rank", "world"} <= names.keys()):
+        return iter(batches(0))
+    # Of a last batch smaller than the number of processes some have none.
+    return (batch for batch in batches(0, rank=rank, world=size) if len(batch[1]))
 
 
 def split(batch: Any, device: torch.device, dtype: torch.dtype) -> tuple[Any, Tensor]:
@@ -141,19 +158,29 @@ def preserved(model: nn.Module, mode: str) -> Iterator[None]:
 
 
 def at_least_two(samples: Samples) -> Iterator[tuple[Any, Tensor]]:
-    """Yield the batches, a last one of a single image together with the batch before it.
+    """Yield the batches, those of a single image joined with the next one, the last with the one before.
 
     BatchNorm cannot normalise one image by itself in the mode of training.
     """
     held: tuple[Any, Tensor] | None = None
+    lone: tuple[Any, Tensor] | None = None
     for batch in samples:
-        if held is not None:
-            if len(batch[1]) == 1 and (both := _joined(held, batch)) is not None:
-                batch = both
-            else:
+        if held is None:
+            held = batch
+        elif lone is None and len(batch[1]) == 1 < len(held[1]):
+            lone = batch  # whether a batch follows that it can join shows next
+        else:
+            left = held if lone is None else lone
+            if lone is not None:
                 yield held
-        held = batch
-    if held is not None:
+            both = _joined(left, batch) if len(left[1]) == 1 else None
+            if both is None:
+                yield left
+            held, lone = both or batch, None
+    if held is not None and lone is not None:
+        both = _joined(held, lone)
+        yield from (held, lone) if both is None else (both,)
+    elif held is not None:
         yield held
 
 

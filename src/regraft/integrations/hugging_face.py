@@ -55,7 +55,7 @@ class FinetuneTrainer(Trainer):
         if self.method.tap is None:
             model: Any = self.model
             loader = self.get_train_dataloader()
-            options: dict[str, Any] = {"steps": self._steps(len(loader)), **self.prepare_options}
+            options: dict[str, Any] = {"steps": self._steps(loader), **self.prepare_options}
             self.method.prepare(model, loader, **options)
             self.method.to(self.args.device)
         return super().train(*args, **kwargs)
@@ -108,10 +108,11 @@ class FinetuneTrainer(Trainer):
             return False
         return bool(self.model_accepts_loss_kwargs or self.compute_loss_func is not None)
 
-    def _steps(self, batches: int) -> int:
+    def _steps(self, loader: Any) -> int:
+        # A stream has no length; transformers then asks for max_steps too.
         if self.args.max_steps > 0:
             return self.args.max_steps
-        each = math.ceil(batches / self.args.gradient_accumulation_steps)
+        each = math.ceil(len(loader) / self.args.gradient_accumulation_steps)
         return max(1, math.ceil(each * self.args.num_train_epochs))
 
 

@@ -23,7 +23,8 @@ class Finetune(LightningModule):
     """Fine-tunes a classifier with a method under any Lightning trainer.
 
     The method is prepared when fitting starts, from the trainer's training batches, and is part of
-    the checkpoint. Batches are (inputs, labels) or mappings with `labels`.
+    the checkpoint; testing, predicting and `load_from_checkpoint` take the network alone from it.
+    Batches are (inputs, labels) or mappings with `labels`.
 
     Args:
         model: The pretrained network with its new classifier.
@@ -61,6 +62,15 @@ class Finetune(LightningModule):
             steps = int(self.trainer.estimated_stepping_batches)
             options: dict[str, Any] = {"steps": steps, **self.prepare_options}
             self.method.prepare(self.model, self.trainer.train_dataloader, **options)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the method's state where there is no training, which alone prepares it."""
+        if self.method.tap is None:
+            own = self.state_dict()
+            stored = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {
+                k: v for k, v in stored.items() if k in own or not k.startswith("method.")
+            }
 
     def forward(self, inputs: Any) -> Tensor:
         """Return logits [b, K]."""

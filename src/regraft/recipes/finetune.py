@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from regraft.config import (
     Augmentation,
@@ -25,11 +23,7 @@ from regraft.config import (
     to_dict,
 )
 from regraft.data import (
-    FolderLoader,
-    ImageSet,
-    Mixup,
     Splits,
-    TensorLoader,
     load_partition,
     with_channels,
 )
@@ -37,21 +31,23 @@ from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
 from regraft.files import write_text
-from regraft.protocols import BatchSource
 from regraft.train import (
-    Batches,
     RunFolder,
     make_fabric,
 )
 
+from .finetune_batches import EPOCHS, workshop_of
 from .finetune_files import about_of, write_result
 from .finetune_search import Stage, search
-from .finetune_trial import Workshop, has_weight, make_method
+from .finetune_trial import has_weight, make_method
 from .job import fingerprint
 from .start import Checkpoint, Start, read_checkpoint, start_from
+from .start_network import HUBS
 
-_LEAST_TO_CROP = 24
-_EPOCHS, _STEPS = 30, 200
+# Methods that mean nothing without pretrained weights.
+_HOLDING_ON = frozenset(
+    ("adarand", "bitfit", "co_tuning", "delta", "dr_tune", "l2sp", "linear_probe", "lp_ft")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +158,13 @@ def run_finetune(
         checkpoint = None if job.checkpoint is None else read_checkpoint(job.checkpoint)
         splits, listed, notes = _splits(job)
         start = _start(job, splits, checkpoint)
-        notes += start.notes or (
-            "random weights: give --checkpoint or --pretrained to inherit some",
-        )
+        notes += start.notes
         # What a method cannot do without is missed here, not after the search.
         make_method(job.finetune, None, job.runtime.seed, start.source)
         splits = _normalised(job, splits, start)
         folder.pin("data", fingerprint(splits))
         write_text(path / "split.csv", listed)
-        workshop = _workshop(job, splits, start, fabric)
+        workshop = workshop_of(job, splits, start, fabric)
         stage = _after(notes, say, stage)
         epochs = workshop.optim.epochs
         setting, searched = search(
@@ -208,7 +202,7 @@ def _setting(job: FinetuneJob) -> str:
 
 def _check(job: FinetuneJob) -> None:
     check(job.model, job.finetune, job.search, job.optim, job.runtime)
-    epochs = _EPOCHS if job.epochs is None else job.epochs
+    epochs = EPOCHS if job.epochs is None else job.epochs
     decay, rate = job.weight_decay or 0.0, job.lr or job.optim.lr
     check(replace(job.optim, lr=rate, weight_decay=decay, epochs=epochs))
     if job.lr == 0:
@@ -216,6 +210,11 @@ def _check(job: FinetuneJob) -> None:
     for package, extra in (("jinja2", "report"), ("matplotlib", "report")):
         if importlib.util.find_spec(package) is None:  # better now than after the training
             raise MissingExtraError(package, extra, "the report of a fine-tuning")
+    for key in ("weight", "seed"):
+        if key in job.finetune.options:
+            raise InputError(
+                f"--method-options has {key!r}, which has an option of its own: use --{key}"
+            )
     if job.finetune.method != "co_tuning":  # which needs the network first
         build_method(job.finetune.method, **job.finetune.options)
     kind: Any = METHODS[job.finetune.method]
@@ -264,7 +263,7 @@ def _splits(job: FinetuneJob) -> tuple[Splits, str, list[str]]:
 
 def _start(job: FinetuneJob, splits: Splits, checkpoint: Checkpoint | None) -> Start:
     torch.manual_seed(job.runtime.seed)
-    return start_from(
+    start = start_from(
         job.model,
         classes=splits.classes,
         channels=splits.channels,
@@ -273,6 +272,19 @@ def _start(job: FinetuneJob, splits: Splits, checkpoint: Checkpoint | None) -> S
         pretrained=job.pretrained,
         want_source=job.finetune.method == "co_tuning",
     )
+    method, name = job.finetune.method, job.model.name
+    if not start.inherits and name.startswith(HUBS) and _needs_pretrained(job.finetune):
+        raise InputError(
+            f"method {method!r} holds on to what pretrained weights know, and {name} starts from "
+            "random weights: give --pretrained or --checkpoint FILE, or train it with --method plain"
+        )
+    return start
+
+
+def _needs_pretrained(config: FinetuneConfig) -> bool:
+    if config.method == "randreg":
+        return config.options.get("kind", "class") in ("source", "class")
+    return config.method in _HOLDING_ON
 
 
 def _normalised(job: FinetuneJob, splits: Splits, start: Start) -> Splits:
@@ -285,54 +297,6 @@ def _normalised(job: FinetuneJob, splits: Splits, start: Start) -> Splits:
             f"{splits.channels} channel(s), std above 0"
         )
     return replace(splits, mean=mean, std=std)
-
-
-def _workshop(job: FinetuneJob, splits: Splits, start: Start, fabric: Any) -> Workshop:
-    normed = any(isinstance(m, nn.LayerNorm) for m in start.model.modules())
-    optimizer = ("adamw" if normed else "sgd") if job.optimizer == "auto" else job.optimizer
-    decay = job.weight_decay
-    if decay is None:
-        decay = 0.0 if job.finetune.method in ("l2sp", "delta") else 1e-4
-    size = min(job.optim.batch_size, len(splits.train))
-    batches = _batches(job, splits, size, fabric.device)
-    optim = replace(
-        job.optim,
-        optimizer=optimizer,
-        weight_decay=decay,
-        batch_size=size,
-        epochs=job.epochs or max(_EPOCHS, math.ceil(_STEPS / len(batches.train))),
-        nesterov=optimizer == "sgd",
-        select="best",
-    )
-    mixed = None
-    if job.finetune.mixup is not None:
-        mixed = Mixup(
-            batches.train,
-            alpha=job.finetune.mixup,
-            num_classes=splits.num_classes,
-            seed=job.runtime.seed,
-        )
-    return Workshop(start, batches, mixed, job.finetune, optim, job.runtime, fabric)
-
-
-def _batches(job: FinetuneJob, splits: Splits, size: int, device: torch.device) -> Batches:
-    augment = job.augment or ("crop" if splits.image_size >= _LEAST_TO_CROP else "none")
-
-    def source(images: Any, train: bool) -> BatchSource:
-        in_memory = isinstance(images, ImageSet)
-        return (TensorLoader if in_memory else FolderLoader)(
-            images,
-            batch_size=size if train else max(size, 100),
-            mean=splits.mean,
-            std=splits.std,
-            shuffle=train,
-            augment=augment if train else "none",
-            seed=job.runtime.seed,
-            device=device,
-        )
-
-    test = None if splits.test is None else source(splits.test, False)
-    return Batches(source(splits.train, True), source(splits.validation, False), test)
 
 
 def _digest(file: Path) -> str:

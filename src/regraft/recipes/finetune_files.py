@@ -21,23 +21,18 @@ from .start import Start
 if TYPE_CHECKING:
     from .finetune import FinetuneJob
 
-# What must be said of a network to build it again, and what would fetch weights for it.
-_FETCHING = ("pretrained", "weights", "checkpoint_path")
-
 
 def about_of(job: FinetuneJob, splits: Splits, start: Start) -> dict[str, Any]:
     """Return what the model's file says it is of: how to build it and what to feed it."""
-    model = to_dict(job.model)
-    model["options"] = {k: v for k, v in model["options"].items() if k not in _FETCHING}
     return {
-        "model": model,
+        "model": to_dict(start.config or job.model),
         "input": {"channels": splits.channels, "image_size": splits.image_size},
         "mean": list(splits.mean),
         "std": list(splits.std),
         "classes": list(splits.classes),
         "data": splits.name,
         "method": job.finetune.method,
-        "start": list(start.notes) or ["random weights"],
+        "start": list(start.notes),
     }
 
 

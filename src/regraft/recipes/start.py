@@ -18,6 +18,14 @@ from regraft.errors import InputError
 from regraft.features import find_classifier
 from regraft.models import build
 
+from .start_network import (
+    asks_for_weights,
+    drop_auxiliary_,
+    random_start,
+    rebuilding,
+    try_in_training,
+)
+
 # What training wrappers put before the names of all tensors.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _COUNTERS = "num_batches_tracked"
@@ -38,6 +46,8 @@ class Start:
 
     `classifier` is the name of its new head and `source` the classifier that it replaces, where
     there was one; `mean` and `std` are what its weights were trained with, None where unknown.
+    `config` builds the network again without weights, and `inherits` is False where it is known to
+    start from random ones.
     """
 
     model: nn.Module
@@ -46,6 +56,8 @@ class Start:
     notes: tuple[str, ...]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    config: ModelConfig | None = None
+    inherits: bool = True
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -102,8 +114,8 @@ def start_from(
         want_source: Keep the source's classifier, for Co-Tuning.
 
     Raises:
-        InputError: The network cannot be built or has no classifier, or the checkpoint is of
-            another network.
+        InputError: The network cannot be built or has no classifier, gives something else than
+            logits in the mode of training, or the checkpoint is of another network.
         MissingExtraError: timm or torchvision is not installed.
     """
     shape = {"channels": channels, "image_size": image_size}
@@ -111,12 +123,16 @@ def start_from(
         raise InputError("--pretrained and --checkpoint exclude each other: give one")
     if pretrained:
         config = _from_hub(config)
+    elif checkpoint is None:
+        pretrained = asks_for_weights(config)
     model = build(config, num_classes=len(classes), channels=channels, image_size=image_size)
     example = torch.zeros(2, channels, image_size, image_size)
     name, _ = find_classifier(model, example=example)
+    dropped = drop_auxiliary_(model, config.name)
     mean, std = _statistics(config.name, model) if pretrained or checkpoint else (None, None)
-    source, notes = None, ()
+    source, notes = None, () if pretrained else (random_start(config.name),)
     if checkpoint is not None:
+        checkpoint = _without(checkpoint, dropped)
         source, notes = _load(model, config.name, name, checkpoint, classes)
         if {"mean", "std"} <= set(checkpoint.about):
             mean, std = (tuple(checkpoint.about[k]) for k in ("mean", "std"))
@@ -126,7 +142,16 @@ def start_from(
             source = _hub_classifier(config, shape)
     if mean is not None and len(mean) != channels:
         mean = std = None
-    return Start(model, name, source, notes, mean, std)
+    if dropped:
+        notes += (f"without the auxiliary classifiers {', '.join(dropped)}",)
+    try_in_training(model, config.name, example)
+    inherits = pretrained or checkpoint is not None or ":" in config.name
+    return Start(model, name, source, notes, mean, std, rebuilding(config, model), inherits)
+
+
+def _without(checkpoint: Checkpoint, dropped: tuple[str, ...]) -> Checkpoint:
+    kept = {k: v for k, v in checkpoint.tensors.items() if k.partition(".")[0] not in dropped}
+    return replace(checkpoint, tensors=kept)
 
 
 def _from_hub(config: ModelConfig) -> ModelConfig:

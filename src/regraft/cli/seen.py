@@ -1,0 +1,104 @@
+"""Which images a fine-tuned model was made with, so that it is not measured on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regraft.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The files to measure on, what they are (`split`), and what the user has to know."""
+
+    files: Any
+    split: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A result's split.csv: the part of each image, by its place in its folder."""
+
+    file: Path
+    parts: dict[str, str]
+
+    @classmethod
+    def of(cls, model: Path) -> Seen | None:
+        """Return the list beside a model's file; None where there is none.
+
+        Raises:
+            InputError: The list cannot be read.
+        """
+        from regraft.data.partition import read_list
+
+        file = model.parent / "split.csv"
+        if not file.is_file():
+            return None
+        return cls(file, {name: part for name, _, part in read_list(file)})
+
+    def choose(self, root: Path, files: Any, whole: Any, split: str) -> Chosen:
+        """Return the files that training and choosing did not see.
+
+        Those are the list's test images and the images that it does not name. Where there are
+        neither, its validation images are taken, and the note says so. A folder without any image
+        of the list is taken as it is.
+
+        Args:
+            root: The folder.
+            files: The files that would be measured on without a list.
+            whole: All files of the folder.
+            split: What `files` are.
+
+        Raises:
+            InputError: Nothing but training images is left.
+        """
+        parts = self._parts(root, whole)
+        if not any(parts):
+            return Chosen(files, split, "")
+        # A list of the user's own may cut across the parts of the folder.
+        own = {path for path, part in zip(whole.paths, parts, strict=True) if part == "test"}
+        if not own <= set(files.paths):
+            files = whole
+        parts = self._parts(root, files)
+        rows = [i for i, part in enumerate(parts) if part in ("test", "")]
+        new, left = parts.count(""), len(parts) - len(rows)
+        if not left:
+            return Chosen(files, split if new else "test", "")
+        trained, chosen = parts.count("train"), parts.count("validation")
+        if not rows and not chosen:
+            raise InputError(
+                f"{root} holds only images that {self.file} lists for training: give images that the "
+                "model has not seen, or --all-images to measure on these all the same"
+            )
+        if not rows:
+            rows = [i for i, part in enumerate(parts) if part == "validation"]
+            note = (
+                f"no test images in {root}: these are the {chosen} validation images of {self.file}, "
+                "which also chose the model, so new ones will do worse"
+            )
+            return Chosen(_subset(files, rows), "validation", note)
+        kinds = [f"{n} {kind}" for n, kind in ((trained, "training"), (chosen, "validation")) if n]
+        test = len(rows) - new
+        measured = " and ".join(
+            text for n, text in ((test, f"the {test} test images"), (new, f"{new} new ones")) if n
+        )
+        note = (
+            f"measured on {measured} of {root}; left out {' and '.join(kinds)} images by {self.file} "
+            "(--all-images takes all)"
+        )
+        return Chosen(
+            _subset(files, rows), "test" if not new else "new" if not test else "unseen", note
+        )
+
+    def _parts(self, root: Path, files: Any) -> list[str]:
+        """Return the part of each file; '' for those that the list does not name."""
+        return [self.parts.get(path.relative_to(root).as_posix(), "") for path in files.paths]
+
+
+def _subset(files: Any, rows: list[int]) -> Any:
+    import torch
+
+    return files.subset(torch.tensor(rows, dtype=torch.int64))

@@ -1,0 +1,38 @@
+"""What a command of several stages shows while it computes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from .progress import Bar
+
+
+class Stages:
+    """One progress bar after the other, and remarks between them, on standard error."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._bar: Bar | None = None
+
+    def begin(self, what: str) -> Any:
+        """Show the next bar and return what updates it."""
+        self._end()
+        self._bar = Bar(enabled=self._enabled, noun=what).__enter__()
+        return self._bar.update
+
+    def say(self, text: str) -> None:
+        """Show a remark."""
+        if self._enabled:
+            print(text, file=sys.stderr)
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
