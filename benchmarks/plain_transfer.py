@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from regraft import streams
 from regraft.protocols import BatchSource
+from regraft.symmetry.gradients import EPOCHS
 from regraft.symmetry.spec import PermutationSpec
 from regraft.symmetry.trajectory import Trajectory
 
@@ -42,20 +43,23 @@ def plain_transfer(
     all_pairs: bool,
     max_sweeps: int = 100,
 ) -> Plain:
-    """Transfer with all pairs anew at each step (GMT), or with the newest alone (FGMT)."""
+    """Transfer with all pairs anew at each step (GMT), or with the newest alone (FGMT).
+
+    Pair t is of the batches that `regraft.symmetry.transfer` draws for it, however often it is
+    computed.
+    """
     states = [state for _, state in line]
     now = {g.name: torch.arange(g.size) for g in spec}
     pairs: list[tuple[State, State]] = []
     spent = [0.0, 0.0]
-    cosine, draws = 0.0, 0
+    cosine = 0.0
     for s in range(1, len(states)):
         start = time.perf_counter()
         pairs = [] if all_pairs else pairs
         for t in range(s) if all_pairs else [s - 1]:
             moved = spec.apply(_difference(states[t], states[0]), now)
             point = {k: v + moved[k] for k, v in target.items()}
-            batches = [b[:2] for b in itertools.islice(source.batches(draws), count)]
-            draws += 1
+            batches = list(itertools.islice(_batches(source, t * EPOCHS), count))
             pairs.append((_gradient(model, point, batches), _gradient(model, states[t], batches)))
         middle = time.perf_counter()
         now, cosine = _match(spec, pairs, s - 1, max_sweeps)
@@ -63,6 +67,13 @@ def plain_transfer(
         spent[1] += time.perf_counter() - middle
     moved = spec.apply(_difference(states[-1], states[0]), now)
     return Plain({k: target[k] + moved[k] for k in target}, cosine, *spent)
+
+
+def _batches(source: BatchSource, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of an epoch, and of those after it."""
+    for number in itertools.count(epoch):
+        for x, y, _ in source.batches(number):
+            yield x, y
 
 
 def _difference(a: State, b: State) -> State:

@@ -5,9 +5,10 @@
 
 The source is trained for ten epochs and carried over in ten steps. The baseline
 (`plain_transfer.py`) keeps all pairs of gradients in lists, contracts every group of all of them anew
-in every sweep, starts each matching at the identity and solves with scipy, on the same threads and
-batches. Both are timed in one process, in turn. Before anything is timed both are run once and the
-cosines of their permuted gradients compared: a faster transfer that fits worse would not count.
+in every sweep, starts each matching at the identity and solves with scipy, on the same threads and the
+very batches. Both are timed in one process, in turn. Before anything is timed both are run once and the
+cosines of their permuted gradients compared: a faster transfer that fits worse would not count, and
+ends the benchmark below 0.98 of the plain one's.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from regraft.train import command_line, keep_freed_memory
 
 State = dict[str, Tensor]
 TARGET = 1 / 3
+FIT = 0.98
+"""Share of the plain cosine that the fast one must reach."""
 STEPS = 10
 
 NETWORKS = {
@@ -124,6 +127,11 @@ def prepare(config: ModelConfig, splits: Splits, count: int, epochs: int) -> Set
     return found
 
 
+def fits(cosine: float, plain: float) -> bool:
+    """Whether the fast transfer brings the gradients as close as the plain one does."""
+    return cosine >= FIT * plain
+
+
 def measure(
     networks: dict[str, ModelConfig], splits: Splits, n: int, count: int, epochs: int
 ) -> tuple[list[Ratio], list[str]]:
@@ -135,8 +143,11 @@ def measure(
             ours, plain = setting.ours(by), setting.plain(by)
             costs, cosine = ours.costs, ours.cosine or 0.0
             print(f"  {by}: cosine {cosine:.4f}, plainly {plain.cosine:.4f}", flush=True)
-            if cosine < plain.cosine - 0.05:
-                raise SystemExit("the fast transfer fits worse than the plain one")
+            if not fits(cosine, plain.cosine):
+                raise SystemExit(
+                    f"the fast transfer fits worse than the plain one: its cosine {cosine:.4f} is less than "
+                    f"{FIT} of {plain.cosine:.4f}"
+                )
             part = {
                 "gradients": costs.gradients,
                 "contractions": costs.contraction,
@@ -171,8 +182,9 @@ def measure(
 
 
 READING = """
-**Same fit.** The benchmark stops if the permuted gradients of the fast transfer lie further apart (their
-cosine, over all pairs) than those of the plain one; they differ a little, as warm starts end elsewhere.
+**Same fit.** Both take the gradients of a pair on the same batches. The benchmark stops if the cosine of
+the fast transfer's permuted gradients, over all pairs, is less than {fit} of the plain one's; the two
+differ a little, as warm starts end elsewhere.
 
 **Where the time goes.** {shares}. Shares are of the time by the clock; contractions and assignments are
 counted in all threads.
@@ -210,7 +222,7 @@ def main() -> None:
             "What learning transfer costs beside training and beside a plain implementation",
             command_line(),
             rows,
-            READING.strip().format(shares="; ".join(shares), batches=batches),
+            READING.strip().format(fit=FIT, shares="; ".join(shares), batches=batches),
         )
 
 

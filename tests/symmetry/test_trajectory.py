@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import math
@@ -6,54 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from symmetry_specs import mlp, random_state
+from recordings import copies, network, recorded, same, train
+from symmetry_specs import mlp, plain, random_state
 from torch import nn
 
-from regraft.errors import DivergenceError, InputError
+from regraft.errors import InputError
 from regraft.symmetry.recorder import TrajectoryRecorder
+from regraft.symmetry.spec import PermutationSpec, Site
 from regraft.symmetry.trajectory import Trajectory, fractions
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
-
-
-def train(model, steps, *, start=0, after=lambda step: None):
-    """Steps that depend on their number alone, as a resumed run's do."""
-    for step in range(start, steps):
-        g = torch.Generator().manual_seed(step)
-        x, y = torch.randn(8, 4, generator=g), torch.randint(0, 3, (8,), generator=g)
-        model.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        with torch.no_grad():
-            for p in model.parameters():
-                p -= 0.1 * p.grad
-        after(step + 1)
-
-
-def copies(model):
-    return {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def recorded(folder, *, steps=7, every=2, storage="full"):
-    model = network()
-    kept = {0: copies(model)}
-    with TrajectoryRecorder(folder, model, every=every, storage=storage) as recorder:
-
-        def after(step):
-            recorder.step(model)
-            kept[step] = copies(model)
-
-        train(model, steps, after=after)
-    return kept
-
-
-def same(a, b, **how):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].dtype == b[name].dtype
-        torch.testing.assert_close(a[name], b[name], **how)
+from regraft.symmetry.transfer import transfer
 
 
 def test_a_recorded_run_comes_back_with_its_last_state(tmp_path):
@@ -70,45 +32,6 @@ def test_a_recorded_run_comes_back_with_its_last_state(tmp_path):
         assert torch.equal(last[name], kept[7][name])
     assert found.trained == {k for k in kept[0] if "running" not in k and "num" not in k}
     assert 0 < found.error < 1e-5
-
-
-@pytest.mark.parametrize(("storage", "bound"), [("bfloat16", 2**-8), ("float16", 2**-10)])
-def test_half_storage_says_what_it_cost(tmp_path, storage, bound):
-    kept = recorded(tmp_path / "t", storage=storage)
-    found = Trajectory.open(tmp_path / "t")
-    worst = 0.0
-    for step, state in list(found)[1:]:
-        off = sum((state[k] - kept[step][k]).double().square().sum() for k in found.trained)
-        moved = sum((kept[step][k] - kept[0][k]).double().square().sum() for k in found.trained)
-        worst = max(worst, math.sqrt(off / moved))
-    assert found.error == pytest.approx(worst, rel=1e-3)
-    assert 1e-5 < found.error < bound
-    full = recorded(tmp_path / "full")
-    assert len(full) == len(kept)
-    sizes = [(tmp_path / d / "step-00000002.safetensors").stat().st_size for d in ("t", "full")]
-    assert sizes[0] < sizes[1]
-
-
-def test_going_on_equals_never_having_stopped(tmp_path):
-    recorded(tmp_path / "whole")
-    model = network()
-    recorder = TrajectoryRecorder(tmp_path / "t", model, every=2)
-    train(model, 3, after=lambda step: recorder.step())
-    checkpoint = copies(model), recorder.state_dict()
-    for _ in range(2):  # it went on to steps 4 and 5 after its checkpoint, and was killed there
-        train(model, 5, start=3, after=lambda step, recorder=recorder: recorder.step())
-        model = network(seed=9)
-        recorder = TrajectoryRecorder(tmp_path / "t", model, every=2)
-        assert recorder.count == 4
-        model.load_state_dict(checkpoint[0])
-        recorder.load_state_dict(checkpoint[1])
-    with recorder:
-        train(model, 7, start=3, after=lambda step: recorder.step())
-    a, b = (Trajectory.open(tmp_path / d, cut="refuse") for d in ("whole", "t"))
-    assert a.steps == b.steps
-    for i in range(len(a.steps)):
-        same(a.state(i), b.state(i), rtol=0, atol=0)
-    assert (tmp_path / "t/index.json").read_text() == (tmp_path / "whole/index.json").read_text()
 
 
 def test_a_run_cut_short_is_told_and_its_prefix_used(tmp_path):
@@ -139,7 +62,7 @@ def test_damage_ends_the_prefix(tmp_path, how):
     with pytest.raises(InputError, match=r"step-00000006.*cut='use'"):
         Trajectory.open(tmp_path / "t", cut="refuse")
     # A recorder records the damaged state again.
-    assert TrajectoryRecorder(tmp_path / "t", network(), every=2).count == 4
+    assert TrajectoryRecorder(tmp_path / "t", network(1), every=2).count == 4
 
 
 @pytest.mark.parametrize("how", ["missing", "shorter", "changed"])
@@ -169,42 +92,6 @@ def test_what_is_no_trajectory_is_refused(tmp_path):
         (tmp_path / "t/index.json").write_text(json.dumps({**index, **change}))
         with pytest.raises(InputError, match=message):
             Trajectory.open(tmp_path / "t")
-
-
-def test_a_recorder_goes_on_with_its_own_run_only(tmp_path):
-    recorded(tmp_path / "t")
-    with pytest.raises(InputError, match="every=2 instead of 3"):
-        TrajectoryRecorder(tmp_path / "t", network(), every=3)
-    with pytest.raises(InputError, match="storage='full' instead of 'float16'"):
-        TrajectoryRecorder(tmp_path / "t", network(), every=2, storage="float16")
-    other = nn.Sequential(nn.Linear(4, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3))
-    with pytest.raises(InputError, match=r"0\.weight has shape"):
-        TrajectoryRecorder(tmp_path / "t", other, every=2)
-
-
-def test_a_run_that_diverged_or_left_the_storage_is_refused(tmp_path):
-    model = network()
-    recorder = TrajectoryRecorder(tmp_path / "t", model, storage="float16")
-    with torch.no_grad():
-        model[3].weight[0, 0] = 1e6
-    with pytest.raises(DivergenceError, match=r"3\.weight has moved too far"):
-        recorder.step()
-    with torch.no_grad():
-        model[3].weight[0, 0] = math.nan
-    with pytest.raises(DivergenceError, match=r"3\.weight is not finite at step 2"):
-        recorder.step()
-    assert json.loads((tmp_path / "t/index.json").read_text())["steps"] == []
-
-
-def test_wrappers_are_looked_through(tmp_path):
-    model = network()
-    wrapped = nn.DataParallel(model)
-    header = {"regraft.model": "{}"}
-    with TrajectoryRecorder(tmp_path / "t", wrapped, metadata=header) as recorder:
-        train(model, 1, after=lambda step: recorder.step(wrapped))
-    initial = Trajectory.open(tmp_path / "t").initial
-    assert set(initial) == set(model.state_dict())
-    assert initial.metadata == header
 
 
 @given(st.integers(1, 40), st.sampled_from(["uniform", "cosine"]))
@@ -271,3 +158,34 @@ def test_two_checkpoints_that_make_no_line_are_refused():
         Trajectory.linear(a.state_dict(), a.state_dict(), steps=0)
     with pytest.raises(InputError, match="spacing='linear'"):
         Trajectory.linear(a.state_dict(), a.state_dict(), spacing="linear")
+
+
+def test_a_buffer_that_training_moved_is_none_of_the_trained_tensors_on_either_path(tmp_path):
+    class Scaled(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+            self.register_buffer("mean", torch.zeros(6))
+
+    torch.manual_seed(0)
+    model = Scaled()
+    other = {**copies(Scaled()), "mean": torch.full((6,), 7.0)}
+    with TrajectoryRecorder(tmp_path / "t", model) as recorder:
+
+        def after(step):
+            model.mean += torch.arange(6)
+            recorder.step()
+
+        train(model, 3, after=after)
+    whole = Trajectory.open(tmp_path / "t")
+    spec = mlp([4, 6, 3])[1]
+    sites = (*spec.groups["0.weight"].sites, Site("mean", 0, plain(6)))
+    group = dataclasses.replace(spec.groups["0.weight"], sites=sites)
+    spec = PermutationSpec({"0.weight": group}, {**spec.shapes, "mean": (6,)})
+    straight = whole.straight(3)
+    assert straight.trained == whole.trained
+    assert straight.straight(2).trained == whole.thinned(2).straight(2).trained == whole.trained
+    assert "mean" not in dict(straight.displacement(2))
+    for line in (whole, straight):
+        assert torch.equal(line.state(-1)["mean"], 3 * torch.arange(6.0))
+        for found in transfer(line, other, spec, by="initial_weights"):
+            assert torch.equal(found.weights["mean"], other["mean"])

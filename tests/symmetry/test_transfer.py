@@ -7,75 +7,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from symmetry_specs import mlp, random_state, residual, zoo
+from symmetry_specs import mlp, residual, zoo
 from torch import nn
+from transfer_cases import Source, ends, gradient, setting
 
 from regraft.errors import DivergenceError, InputError
-from regraft.symmetry.gradient_pairs import GradientPairs, Solver
 from regraft.symmetry.gradients import Gradients
 from regraft.symmetry.match import match
 from regraft.symmetry.recorder import TrajectoryRecorder
 from regraft.symmetry.repair import reset_batch_norm_
-from regraft.symmetry.solver.objective import Objective
 from regraft.symmetry.trajectory import Trajectory
 from regraft.symmetry.transfer import METHODS, transfer
-
-
-class Source:
-    """Batches of normal numbers with labels by a rule; another order in every epoch."""
-
-    def __init__(self, shape, *, n=96, batch=32, classes=3, dtype=torch.float64, same=False):
-        g = torch.Generator().manual_seed(0)
-        self.x = torch.randn(n, *shape, generator=g, dtype=torch.float64).to(dtype)
-        self.y = self.x.flatten(1)[:, :classes].argmax(1)
-        self.batch, self.same = batch, same
-
-    def __len__(self):
-        return len(self.x) // self.batch
-
-    def batches(self, epoch, *, start=0, rank=0, world=1):
-        seed = 0 if self.same else epoch % 2**40
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
-        for part in order.split(self.batch)[start:]:
-            yield self.x[part], self.y[part], len(part)
-
-
-def scaled(state):
-    """Weights of a sane size: activations stay of order one through all layers."""
-    return {
-        k: v / v[0].numel() ** 0.5 if v.is_floating_point() and v.ndim > 1 else v
-        for k, v in state.items()
-    }
-
-
-def ends(model, *, seed=0, dtype=torch.float64):
-    """A source's two ends and another initialisation."""
-    start, other, away = (scaled(random_state(model, seed + i, dtype=dtype)) for i in range(3))
-    final = {
-        k: v + 0.3 * away[k] if v.is_floating_point() and "running" not in k else v
-        for k, v in start.items()
-    }
-    return start, final, other
-
-
-def setting(seed=0, widths=(6, 10, 9, 3)):
-    model, spec = mlp(list(widths))
-    model.double()
-    a, b, other = ends(model, seed=seed)
-    return spec, model, Trajectory.linear(a, b, steps=4), other, Source((widths[0],))
-
-
-def gradient(model, state, batches):
-    network = copy.deepcopy(model)
-    network.load_state_dict(state)
-    network.train()
-    total = {}
-    for x, y in batches:
-        network.zero_grad()
-        F.cross_entropy(network(x), y).backward()
-        for k, p in network.named_parameters():
-            total[k] = total.get(k, 0) + p.grad / len(batches)
-    return total
 
 
 def twin(spec, model, line, target, source, *, count, all_pairs, init=None):
@@ -101,6 +43,7 @@ def twin(spec, model, line, target, source, *, count, all_pairs, init=None):
 @pytest.mark.parametrize("grown", [True, False])
 def test_is_the_papers_algorithm(by, seed, grown):
     spec, model, line, target, source = setting(seed)
+    model[1] = model[3] = nn.Tanh()  # dead units could change places, which the last bit decides
     start = None if grown else spec.identity()
     every = by == "gmt"
     wanted = twin(spec, model, line, target, source, count=2, all_pairs=every, init=start)
@@ -217,108 +160,6 @@ def test_what_is_reused_changes_nothing():
     assert once[-1].costs.count <= n + 1 + n * (n - 1) // 2
     fast = list(transfer(line, target, spec, Gradients(model, source), by="fgmt"))
     assert fast[-1].costs.count == 2 * n
-
-
-@given(
-    name=st.sampled_from(["mlp", "residual", "grouped", "grouped query", "recurrent"]),
-    seed=st.integers(0, 1000),
-)
-@settings(max_examples=15)
-def test_gains_kept_from_pair_to_pair_are_those_of_all_pairs(name, seed):
-    model, spec, _ = zoo()[name]
-    pairs = GradientPairs(spec, spec.identity(), Solver(seed=seed, workers=1))
-    for i in range(4):
-        a, b = (random_state(model, seed + 10 * i + j) for j in range(2))
-        pairs.add(a, b, ("a", "b"))
-        pairs.solve(spec.random(seed) if i == 2 else None)
-        assert pairs.value == pytest.approx(Objective(pairs.pairs)(pairs.now), rel=1e-9)
-        for gains in pairs._gains:
-            kept = {k: v.clone() for k, v in gains.matrices.items()}
-            frames = dict(gains.seen)
-            gains.forget()
-            for k, v in _contracted(gains, frames).items():
-                torch.testing.assert_close(kept[k].double(), v.double(), rtol=1e-6, atol=1e-6)
-            gains.matrices, gains.seen = kept, frames
-    assert pairs.identity == pytest.approx(Objective(pairs.pairs)(spec.identity()), rel=1e-9)
-
-
-def _contracted(gains, frames):
-    """The gains of all pairs in given frames, term by term."""
-    from regraft.symmetry.solver.contraction import rows
-
-    found = {}
-    for i, term in enumerate(gains.block.terms):
-        for a, b in gains.pairs.of(term.tensor) if term.tensor in gains.pairs.stacked else ():
-            total = rows(a, term, {}) @ frames[i].rows(b, term).T
-            found[term.group] = found.get(term.group, 0) + total
-    for name in gains.block.free:
-        if name in gains.pairs.sums:
-            found[name] = found.get(name, 0) + gains.pairs.sums[name]
-    return found
-
-
-def test_one_hidden_layer_keeps_no_gradients():
-    model, spec = mlp([6, 10, 3])
-    pairs = GradientPairs(spec, spec.identity(), Solver())
-    states = [random_state(model, i) for i in range(2)]
-    pairs.add(*states, ("a", "b"))
-    assert pairs.pairs.stacked == {}
-    model, spec = mlp([6, 10, 9, 3])
-    pairs = GradientPairs(spec, spec.identity(), Solver(), store=torch.bfloat16)
-    pairs.add(*(random_state(model, i) for i in range(2)), ("a", "b"))
-    assert list(pairs.pairs.stacked) == ["2.weight"]
-    for state in pairs.pairs.stacked["2.weight"][0]:  # nothing else is kept along
-        assert {k: v.dtype for k, v in state.items()} == {"2.weight": torch.bfloat16}
-
-
-def test_both_networks_together_give_the_same_gradients():
-    model, _, _ = residual()
-    states = [scaled(random_state(model, i, dtype=torch.float32)) for i in range(2)]
-    source = Source((3, 2, 2), dtype=torch.float32)
-    one, two = (
-        Gradients(model, source, count=2, together=together).at(states, ["a", "b"], 3)
-        for together in (False, True)
-    )
-    for a, b, state in zip(one, two, states, strict=True):
-        wanted = gradient(model, state, [b[:2] for b in list(source.batches(3 << 20))[:2]])
-        assert a.keys() == b.keys() == wanted.keys()
-        for k in a:
-            torch.testing.assert_close(a[k], wanted[k], rtol=1e-4, atol=1e-6)
-            torch.testing.assert_close(b[k], wanted[k], rtol=1e-4, atol=1e-6)
-
-
-def test_a_loader_of_pairs_will_do_and_short_epochs_go_on():
-    spec, model, line, target, source = setting(1)
-    loader = torch.utils.data.DataLoader(
-        torch.utils.data.TensorDataset(source.x, source.y), batch_size=32
-    )
-    data = Gradients(model, loader, count=5)
-    *_, found = transfer(line, target, spec, data, by="gmt")
-    assert found.costs.count == len(line) * (len(line) + 1)
-    wanted = gradient(model, target, [*loader, *list(loader)[:2]])
-    for k, v in data.at([target], ["x"], 0)[0].items():
-        torch.testing.assert_close(v, wanted[k])
-    with pytest.raises(InputError, match="read only once"):
-        Gradients(model, iter([]), count=1).at([target], ["x"], 0)
-
-
-def test_the_network_is_left_as_it_was_and_dropout_is_off():
-    model = nn.Sequential(
-        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.9), nn.Linear(8, 3)
-    ).double()
-    model[2].eval()
-    before = copy.deepcopy(model.state_dict())
-    modes = [m.training for m in model.modules()]
-    state = scaled(random_state(model, 4))
-    data = Gradients(model, Source((6,)))
-    data.check(state, "it")
-    found = data.at([state], ["it"], 0)[0]
-    assert [m.training for m in model.modules()] == modes
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    model[3].p = 0.0
-    wanted = gradient(model, state, [next(data.batches.batches(0))[:2]])
-    for k in wanted:
-        torch.testing.assert_close(found[k], wanted[k])
 
 
 def test_statistics_are_taken_anew_for_what_is_yielded():

@@ -1,6 +1,7 @@
 """Trained weights reused: permutation symmetry, matching, merging, connectivity."""
 
 from .activations import Activations
+from .agreement import Agreement, agreement
 from .check import SymmetryError, check
 from .checkpoint import Checkpoint, check_alike, check_finite, fit_names, read_checkpoint
 from .connectivity import Curve, Measured, Plane, interpolation, measure, plane
@@ -24,6 +25,7 @@ from .transfer import Transferred, transfer
 
 __all__ = [
     "Activations",
+    "Agreement",
     "Checkpoint",
     "Connection",
     "Curve",
@@ -47,6 +49,7 @@ __all__ = [
     "Trajectory",
     "TrajectoryRecorder",
     "Transferred",
+    "agreement",
     "align_many",
     "assign",
     "between",

@@ -131,12 +131,19 @@ class GradientPairs:
             descent.grow()
             self.value = descent._measure(descent.now)
         descent.run(self.how.max_sweeps if sweeps is None else sweeps, measure=False)
-        self._gains, self.now = descent._gains, descent.now
+        # Nothing says where the units of a dead group belong, and growing has put them anywhere.
+        still = {name: self.now[name] for name in self.dead} if grow else {}
+        self._gains, self.now = descent._gains, {**descent.now, **still}
         self.value += math.fsum(descent.gained.values())
         self.sweeps = descent.sweeps
         self.contraction += descent.seconds.contraction
         self.assignment += descent.seconds.assignment
         return dict(self.now)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Names of the tensors that are matched."""
+        return self.pairs.names
 
     @property
     def dead(self) -> tuple[str, ...]:
@@ -160,7 +167,7 @@ class GradientPairs:
         for name in names:
             x, y = a[name], b[name].to(a[name].device)
             z = self.spec.apply_to(name, y, self.now)
-            found += [_inner(x, x), _inner(y, y), _inner(x, y), _inner(x, z)]
+            found += [inner(x, x), inner(y, y), inner(x, y), inner(x, z)]
         values = torch.stack(found).tolist() if found else []
         for i, name in enumerate(names):
             own = self._norms.setdefault(name, [0.0, 0.0])
@@ -194,6 +201,7 @@ class GradientPairs:
             known.add_(new.to(known.device, known.dtype))
 
 
-def _inner(x: Tensor, y: Tensor) -> Tensor:
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Return <x, y> as float64, multiplied in float32 at least."""
     kind = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
     return (x.to(kind) * y.to(kind)).sum(dtype=torch.float64)

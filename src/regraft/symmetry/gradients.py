@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,13 @@ from regraft.errors import DivergenceError, InputError
 from regraft.protocols import BatchSource
 
 from .straight_through import Loss, _batch_statistics
+from .trajectory import wide
 
-_EPOCHS = 1 << 20
+EPOCHS = 1 << 20
 """Epochs set aside for one draw; only the first are used unless an epoch has too few batches."""
+
+Span: TypeAlias = tuple[int, int] | None
+"""The least and the largest label of a batch; None where they are no numbers of classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +66,26 @@ class Gradients:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def at(
-        self, states: Sequence[Mapping[str, Tensor]], names: Sequence[str], draw: int
+        self,
+        states: Sequence[Mapping[str, Tensor]],
+        names: Sequence[str],
+        draw: int,
+        *,
+        skip: int = 0,
     ) -> list[dict[str, Tensor]]:
         """Return the mean gradient of each network over one draw of batches.
+
+        Batches are added up in float32 at least, and the mean is in the parameter's dtype.
 
         Args:
             states: State dicts of the architecture.
             names: What to call each in an error, e.g. "the target at step 3".
             draw: Number of the draw.
+            skip: Batches at the start of the draw to leave out.
 
         Returns:
-            By state, name -> gradient of every parameter that the loss depends on.
+            By state, name -> gradient of every parameter that the loss depends on, each a tensor of
+            its own.
 
         Raises:
             InputError: No batches, labels that the outputs have no place for, or batches too small.
@@ -82,13 +95,13 @@ class Gradients:
         placed = [self._placed(state) for state in states]
         with _batch_statistics(self.model):
             n = 0
-            for x, y in self._draw(draw):
+            for x, y in self._draw(draw, skip):
                 n += 1
                 for total, found in zip(totals, self._of(placed, names, x, y), strict=True):
                     for name, gradient in found.items():
-                        known = total.get(name)
-                        total[name] = gradient if known is None else known.add_(gradient)
-        return [{k: v.div_(n) for k, v in total.items()} for total in totals]
+                        _accumulate(total, name, gradient)
+        kinds = {k: p.dtype for k, p in self.model.named_parameters()}
+        return [{k: v.div_(n).to(kinds[k]) for k, v in total.items()} for total in totals]
 
     def check(self, state: Mapping[str, Tensor], name: str) -> None:
         """Refuse a network or batches of which no gradients can be matched.
@@ -114,8 +127,8 @@ class Gradients:
                 f"{type(self.model).__name__} gives other outputs each time it is called, though dropout "
                 "is off: switch off what else is random in its forward"
             )
-        _refuse_labels(y, first.shape[1])
-        _refuse_not_finite(self.loss(first.float(), y), name)
+        _refuse_labels(_span(y), first)
+        _refuse_not_finite(self.loss(wide(first), y), name)
 
     def _of(
         self,
@@ -124,41 +137,53 @@ class Gradients:
         x: Tensor,
         y: Tensor,
     ) -> list[dict[str, Tensor]]:
+        span = _span(y)
         with _batches_fit():
             if self.together and len(states) > 1:
-                losses, found = self._vectorised(states, x, y)
+                losses, found = self._vectorised(states, x, y, span)
             else:
-                pairs = [self._single(state, x, y) for state in states]
+                pairs = [self._single(state, x, y, span) for state in states]
                 losses, found = [p[0] for p in pairs], [p[1] for p in pairs]
         for loss, name in zip(losses, names, strict=True):
             _refuse_not_finite(loss, name)
         return found
 
     def _single(
-        self, state: tuple[dict[str, Tensor], dict[str, Tensor]], x: Tensor, y: Tensor
+        self, state: tuple[dict[str, Tensor], dict[str, Tensor]], x: Tensor, y: Tensor, span: Span
     ) -> tuple[Tensor, dict[str, Tensor]]:
         parameters = {k: v.detach().requires_grad_() for k, v in state[0].items()}
-        loss = self._loss(parameters, state[1], x, y)
+        loss = self._loss(parameters, state[1], x, y, span)
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         known = zip(parameters, found, strict=True)
         return loss.detach(), {k: g for k, g in known if g is not None}
 
     def _vectorised(
-        self, states: list[tuple[dict[str, Tensor], dict[str, Tensor]]], x: Tensor, y: Tensor
+        self,
+        states: list[tuple[dict[str, Tensor], dict[str, Tensor]]],
+        x: Tensor,
+        y: Tensor,
+        span: Span,
     ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         parameters, buffers = (
             {k: torch.stack([state[i][k] for state in states]) for k in states[0][i]}
             for i in (0, 1)
         )
-        each = vmap(grad_and_value(self._loss), in_dims=(0, 0, None, None))
-        found, losses = each(parameters, buffers, x, y)
+        each = vmap(grad_and_value(self._loss), in_dims=(0, 0, None, None, None))
+        found, losses = each(parameters, buffers, x, y, span)
         rows = range(len(states))
         return [losses[i] for i in rows], [{k: g[i] for k, g in found.items()} for i in rows]
 
     def _loss(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, y: Tensor
+        self,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        span: Span,
     ) -> Tensor:
-        return self.loss(self._outputs(parameters, buffers, x).float(), y)
+        outputs = self._outputs(parameters, buffers, x)
+        _refuse_labels(span, outputs)
+        return self.loss(wide(outputs), y)
 
     def _outputs(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
@@ -181,14 +206,14 @@ class Gradients:
         }
         return parameters, kept
 
-    def _draw(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _draw(self, number: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
-        for x, y in itertools.islice(self._batches(number), self.count):
+        for x, y in itertools.islice(self._batches(number), skip, skip + self.count):
             x, y = x.to(like.device), y.to(like.device)
             yield x.to(like.dtype) if x.is_floating_point() else x, y
 
     def _batches(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for epoch in itertools.count(number * _EPOCHS):
+        for epoch in itertools.count(number * EPOCHS):
             source = self.batches
             several = source.batches(epoch) if isinstance(source, BatchSource) else iter(source)
             empty = True
@@ -209,10 +234,28 @@ def _refuse_not_finite(loss: Tensor, name: str) -> None:
         )
 
 
-def _refuse_labels(labels: Tensor, count: int) -> None:
-    if labels.is_floating_point() or labels.ndim != 1:
+def _accumulate(total: dict[str, Tensor], name: str, gradient: Tensor) -> None:
+    """Add to a buffer of our own: what autograd returns may be shared, or one number expanded."""
+    kind = torch.promote_types(gradient.dtype, torch.float32)
+    if name in total:
+        total[name].add_(gradient)
+    else:
+        total[name] = gradient.detach().to(kind, copy=True)
+
+
+def _span(labels: Tensor) -> Span:
+    """Return the least and the largest label, None where they are no classes."""
+    if labels.is_floating_point() or labels.ndim != 1 or not labels.numel():
+        return None
+    low, high = torch.stack(torch.aminmax(labels)).tolist()  # one wait for the device
+    return int(low), int(high)
+
+
+def _refuse_labels(span: Span, outputs: Tensor) -> None:
+    """Refuse labels before the loss meets them: there a device fails for good, without a word."""
+    if span is None or not isinstance(outputs, Tensor) or outputs.ndim != 2:
         return
-    low, high = int(labels.min()), int(labels.max())
+    (low, high), count = span, outputs.shape[1]
     if low < 0 or high >= count:
         raise InputError(
             f"the data have a label {low if low < 0 else high} and the network {count} outputs: give data "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -31,10 +32,12 @@ class TrajectoryRecorder:
     """Records a network while it is trained; `step()` once after every optimiser step or epoch.
 
     The state at construction is the initial one. A recorder that is opened again on its folder goes
-    on: tell it with `load_state_dict` at which step the loop takes up its work (in Regraft's own loop
-    that happens by itself: pass it as a stepper), or else it goes on from the last step recorded.
-    What had been recorded after that step is recorded again. Of several processes only the first
-    writes.
+    on once it is told with `load_state_dict` at which step the loop takes up its work (in Regraft's
+    own loop that happens by itself: pass it as a stepper); what had been recorded after that step is
+    recorded again. Without it a network that equals the recorded initial one is recorded anew from
+    its first step, in the place of what was there (with a warning if that was finished), and any
+    other is refused at its first step: whether it belongs to the recorded run cannot be known.
+    Opening alone changes nothing on disk. Of several processes only the first writes.
 
     Args:
         folder: The folder; made if it is missing.
@@ -47,6 +50,10 @@ class TrajectoryRecorder:
 
     Raises:
         InputError: A folder of something else, or of another architecture, storage or interval.
+
+    Attributes:
+        count: Steps counted so far. In a folder that was opened again it is the last step recorded
+            until `load_state_dict`, and 0 for the initial network.
 
     Example:
         >>> with TrajectoryRecorder("run/trajectory", model, every=100) as recorder:
@@ -74,6 +81,8 @@ class TrajectoryRecorder:
         self._writes = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
         self._initial: Checkpoint | None = None
         self._index: dict[str, Any] = {}
+        self._opened: Literal["anew", "further"] | None = None
+        self._last = model
         if self._writes:
             self._open()
 
@@ -81,24 +90,38 @@ class TrajectoryRecorder:
         """Count one step, and record the network if it is time.
 
         Args:
-            model: The network, if it is another object than the one given at construction.
+            model: The network, if it is another object than the one given last.
 
         Raises:
-            InputError: It is of another architecture.
+            InputError: It is of another architecture; or the folder holds a recording and nothing
+                says where this run goes on.
             DivergenceError: A tensor is not finite, or does not fit into the storage.
             RegraftError: The disk is full or failing.
         """
+        if self._opened == "further":
+            raise InputError(
+                f"{self.folder} holds a recording until step {self.count} and the network is not its "
+                "initial one: call load_state_dict with the state_dict of the recorder that was saved "
+                "along with the network, or choose another folder"
+            )
+        if self._opened == "anew":
+            self._start_over()
+        self._last = self._last if model is None else model
         self.count += 1
         if self._writes and self.count % self.every == 0:
-            self._record(model or self.model)
+            self._record(self._last)
 
     def finish(self) -> None:
-        """Record the last state, if that was not done, and mark the trajectory as whole."""
-        if not self._writes:
+        """Record the last state, if that was not done, and mark the trajectory as whole.
+
+        It is the state of the network that was given last, to `step` or at construction. Where a
+        folder was only opened again nothing happens.
+        """
+        if not self._writes or self._opened:
             return
         last = self._index["steps"][-1]["step"] if self._index["steps"] else 0
         if self.count > last:
-            self._record(self.model)
+            self._record(self._last)
         write_index(self.folder, {**self._index, "finished": True})
 
     def state_dict(self) -> dict[str, Any]:
@@ -107,7 +130,7 @@ class TrajectoryRecorder:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the step of `state_dict`; what was recorded after it is forgotten."""
-        self.count = int(state["count"])
+        self.count, self._opened = int(state["count"]), None
         if self._writes:
             kept = [one for one in self._index["steps"] if one["step"] <= self.count]
             if len(kept) < len(self._index["steps"]):
@@ -164,15 +187,33 @@ class TrajectoryRecorder:
             raise InputError(f"{self.folder}: {wrong}: remove the folder to start again")
         shapes = {k: tuple(v.shape) for k, v in state.items()}
         check_state(read_checkpoint(self.folder / INITIAL).sketch, shapes, str(self.folder))
-        self._index = index
         # Whatever is damaged is recorded again, with everything after it.
         kept = []
         for one in index["steps"]:
             if problem(self.folder, one, verify=True):
                 break
             kept.append(one)
-        self._update(steps=kept)
-        self.count = kept[-1]["step"] if kept else 0
+        whole = {"finished": True} if index.get("finished") and kept == index["steps"] else {}
+        index.pop("finished", None)
+        self._index = {**index, "steps": kept, **whole}
+        initial = read_checkpoint(self.folder / INITIAL)
+        anew = all(
+            initial.sketch[k].dtype == v.dtype and torch.equal(initial[k], v.cpu())
+            for k, v in state.items()
+        )
+        self._opened = "anew" if anew else "further"
+        self.count = kept[-1]["step"] if kept and not anew else 0
+
+    def _start_over(self) -> None:
+        """Forget what was recorded; on disk only with the first state that is recorded."""
+        self._opened = None
+        if self._index.get("finished"):
+            warnings.warn(
+                f"{self.folder} holds a finished recording of {len(self._index['steps'])} states from "
+                "the same initial network; it is recorded anew",
+                stacklevel=3,
+            )
+        self._index = {**self._index, "steps": []}
 
     def _trained(self, state: dict[str, Tensor]) -> list[str]:
         buffers = frozenset(buffer_names(_inner(self.model)))

@@ -94,8 +94,17 @@ class Trajectory:
         return _Chosen(self, chosen)
 
     def straight(self, count: int, *, spacing: Spacing = "uniform") -> Trajectory:
-        """Return the straight trajectory between this one's ends; see `linear`."""
-        return Trajectory.linear(self.initial, self.state(-1), steps=count, spacing=spacing)
+        """Return the straight trajectory between this one's ends; see `linear`.
+
+        What is not trained here is not trained there, buffers of floating point among it.
+        """
+        return Trajectory.linear(
+            self.initial,
+            self.state(-1),
+            steps=count,
+            spacing=spacing,
+            buffers=[name for name in self.initial if name not in self.trained],
+        )
 
     @staticmethod
     def linear(
@@ -108,13 +117,16 @@ class Trajectory:
     ) -> Trajectory:
         """Return the straight trajectory between two checkpoints.
 
+        Both are kept and not copied: give copies of the tensors of a network that still changes.
+
         Args:
             initial: State dict θ⁰, or a `Checkpoint` that reads tensors when they are asked for.
             final: State dict θᵀ.
             steps: T, the number of states after the initial one.
             spacing: How λ_s grows.
             buffers: Names of tensors that are not trained, beside the running statistics and
-                integer tensors; see `regraft.symmetry.connectivity.buffer_names`.
+                integer tensors; a state dict alone does not tell them from parameters, see
+                `regraft.symmetry.connectivity.buffer_names`. A transfer leaves them the target's.
 
         Raises:
             InputError: States of two architectures or not finite, no steps, or an unknown spacing.
