@@ -82,7 +82,7 @@ def test_a_run_is_carried_over_and_trained_on(answer, runs, tmp_path):
     html = (tmp_path / "out/report.html").read_text()
     assert "Before any training" in html
     assert "Trained on" in html
-    assert f"1 target, trained, 2 oracle, step 5, 3 fgmt, step {best}" in html
+    assert f"1: target, trained; 2: oracle, step 5; 3: fgmt, step {best}." in html
 
     # A finished folder stays as it is, and another command may not have it.
     stamp = (tmp_path / "out/model.safetensors").stat().st_mtime_ns

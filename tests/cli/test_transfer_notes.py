@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -6,6 +8,7 @@ from transfers import WIDE, about, between, rewritten, run
 from regraft.cli.transferring.benefit import notes_of, paired
 from regraft.cli.transferring.card import _training
 from regraft.config import ModelConfig
+from regraft.errors import InputError
 
 
 def test_a_source_that_has_learnt_nothing_gains_nothing_and_the_card_says_so(answer, tmp_path):
@@ -37,6 +40,20 @@ def test_a_network_of_two_units_a_layer_is_not_brought_closer(answer, tmp_path):
     )  # fmt: skip
     assert found["spec"]["groups"] == 2
     assert any("brings the two networks no closer" in note for note in found["notes"])
+
+
+def test_an_agreement_that_cannot_be_measured_ends_no_transfer(answer, monkeypatch, tmp_path):
+    def refuse(*args, **options):
+        raise InputError("batches: they are too small for batch statistics")
+
+    monkeypatch.setattr(importlib.import_module("regraft.symmetry.agreement"), "agreement", refuse)
+    a, b = run(tmp_path / "a", 1, epochs=1), run(tmp_path / "b", 2, epochs=1)
+    found = answer(
+        "transfer", *between(a, b), "--data", "digits", "--out", "out", "--steps", "2", "--points",
+        "0",
+    )  # fmt: skip
+    assert found["agreement"] is None
+    assert any("was not measured: batches: they are too small" in note for note in found["notes"])
 
 
 def card(**changes):

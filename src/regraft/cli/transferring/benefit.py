@@ -14,25 +14,32 @@ _DRAWS = 4
 """Pairs of gradients that the agreement is taken over."""
 
 
-def agreement_of(along: Along, arm: Arm) -> dict[str, Any] | None:
+def agreement_of(along: Along, arm: Arm) -> tuple[dict[str, Any] | None, list[str]]:
     """Return how alike both networks' gradients are on validation images, permuted and not.
 
-    None without data, and where nothing is permuted.
+    Returns:
+        The agreement, None without data and where nothing is permuted; and notes, where it could not
+        be measured, which is no reason to end a transfer that is through.
     """
+    from regraft.errors import RegraftError
     from regraft.symmetry.agreement import agreement
 
     data = along.gradients("validation")
     if data is None or along.asked.by == "naive" or not len(along.spec):
-        return None
-    return agreement(
-        along.trajectory,
-        along.target,
-        along.spec,
-        data,
-        arm.start("final").permutation,
-        draws=_DRAWS,
-        scale=along.asked.scale,
-    ).to_dict()
+        return None, []
+    try:
+        found = agreement(
+            along.trajectory,
+            along.target,
+            along.spec,
+            data,
+            arm.start("final").permutation,
+            draws=_DRAWS,
+            scale=along.asked.scale,
+        )
+    except RegraftError as error:
+        return None, [f"the agreement of gradients was not measured: {error}"]
+    return found.to_dict(), []
 
 
 def against_naive(along: Along, arms: dict[str, Arm]) -> dict[str, Any] | None:

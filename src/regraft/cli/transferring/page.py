@@ -130,9 +130,9 @@ def _plane(plane: dict[str, Any]) -> tuple[str, str, list[str]]:
         surfaces([Surface(title="", values=plane["accuracy"], **shape)], label="Accuracy (%)"),
         surfaces([Surface(title="", values=plane["loss"], **shape)], label="Loss (nats)", log=True),
     ]
-    named = ", ".join(f"{i} {name}" for i, name in enumerate(plane["through"], start=1))
+    named = "; ".join(f"{i}: {name}" for i, name in enumerate(plane["through"], start=1))
     text = (
-        f"The plane through three networks, in lengths of weight space: {named}. Measured at "
+        f"The plane through three networks, its axes in lengths of weight space. {named}. Measured at "
         f"{len(plane['x'])} x {len(plane['y'])} points; between them it is drawn by interpolation."
     )
     return "Plane", text, drawn

@@ -47,6 +47,7 @@ def transferred(asked: Transfer) -> dict[str, Any]:
     for by, arm in arms.items():
         arm.seconds += 0.0 if by == "naive" else spec_record["seconds"]
     main = arms[asked.by]
+    agreed, untold = agreement_of(along, main)
     plane = work.kept("plane", lambda: plane_of(along, arms))
     card: dict[str, Any] = {
         "kind": "transfer",
@@ -72,14 +73,14 @@ def transferred(asked: Transfer) -> dict[str, Any]:
         "seconds_of": {by: arm.seconds for by, arm in arms.items()},
         "best_step": main.start("best").step,
         "scores": _scores(along, arms, start),
-        "agreement": agreement_of(along, main),
+        "agreement": agreed,
         "against_naive": against_naive(along, arms),
         "paths": work.kept("paths", lambda: lines_of(along, main)),
         "plane": plane["plane"],
         "then_train": train_on(asked, given, arms, start, bench) if asked.then_train else None,
         "files": write_transfer(asked, given, spec, main),
     }
-    card["notes"] = [*found.notes, *bench.notes, *plane["notes"], *notes_of(card)]
+    card["notes"] = [*found.notes, *bench.notes, *untold, *plane["notes"], *notes_of(card)]
     return {**card, "seconds": time.monotonic() - began + work.seconds}
 
 
