@@ -102,10 +102,9 @@ def notes_of(card: dict[str, Any]) -> list[str]:
         )
     if card["spec"]["groups"] and measured is not None and not measured["above"]:
         notes.append(
-            "the permutation gained nothing that could be measured: the transferred network has "
-            f"{measured['accuracy']:.1f}% and the naive one {measured['naive']:.1f}% of "
-            f"{measured['images']} {measured['part']} images, a difference of "
-            f"{measured['difference']:+.1f} points with a sampling error of {measured['error']:.1f}"
+            "the transferred network is not above the naive one by more than the sampling error: "
+            f"{measured['accuracy']:.1f}% against {measured['naive']:.1f}% of {measured['images']} "
+            f"{measured['part']} images, {measured['difference']:+.1f} ± {measured['error']:.1f} points"
         )
     if last["dead"]:
         notes.append(
