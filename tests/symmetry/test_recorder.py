@@ -140,6 +140,8 @@ def test_another_network_is_refused_and_nothing_is_lost(tmp_path):
             TrajectoryRecorder(tmp_path / "t", other, every=2) as again,
         ):
             again.step(other)
+        with pytest.raises(InputError, match=r"recorded from another initial network.*step 0"):
+            recorder.load_state_dict({"count": 0})
         recorder.finish()
         assert files(tmp_path / "t") == before
     found = Trajectory.open(tmp_path / "t", cut="use")
@@ -184,3 +186,14 @@ def test_the_last_state_is_that_of_the_network_given_last(tmp_path):
     found = Trajectory.open(tmp_path / "t", cut="refuse")
     assert found.steps == (0, 2, 3)
     same(found.state(-1), copies(other), rtol=0, atol=2e-7)
+
+
+def test_step_0_is_gone_on_from_once_the_network_is_the_initial_one(tmp_path):
+    kept = recorded(tmp_path / "t")
+    model = network(5)
+    recorder = TrajectoryRecorder(tmp_path / "t", model, every=2)
+    model.load_state_dict(kept[0])
+    recorder.load_state_dict({"count": 0})
+    with recorder:
+        train(model, 2, after=lambda step: recorder.step())
+    assert Trajectory.open(tmp_path / "t", cut="refuse").steps == (0, 2)

@@ -129,8 +129,18 @@ class TrajectoryRecorder:
         return {"count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the step of `state_dict`; what was recorded after it is forgotten."""
-        self.count, self._opened = int(state["count"]), None
+        """Go on from the step of `state_dict`; what was recorded after it is forgotten.
+
+        Raises:
+            InputError: It is of step 0, and the network is not the recorded initial one.
+        """
+        count = int(state["count"])
+        if self._opened == "further" and count == 0 and not self._is_initial(_named(self._last)):
+            raise InputError(
+                f"{self.folder} was recorded from another initial network: load that one before "
+                "going on from step 0, or choose another folder"
+            )
+        self.count, self._opened = count, None
         if self._writes:
             kept = [one for one in self._index["steps"] if one["step"] <= self.count]
             if len(kept) < len(self._index["steps"]):
@@ -196,13 +206,16 @@ class TrajectoryRecorder:
         whole = {"finished": True} if index.get("finished") and kept == index["steps"] else {}
         index.pop("finished", None)
         self._index = {**index, "steps": kept, **whole}
+        anew = self._is_initial(state)
+        self._opened = "anew" if anew else "further"
+        self.count = kept[-1]["step"] if kept and not anew else 0
+
+    def _is_initial(self, state: dict[str, Tensor]) -> bool:
         initial = read_checkpoint(self.folder / INITIAL)
-        anew = all(
+        return all(
             initial.sketch[k].dtype == v.dtype and torch.equal(initial[k], v.cpu())
             for k, v in state.items()
         )
-        self._opened = "anew" if anew else "further"
-        self.count = kept[-1]["step"] if kept and not anew else 0
 
     def _start_over(self) -> None:
         """Forget what was recorded; on disk only with the first state that is recorded."""
