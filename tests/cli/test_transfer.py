@@ -2,67 +2,12 @@ import json
 
 import pytest
 import torch
-from checkpoints import checkpoint, digits
+from checkpoints import digits
 from safetensors.torch import load_file, save_file
+from transfers import WIDE, about, between, run
 
-from regraft.config import ModelConfig, to_dict
-from regraft.data import TensorLoader
-from regraft.models import build
-from regraft.symmetry.recorder import TrajectoryRecorder
 from regraft.symmetry.spec import PermutationSpec
 from regraft.symmetry.trajectory import Trajectory
-
-WIDE = ModelConfig(name="mlp", options={"widths": [64, 48]})
-
-
-def about(config):
-    splits = digits()
-    return {
-        "model": to_dict(config),
-        "input": {"channels": 1, "image_size": 8},
-        "mean": list(splits.mean),
-        "std": list(splits.std),
-        "classes": list(splits.classes),
-    }
-
-
-def run(folder, seed, *, config=WIDE, epochs=6, every=None, finish=True):
-    """Train on the digits; write init.safetensors and final.safetensors, or a trajectory."""
-    splits = digits()
-    torch.manual_seed(seed)
-    model = build(config, num_classes=10, channels=1, image_size=8)
-    header = {"regraft.model": json.dumps(about(config))}
-    folder.mkdir()
-
-    def save(name):
-        state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        save_file(state, folder / f"{name}.safetensors", metadata=header)
-
-    save("init")
-    recorder = None
-    if every:
-        recorder = TrajectoryRecorder(folder / "run", model, every=every, metadata=header)
-    loader = TensorLoader(
-        splits.train,
-        batch_size=64,
-        mean=splits.mean,
-        std=splits.std,
-        shuffle=True,
-        augment="none",
-        seed=seed,
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    for epoch in range(epochs):
-        for x, y, _ in loader.batches(epoch):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
-        if recorder:
-            recorder.step()
-    if recorder and finish:
-        recorder.finish()
-    save("final")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +18,11 @@ def runs(tmp_path_factory):
 
 def test_a_run_is_carried_over_and_trained_on(answer, runs, tmp_path):
     a, b = runs
-    found = answer(
-        "transfer", "--from-init", a / "init.safetensors", "--from-final", a / "final.safetensors",
-        "--to", b / "init.safetensors", "--to-final", b / "final.safetensors", "--out", "out",
-        "--data", "digits", "--steps", "5", "--points", "3", "--then-train", "1", "--threads", "1",
+    words = (
+        "transfer", *between(a, b, trained=True), "--out", "out", "--data", "digits", "--steps", "5",
+        "--points", "3", "--plane-points", "3", "--then-train", "1", "--threads", "1",
     )  # fmt: skip
+    found = answer(*words)
     scores = {k: v["test_accuracy"] for k, v in found["scores"].items()}
     assert scores["fgmt, final step (5)"] > scores["naive, final step (5)"] + 5
     assert scores["oracle, final step (5)"] > scores["naive, final step (5)"] + 5
@@ -85,6 +30,15 @@ def test_a_run_is_carried_over_and_trained_on(answer, runs, tmp_path):
     last = found["steps"][-1]
     assert last["cosine"] > last["cosine_before"] + 0.1
     assert last["costs"]["count"] == 10
+
+    # Both ways to see whether the permutation helps say that it does, and no note says otherwise.
+    assert found["agreement"]["gain"] > 0.1
+    assert found["agreement"]["cosine"] < last["cosine"]
+    above = found["against_naive"]
+    assert above["above"]
+    assert above["difference"] == pytest.approx(above["accuracy"] - above["naive"])
+    assert (above["part"], above["images"]) == ("validation", len(digits().validation))
+    assert found["notes"] == []
 
     # The files are what the card says: weights, spec and permutation.
     spec = PermutationSpec.from_json((tmp_path / "out/spec.json").read_text())
@@ -112,6 +66,15 @@ def test_a_run_is_carried_over_and_trained_on(answer, runs, tmp_path):
     paths = found["paths"]
     assert set(paths) == {"permuted source", "trained target", "between"}
     assert len(paths["between"]["at"]) == 3
+    plane = found["plane"]
+    best = found["best_step"]
+    named = ["target, trained", "oracle, step 5", f"fgmt, step {best}"]
+    assert plane["through"] == named
+    assert [len(row) for row in plane["accuracy"]] == [3, 3, 3]
+    trained = load_file(b / "final.safetensors")
+    at = load_file(tmp_path / f"out/model{'' if best == 5 else '-best'}.safetensors")
+    apart = torch.cat([(at[k] - trained[k]).flatten() for k in written]).norm()
+    assert torch.tensor(plane["points"][2]).norm() == pytest.approx(apart.item(), rel=1e-4)
     readme = (tmp_path / "out/README.md").read_text()
     assert "oracle, final step (5)" in readme
     assert "of training from scratch" in readme
@@ -119,14 +82,11 @@ def test_a_run_is_carried_over_and_trained_on(answer, runs, tmp_path):
     html = (tmp_path / "out/report.html").read_text()
     assert "Before any training" in html
     assert "Trained on" in html
+    assert f"1: target, trained; 2: oracle, step 5; 3: fgmt, step {best}." in html
 
     # A finished folder stays as it is, and another command may not have it.
     stamp = (tmp_path / "out/model.safetensors").stat().st_mtime_ns
-    again = answer(
-        "transfer", "--from-init", a / "init.safetensors", "--from-final", a / "final.safetensors",
-        "--to", b / "init.safetensors", "--to-final", b / "final.safetensors", "--out", "out",
-        "--data", "digits", "--steps", "5", "--points", "3", "--then-train", "1", "--threads", "1",
-    )  # fmt: skip
+    again = answer(*words)
     assert again["scores"] == found["scores"]
     assert (tmp_path / "out/model.safetensors").stat().st_mtime_ns == stamp
 
@@ -200,51 +160,3 @@ def test_a_network_that_nothing_permutes_says_so(answer, factory, tmp_path):
     assert any("nothing in this architecture can change places" in n for n in found["notes"])
     naive, fast = (found["curves"][by][-1]["test_accuracy"] for by in ("naive", "fgmt"))
     assert naive == fast
-
-
-def test_wrong_input_is_refused_in_one_sentence(refused, runs, tmp_path):
-    a, b = runs
-    init, final, to = a / "init.safetensors", a / "final.safetensors", b / "init.safetensors"
-    out = ("--out", "out", "--data", "digits")
-    for words, message in (
-        ((), "source: give the folder of one recorded trajectory"),
-        ((a / "run", "--from-init", init), "source: give the folder of one recorded trajectory"),
-        (("--from-init", init), "--from-final is missing"),
-        ((a / "run", "--by", "oracle"), "add --to-final"),
-        ((a / "run", "--steps", "0"), "--steps 0: expected at least 1"),
-        ((a / "run", "--steps", "9"), "steps=9: the trajectory has 6 states"),
-        ((a / "run", "--points", "1"), "--points 1"),
-        ((a / "run", "--lr", "nan"), "--lr nan"),
-        ((tmp_path,), "is no recorded trajectory"),
-    ):
-        assert message in refused("transfer", *words, "--to", to, *out)
-        assert not (tmp_path / "out").exists()
-    assert "add --data" in refused("transfer", a / "run", "--to", to, "--out", "out")
-    other = checkpoint(tmp_path / "other.safetensors", "mlp")
-    told = refused("transfer", a / "run", "--to", other, *out)
-    assert "features.1.bias has shape (24,), expected (64,)" in told
-    few = checkpoint(tmp_path / "few.safetensors", "mlp", classes=(0, 1, 2))
-    told = refused("transfer", "--from-init", few, "--from-final", few, "--to", few, *out)
-    assert "10 classes" in told
-    dead = load_file(to)
-    for name in ("features.1.bias", "features.3.bias"):
-        dead[name] -= 1e3
-    save_file(dead, tmp_path / "dead.safetensors")
-    assert "a dead network" in refused(
-        "transfer", "--from-init", init, "--from-final", final, "--to", tmp_path / "dead.safetensors",
-        *out,
-    )  # fmt: skip
-
-
-@pytest.mark.filterwarnings("default:.*cut short")
-def test_a_cut_recording_is_told(regraft, tmp_path):
-    folder = run(tmp_path / "c", 3, epochs=3, every=1, finish=False)
-    words = ("transfer", folder / "run", "--to", folder / "init.safetensors", "--out", "out",
-             "--by", "naive")  # fmt: skip
-    code, _, err = regraft(*words, "--cut", "refuse")
-    assert code == 2
-    assert "was cut short: it was not finished; whole up to step 3" in err
-    code, out, err = regraft(*words)
-    assert code == 0
-    assert "whole up to step 3 (3 states), which is used" in err
-    assert "steps 1 to 3" in out

@@ -317,7 +317,7 @@ def test_a_transfer_that_was_killed_is_not_computed_again(finished, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         job.run(tmp_path, progress=stop)
     monkeypatch.setattr(
-        "regraft.recipes.transfer_job.transfer", lambda *a, **k: pytest.fail("again")
+        "regraft.recipes.transfer_work.transfer", lambda *a, **k: pytest.fail("again")
     )
     again = job.run(tmp_path)
     same = {k for k in result["metrics"] if not k.endswith("seconds")}

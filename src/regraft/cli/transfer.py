@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .merging.alignment import Alignment, _stamp
+from .merging.alignment import Alignment, stamp
 from .merging.folder import claimed, finished, write_card
 from .output import print_json, say, table
 
@@ -25,11 +25,13 @@ class Transfer:
     The source's weight changes are permuted to fit the target and added to it: no training. The
     folder gets the transferred checkpoints, the permutations, spec.json, card.json and README.md with
     accuracy along the steps beside the controls, and report.html. With --then-train the target is
-    trained on from there, beside training from scratch and from the naive transfer.
+    trained on from there, beside training from scratch and from the naive transfer. After an
+    interruption the same command goes on, with the methods that are through kept.
     """
 
     source: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Folder of a recorded trajectory; or nothing, with --from-init and --from-final."""
+    """Folder of a recorded trajectory, or of the run that holds one; or nothing, with --from-init and
+    --from-final."""
     from_init: Path | None = None
     """Instead: the source's checkpoint before its training."""
     from_final: Path | None = None
@@ -48,8 +50,8 @@ class Transfer:
     """Draw a recorded trajectory straight between its ends."""
     spacing: Literal["uniform", "cosine"] = "uniform"
     """Steps on a straight line: equal, or as a learning rate on a cosine advances."""
-    cut: Literal["warn", "refuse", "use"] = "warn"
-    """A recording cut short: use what is whole and warn, refuse it, or use it silently."""
+    cut: Literal["refuse", "warn", "use"] = "refuse"
+    """A recording cut short: refuse it, use what is whole and say so, or use it silently."""
     gradient_batches: int = 1
     """Batches of each gradient."""
     batch_size: int = 128
@@ -58,6 +60,9 @@ class Transfer:
     """Factor on the weight changes."""
     data: str | None = None
     """A known data set or a folder of images, one subfolder a class; gmt and fgmt need it."""
+    labels: Literal["by-name", "by-number"] = "by-name"
+    """Which row of the classifier a class of the data is: that of its name, where the checkpoints name
+    their classes, or that of its number."""
     model: str | None = None
     """A built-in network, timm/NAME, torchvision/NAME or package.module:factory; without it what
     the source's checkpoint says it is."""
@@ -73,6 +78,9 @@ class Transfer:
     """Validation and test images for the scores along the steps; the last are measured on all."""
     points: int = 11
     """Points of the paths between networks; 0 measures none."""
+    plane_points: int = 7
+    """With --to-final: points along each side of the plane through the trained target, the oracle's
+    network and the transferred one; 0 measures none."""
     keep_steps: bool = False
     """Keep every step's checkpoint, not only the best and the last."""
     then_train: int = 0
@@ -110,6 +118,7 @@ class Transfer:
         """Transfer, measure, train on, and write the folder."""
         from .transferring.card import score_table, summary, write_documents
         from .transferring.transferring import transferred
+        from .transferring.work import Work
 
         self._check()
         identity = self.identity()
@@ -120,6 +129,7 @@ class Transfer:
                 write_card(self.out, card)
         elif not self.json:
             say(f"{self.out} is finished already; remove it to transfer again")
+        Work.remove(self.out)
         if self.json:
             print_json({"out": str(self.out), **card})
             return 0
@@ -130,22 +140,32 @@ class Transfer:
         say(f"transferred: {self.out}")
         return 0
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the recording: the one that was named, or `trajectory` in it."""
+        inner = self.source[0] / "trajectory"
+        whole = (self.source[0] / "index.json").exists()
+        return inner if not whole and inner.is_dir() else self.source[0]
+
+    @property
+    def first(self) -> Path:
+        """The checkpoint of the source before its training."""
+        return self.from_init or self.folder / "initial.safetensors"
+
     def identity(self) -> dict[str, Any]:
         """Return what determines the result, as JSON: the options, and the files by size and time."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("out", "json", "threads", "data_root", "download", "accelerator"):
             fields.pop(name)
-        named = [*self.source, self.from_init, self.from_final, self.to, self.to_final, self.spec]
-        fields["files"] = [_stamp(Path(path)) for path in named if path is not None]
+        named = [self.from_init, self.from_final, self.to, self.to_final, self.spec]
+        if self.source:
+            named.append(self.folder)
+        fields["files"] = [stamp(Path(path)) for path in named if path is not None]
         return jsonlib.loads(jsonlib.dumps({"kind": "transfer", **fields}, default=str))
 
-    def alignment(self, first: Path) -> Alignment:
-        """Return the same questions as those who gather checkpoints and data know them.
-
-        Args:
-            first: The checkpoint of the source's start.
-        """
-        paths = (first, self.from_final, self.to, self.to_final)
+    def alignment(self) -> Alignment:
+        """Return the same questions as those who gather checkpoints and data know them."""
+        paths = (self.first, self.from_final, self.to, self.to_final)
         names = (
             "out", "model", "width", "model_options", "spec", "samples", "batch_size", "data_root",
             "download", "image_size", "channels", "mean", "std", "seed", "accelerator", "threads",
@@ -191,6 +211,10 @@ class Transfer:
             raise InputError(f"--then-train {self.then_train}: expected epochs, at least 0")
         if self.points < 0 or self.points == 1:
             raise InputError(f"--points {self.points}: expected 0, or at least the two ends")
+        if self.plane_points < 0 or self.plane_points == 1:
+            raise InputError(
+                f"--plane-points {self.plane_points}: expected 0, or at least the two ends of a side"
+            )
         if not math.isfinite(self.scale):
             raise InputError(f"--scale {self.scale}: expected a finite number")
         if not 0 < self.lr < math.inf:

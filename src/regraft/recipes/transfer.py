@@ -136,7 +136,7 @@ class Experiment:
 
     def regime(self, name: str, **options: Any) -> list[TransferJob]:
         """Return what shows the effect, or hides it, under another training; `options` are changed."""
-        brief = replace(self.transfer, then=None, points=0)
+        brief = replace(self.transfer, then=None, points=0, plane_points=0)
         other = replace(self, setting=f"{self.setting}/{name}", states=1, transfer=brief, **options)
         return [
             other.job("naive", None, by="naive"),
@@ -223,7 +223,11 @@ def _published(name: str, runtime: RuntimeConfig) -> Experiment:
         train=_sgd(0.01, 10, batch_size=128),
         runtime=runtime,
         transfer=TransferConfig(
-            steps=10, curve_images=None, points=101, then=_sgd(0.01, 3, batch_size=128)
+            steps=10,
+            curve_images=None,
+            points=101,
+            plane_points=15,
+            then=_sgd(0.01, 3, batch_size=128),
         ),
         states=10,
     )
@@ -244,6 +248,7 @@ def _gpu() -> list[Runnable]:
             spacing="cosine",
             gradient_batches=4,
             points=25,
+            plane_points=15,
             then=replace(train, epochs=5),
         ),
         states=30,
@@ -269,6 +274,7 @@ def _paper() -> list[Runnable]:
             gradient_batches=2,
             curve_images=None,
             points=101,
+            plane_points=15,
             then=adam,
         ),
         states=60,

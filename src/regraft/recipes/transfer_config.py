@@ -32,6 +32,9 @@ class TransferConfig:
     are measured on all."""
     points: int = 11
     """Networks measured along each line between a solution and the transferred one; 0 for none."""
+    plane_points: int = 0
+    """Of gmt and fgmt: networks along each side of the plane through the target's own solution, the
+    oracle's network and the transferred one; 0 for none."""
     start: Literal["best", "final"] = "best"
     """Train on from the step of the best validation accuracy, or from the last."""
     then: OptimConfig | None = None

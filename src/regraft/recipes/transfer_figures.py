@@ -9,6 +9,7 @@ from regraft.report import Run
 from regraft.report.figure import Line, Panel, lines
 
 from .compare import mean_line
+from .transfer_connection import planes
 
 _ORDER = ("naive", "oracle", "initial_weights", "gmt", "fgmt", "scratch")
 
@@ -54,7 +55,7 @@ def by_epoch(curve: Sequence[Point]) -> dict[float, float]:
 
 
 def figures(runs: list[Run], settings: Sequence[str], full: Sequence[str]) -> dict[str, str]:
-    """Draw accuracies along the steps, after them by epochs and by seconds, and along the lines."""
+    """Draw accuracies along the steps, after them by epochs and by seconds, on lines and planes."""
     drawn = {
         "along": (
             [Panel(title=s, lines=_along(runs, s)) for s in settings],
@@ -84,7 +85,8 @@ def figures(runs: list[Run], settings: Sequence[str], full: Sequence[str]) -> di
         kept = [panel for panel in panels if panel.lines]
         if kept:
             found[name] = lines(kept, **labels, order=_ORDER)
-    return found
+    over = planes(runs, settings)
+    return found if over is None else {**found, "planes": over}
 
 
 def _along(runs: list[Run], setting: str, split: str = "transfer", x: str = "step") -> list[Line]:

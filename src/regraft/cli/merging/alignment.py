@@ -153,11 +153,23 @@ class Alignment:
             *self.checkpoints,
             *(v for v in (fields.get("base"), self.spec, *self.condensed) if v),
         ]
-        fields["files"] = [_stamp(Path(path)) for path in named]
+        fields["files"] = [stamp(Path(path)) for path in named]
         return jsonlib.loads(jsonlib.dumps({"kind": kind, **fields}, default=str))
 
 
-def _stamp(path: Path) -> list[Any]:
-    """Return what tells whether a file, or what a folder holds, is still the same."""
-    files = sorted(path.glob("*.safetensors*")) if path.is_dir() else [path]
-    return [[f.name, s.st_size, s.st_mtime_ns] for f in files if f.exists() for s in [f.stat()]]
+def stamp(path: Path) -> list[Any]:
+    """Return what tells whether what is read of a file or a folder is still the same.
+
+    Of a folder that is its tensors, with the index of shards or of a recorded trajectory; of an index,
+    the shards beside it as well.
+    """
+    files = [path]
+    if path.is_dir():
+        files = [path / "index.json", *_tensors(path)]
+    elif path.name.endswith(".index.json"):
+        files += _tensors(path.parent)
+    return [[f.name, s.st_size, s.st_mtime_ns] for f in files if f.is_file() for s in [f.stat()]]
+
+
+def _tensors(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors*"))

@@ -99,7 +99,12 @@ class Gathered:
 
 
 def gather(
-    asked: Alignment, *, base: Path | None = None, heads: str = "shared", sketch: bool = False
+    asked: Alignment,
+    *,
+    base: Path | None = None,
+    heads: str = "shared",
+    sketch: bool = False,
+    opened: Sequence[Checkpoint] | None = None,
 ) -> Gathered:
     """Read the checkpoints, build the network, load the data, and make them fit.
 
@@ -111,6 +116,7 @@ def gather(
         base: A base model.
         heads: `shared`, `separate` or `union`; `any` takes classifiers as they are.
         sketch: Build the network without memory for its weights; it can then only be asked for names.
+        opened: The checkpoints of `asked`, where they are opened already.
 
     Raises:
         InputError: Anything that does not fit, in one sentence.
@@ -124,7 +130,8 @@ def gather(
         torch.set_num_threads(asked.threads)
     device = _device(asked.accelerator)
     paths = [*asked.checkpoints, *([] if base is None else [base])]
-    found = [read_checkpoint(path) for path in paths]
+    read = list(opened or ())
+    found = [*read, *(read_checkpoint(path) for path in paths[len(read) :])]
     about = [_about(checkpoint) for checkpoint in found]
     if _is_bare(asked, about[0], heads):
         return _bare(asked, found, about[0], has_base=base is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,38 +33,6 @@ def about_data(given: Gathered) -> dict[str, Any] | None:
     }
 
 
-def notes_of(groups: int, last: dict[str, Any], *, measured: bool) -> list[str]:
-    """Return what the user should know of a transfer.
-
-    Args:
-        groups: Number of groups that can be permuted.
-        last: The row of the last step.
-        measured: Whether there were data to measure on.
-    """
-    notes = []
-    if not groups:
-        notes.append(
-            "nothing in this architecture can change places, so that every method is the naive transfer: "
-            "spec.json says what pins each axis"
-        )
-    elif last["cosine"] is not None and last["cosine"] < last["cosine_before"] + 0.05:
-        notes.append(
-            "the permutation brings the two networks no closer (cosine "
-            f"{last['cosine_before']:.3f} before, {last['cosine']:.3f} after): "
-            "expect no more than the naive transfer gives"
-        )
-    if last["dead"]:
-        notes.append(
-            f"{len(last['dead'])} groups have no gradients in one of the networks and stay in place: "
-            f"{', '.join(last['dead'][:3])}"
-        )
-    if not measured:
-        notes.append(
-            "without --data nothing was measured and BatchNorm statistics are the source's"
-        )
-    return notes
-
-
 def summary(card: dict[str, Any]) -> list[str]:
     """Return what was done and found, a sentence each."""
     spec, steps = card["spec"], card["trajectory"]["steps"]
@@ -85,8 +52,20 @@ def summary(card: dict[str, Any]) -> list[str]:
     if last["cosine"] is not None:
         what = "gradients" if card["by"] in ("gmt", "fgmt") else "weights"
         lines.append(
-            f"the {what} of the two networks: cosine {last['cosine_before']:.3f} as they are, "
+            f"the {what} that were matched: cosine {last['cosine_before']:.3f} as the networks are, "
             f"{last['cosine']:.3f} permuted"
+        )
+    agreed = card["agreement"]
+    if agreed is not None:
+        lines.append(
+            f"gradients on batches that were not: cosine {agreed['plain']:.3f} as the networks are, "
+            f"{agreed['cosine']:.3f} permuted"
+        )
+    above = card["against_naive"]
+    if above is not None:
+        lines.append(
+            f"above the naive transfer by {above['difference']:+.1f} ± {above['error']:.1f} points on "
+            f"{above['images']} {above['part']} images"
         )
     costs = last["costs"]
     lines.append(
@@ -112,8 +91,10 @@ def _training(card: dict[str, Any]) -> list[str]:
     if not found:
         return []
     lines = []
-    goal = found["scratch"]["curve"][-1]["validation_accuracy"]
-    spent = found["scratch"]["seconds"]
+    curve = found["scratch"]["curve"]
+    goal = curve[-1]["validation_accuracy"]
+    # The last accuracy may not be the first of its height: who is sooner must be sooner than that.
+    spent = (reached(curve, goal) or curve[-1])["seconds"]
     for arm, run in found.items():
         step = "" if run["from_step"] is None else f" from step {run['from_step']}"
         lines.append(
@@ -132,7 +113,8 @@ def _training(card: dict[str, Any]) -> list[str]:
             sooner = "sooner" if at["seconds"] < spent else "later"
             lines.append(
                 f"{LABELS[arm]} reaches the {goal:.2f}% (validation) of training from scratch after "
-                f"{at['epoch']} epochs and {at['seconds']:.1f} s, {sooner} than its {spent:.1f} s"
+                f"{at['epoch']} epochs and {at['seconds']:.1f} s, {sooner} than that, "
+                f"which was there after {spent:.1f} s"
             )
     return lines
 
@@ -156,6 +138,8 @@ def write_documents(out: Path, card: dict[str, Any]) -> dict[str, Any]:
     """Write README.md and, where its parts are installed, report.html; return the card with them."""
     from regraft.errors import MissingExtraError
     from regraft.files import write_text
+
+    from .page import page
 
     card = {**card, "files": list(card["files"])}
     if card["curves"]:
@@ -193,115 +177,3 @@ def _readme(card: dict[str, Any]) -> str:
 
 def _sentence(line: str) -> str:
     return line[:1].upper() + line[1:]
-
-
-def page(card: dict[str, Any]) -> str:
-    """Return the page of a card with curves; equal cards give equal bytes.
-
-    Raises:
-        MissingExtraError: jinja2 or matplotlib is not installed.
-    """
-    from regraft.errors import MissingExtraError
-    from regraft.report import svg
-
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report", "writing a report page") from error
-    figures = [
-        {"title": title, "text": text, "drawn": [Markup(svg.inline(d, f"f{i}{j}-"))
-                                                 for j, d in enumerate(drawn)]}
-        for i, (title, text, drawn) in enumerate(_figures(card))
-    ]  # fmt: skip
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    css = files("regraft.report").joinpath("page.css").read_text("utf-8").strip()
-    template = files("regraft.cli.transferring").joinpath("page.html.jinja").read_text("utf-8")
-    headings, lines = score_table(card)
-    return environment.from_string(template).render(
-        css=Markup(css),
-        title="A transferred training run",
-        facts=[card["model"]["name"], f"by {LABELS[card['by']]}", card["data"]["name"]],
-        headings=headings,
-        lines=lines,
-        tested=f"{card['data']['test_images']} {card['data']['tested_on']} images",
-        figures=figures,
-        summary=summary(card),
-        command=card["command"],
-    )
-
-
-def _figures(card: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
-    from regraft.report import Line, Panel, lines
-
-    def drawn(panel: list[Line], x: str, y: str) -> str:
-        return lines([Panel(title="", lines=panel)], x_label=x, y_label=y)
-
-    start = card["scores"]["target, untrained"]
-    order = sorted(card["curves"], key=lambda by: by != "naive")  # the grey is the control's
-    along = {
-        key: [
-            Line(
-                label=LABELS[by],
-                x=[0, *(row["step"] for row in card["curves"][by])],
-                y=[start[f"test_{key}"], *(row[f"test_{key}"] for row in card["curves"][by])],
-            )
-            for by in order
-        ]
-        for key in ("accuracy", "loss")
-    }
-    found = [
-        (
-            "Before any training",
-            "The target along the source's steps, permuted by each method; nothing is trained.",
-            [
-                drawn(along["accuracy"], "Step of the source", "Accuracy (%)"),
-                drawn(along["loss"], "Step of the source", "Loss (nats)"),
-            ],
-        )
-    ]
-    if card["then_train"]:
-        panels = {
-            x: [
-                Line(
-                    label=LABELS[arm],
-                    x=[p[x] for p in run["curve"]],
-                    y=[p["validation_accuracy"] for p in run["curve"]],
-                )
-                for arm, run in card["then_train"].items()
-            ]
-            for x in ("epoch", "seconds")
-        }
-        found.append(
-            (
-                "Trained on",
-                "All see the same batches; seconds count the transfer, tracing, and the scores by which "
-                "its step was chosen.",
-                [
-                    drawn(panels["epoch"], "Epochs of training", "Validation accuracy (%)"),
-                    drawn(panels["seconds"], "Seconds", "Validation accuracy (%)"),
-                ],
-            )
-        )
-    if card["paths"]:
-        paths = {
-            key: [
-                Line(label=name, x=curve["at"], y=[score[key] for score in curve["scores"]])
-                for name, curve in card["paths"].items()
-            ]
-            for key in ("accuracy", "loss")
-        }
-        found.append(
-            (
-                "Paths",
-                "Straight lines that end (at 1) at the transferred network: from the permuted source and "
-                "from the trained target; `between` is the line from the latter to the former.",
-                [
-                    drawn(paths["accuracy"], "Position on the line", "Accuracy (%)"),
-                    drawn(paths["loss"], "Position on the line", "Loss (nats)"),
-                ],
-            )
-        )
-    return found

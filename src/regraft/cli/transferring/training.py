@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from regraft.cli.merging.gathered import Gathered
     from regraft.cli.transfer import Transfer
 
-    from .transferring import Arm, Bench, State
+    from .arms import Arm, State
+    from .bench import Bench
 
 
 def train_on(
