@@ -13,10 +13,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from regraft.symmetry.gradients import Gradients
+from regraft.symmetry.learning_transfer.gradients import Gradients
+from regraft.symmetry.learning_transfer.trajectory import Trajectory
+from regraft.symmetry.learning_transfer.transfer import transfer
 from regraft.symmetry.trace import trace
-from regraft.symmetry.trajectory import Trajectory
-from regraft.symmetry.transfer import transfer
 
 
 def base(seed: int) -> nn.Module:

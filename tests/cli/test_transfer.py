@@ -6,8 +6,8 @@ from checkpoints import digits
 from safetensors.torch import load_file, save_file
 from transfers import WIDE, about, between, run
 
+from regraft.symmetry.learning_transfer.trajectory import Trajectory
 from regraft.symmetry.spec import PermutationSpec
-from regraft.symmetry.trajectory import Trajectory
 
 
 @pytest.fixture(scope="module")

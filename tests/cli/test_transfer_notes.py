@@ -46,7 +46,9 @@ def test_an_agreement_that_cannot_be_measured_ends_no_transfer(answer, monkeypat
     def refuse(*args, **options):
         raise InputError("batches: they are too small for batch statistics")
 
-    monkeypatch.setattr(importlib.import_module("regraft.symmetry.agreement"), "agreement", refuse)
+    monkeypatch.setattr(
+        importlib.import_module("regraft.symmetry.learning_transfer.agreement"), "agreement", refuse
+    )
     a, b = run(tmp_path / "a", 1, epochs=1), run(tmp_path / "b", 2, epochs=1)
     found = answer(
         "transfer", *between(a, b), "--data", "digits", "--out", "out", "--steps", "2", "--points",

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transfers import between, run
 
 # By its name, as the package has a function of that name.
-module = importlib.import_module("regraft.symmetry.transfer")
+module = importlib.import_module("regraft.symmetry.learning_transfer.transfer")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from regraft.recipes.transfer_config import TransferConfig
 from regraft.recipes.transfer_connection import chosen, planes
 from regraft.recipes.transfer_job import TransferJob
 from regraft.report import read_run
-from regraft.symmetry.transfer import Transferred
+from regraft.symmetry.learning_transfer.transfer import Transferred
 from regraft.train import load_state
 
 MLP = Experiment(

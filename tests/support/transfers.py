@@ -10,7 +10,7 @@ from regraft.config import ModelConfig, to_dict
 from regraft.data import TensorLoader
 from regraft.models import build
 from regraft.symmetry.heads import find_head
-from regraft.symmetry.recorder import TrajectoryRecorder
+from regraft.symmetry.learning_transfer.recorder import TrajectoryRecorder
 
 WIDE = ModelConfig(name="mlp", options={"widths": [64, 48]})
 

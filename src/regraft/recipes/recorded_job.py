@@ -15,8 +15,8 @@ from regraft.data import Splits
 from regraft.errors import InputError
 from regraft.models import build
 from regraft.symmetry.heads import find_head
-from regraft.symmetry.recorder import TrajectoryRecorder
-from regraft.symmetry.trajectory import Trajectory
+from regraft.symmetry.learning_transfer.recorder import TrajectoryRecorder
+from regraft.symmetry.learning_transfer.trajectory import Trajectory
 from regraft.tickets import stored_bytes
 from regraft.train import RunFolder, fit, make_fabric
 from regraft.train.loop import Progress

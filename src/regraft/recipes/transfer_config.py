@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from regraft.config import OptimConfig
-from regraft.symmetry.transfer import Method
+from regraft.symmetry.learning_transfer.transfer import Method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from regraft.errors import InputError
 from regraft.report import Run
 from regraft.report.surface import Surface, surfaces
 from regraft.symmetry.connectivity import Plane
+from regraft.symmetry.learning_transfer.transfer import Transferred
 from regraft.symmetry.mode_connectivity import Connection
-from regraft.symmetry.transfer import Transferred
 
 State = dict[str, Tensor]
 

@@ -16,12 +16,12 @@ from regraft.data import FolderLoader, ImageSet, Splits, TensorLoader
 from regraft.errors import InputError
 from regraft.files import write_tensors
 from regraft.symmetry.connectivity import Kept, measure, plane
-from regraft.symmetry.gradients import Gradients
+from regraft.symmetry.learning_transfer.gradients import Gradients
+from regraft.symmetry.learning_transfer.trajectory import Trajectory
+from regraft.symmetry.learning_transfer.transfer import Transferred, transfer
 from regraft.symmetry.mode_connectivity import connect
 from regraft.symmetry.repair import reset_batch_norm_
 from regraft.symmetry.spec import PermutationSpec
-from regraft.symmetry.trajectory import Trajectory
-from regraft.symmetry.transfer import Transferred, transfer
 from regraft.tickets import stored_bytes
 from regraft.train import RunFolder, fit, load_state, peak_bytes, reset_peak, save_state
 from regraft.train.loop import Progress

@@ -1,27 +1,31 @@
 """Trained weights reused: permutation symmetry, matching, merging, connectivity."""
 
 from .activations import Activations
-from .agreement import Agreement, agreement
 from .check import SymmetryError, check
 from .checkpoint import Checkpoint, check_alike, check_finite, fit_names, read_checkpoint
 from .connectivity import Curve, Measured, Plane, interpolation, measure, plane
 from .cycle_consistent import cycle_consistent
-from .gradients import Gradients
 from .heads import Ensemble, find_head, separate_heads, union_classes, union_heads, widen_heads
 from .lazy import Permuted
+from .learning_transfer import (
+    Agreement,
+    Gradients,
+    Trajectory,
+    TrajectoryRecorder,
+    Transferred,
+    agreement,
+    transfer,
+)
 from .many import ManyMatch, align_many, between
 from .match import Match, match
 from .merge import MergeMethod, merge, merge_method, merge_tensors
 from .mode_connectivity import Connection, connect
 from .permutation import Permutation, compose, inverse
-from .recorder import TrajectoryRecorder
 from .repair import Repaired, repair, repair_, reset_batch_norm_
 from .solver.assignment import assign
 from .spec import Group, PermutationSpec, Pin, Site
 from .straight_through import StraightThrough, StraightThroughConfig, straight_through
 from .trace import trace
-from .trajectory import Trajectory
-from .transfer import Transferred, transfer
 
 __all__ = [
     "Activations",

@@ -114,7 +114,7 @@ def match(
         Ainsworth et al. 2023 (arXiv 2209.04836), section 3; Chijiwa 2024 (arXiv 2305.14122),
         section 3.2, for sums over gradients.
     """
-    _check(max_sweeps, tolerance, workers)
+    check_solver(max_sweeps, tolerance, workers)
     pairs = _pairs(spec, a, b, by, tuple(exclude), importance, dtype)
     run = Descent(
         pairs,
@@ -155,7 +155,8 @@ def start(spec: PermutationSpec, init: Permutation | None) -> dict[str, Tensor]:
     return now
 
 
-def _check(max_sweeps: int, tolerance: float, workers: int | None) -> None:
+def check_solver(max_sweeps: int, tolerance: float, workers: int | None) -> None:
+    """Refuse settings of a descent out of their ranges, with an InputError."""
     if max_sweeps < 0:
         raise InputError(f"max_sweeps={max_sweeps}: expected at least 0")
     if not (math.isfinite(tolerance) and 0.0 <= tolerance < 1.0):

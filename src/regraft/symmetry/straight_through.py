@@ -183,7 +183,7 @@ class StraightThrough:
         config, at = self.config, self.at
         last = config.steps if until is None else min(until, config.steps)
         every = config.score_every or len(self.batches)
-        with _batch_statistics(self.model):
+        with batch_statistics(self.model):
             for x, y in self._batches_from(at.step):
                 if at.step >= last:
                     break
@@ -329,8 +329,8 @@ def straight_through(
 
 
 @contextlib.contextmanager
-def _batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, so that nothing is random, but normalisation by each batch's statistics."""
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Set evaluation mode for a while, so that nothing is random, but with each batch's statistics."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     for module in model.modules():

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from regraft.cli.merging.gathered import Gathered
     from regraft.cli.transfer import Transfer
-    from regraft.symmetry.gradients import Gradients
+    from regraft.symmetry.learning_transfer.gradients import Gradients
+    from regraft.symmetry.learning_transfer.trajectory import Trajectory
+    from regraft.symmetry.learning_transfer.transfer import Transferred
     from regraft.symmetry.spec import PermutationSpec
-    from regraft.symmetry.trajectory import Trajectory
-    from regraft.symmetry.transfer import Transferred
 
     from .bench import Bench
     from .work import Work
@@ -86,7 +86,7 @@ class Along:
 
     def gradients(self, part: str = "train") -> Gradients | None:
         """Return what gradients are of: images of a split, None without data."""
-        from regraft.symmetry.gradients import Gradients
+        from regraft.symmetry.learning_transfer.gradients import Gradients
 
         asked, given = self.asked, self.given
         if not given.data:
@@ -110,7 +110,7 @@ class Along:
         return {k: v.detach().clone() for k, v in self.given.model.state_dict().items()}
 
     def _new(self, by: Any) -> Arm:
-        from regraft.symmetry.transfer import transfer
+        from regraft.symmetry.learning_transfer.transfer import transfer
 
         from .written import write_state
 
@@ -182,7 +182,7 @@ def _packed(arm: Arm) -> dict[str, Any]:
 
 
 def _unpacked(tree: dict[str, Any], device: Any) -> Arm:
-    from regraft.symmetry.transfer import Costs, Transferred
+    from regraft.symmetry.learning_transfer.transfer import Costs, Transferred
 
     points = {}
     for which, at in tree["points"].items():

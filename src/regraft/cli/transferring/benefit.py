@@ -22,7 +22,7 @@ def agreement_of(along: Along, arm: Arm) -> tuple[dict[str, Any] | None, list[st
         be measured, which is no reason to end a transfer that is through.
     """
     from regraft.errors import RegraftError
-    from regraft.symmetry.agreement import agreement
+    from regraft.symmetry.learning_transfer.agreement import agreement
 
     data = along.gradients("validation")
     if data is None or along.asked.by == "naive" or not len(along.spec):

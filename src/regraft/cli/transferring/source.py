@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from regraft.cli.merging.gathered import Gathered
     from regraft.cli.transfer import Transfer
     from regraft.symmetry.checkpoint import Checkpoint
-    from regraft.symmetry.trajectory import Trajectory
+    from regraft.symmetry.learning_transfer.trajectory import Trajectory
 
     from .arms import State
 
@@ -62,7 +62,7 @@ def read(asked: Transfer) -> Read:
 def _recorded(asked: Transfer, notes: list[str]) -> Trajectory:
     """Open the recording; refuse one that was cut short, or say so, as was asked."""
     from regraft.errors import InputError
-    from regraft.symmetry.trajectory import Trajectory
+    from regraft.symmetry.learning_transfer.trajectory import Trajectory
 
     if asked.cut == "use":
         return Trajectory.open(asked.folder, cut="use")
@@ -135,7 +135,7 @@ def _labelled(asked: Transfer, given: Gathered) -> None:
 def _trajectory(
     asked: Transfer, given: Gathered, recorded: Trajectory | None, states: list[State]
 ) -> Trajectory:
-    from regraft.symmetry.trajectory import Trajectory
+    from regraft.symmetry.learning_transfer.trajectory import Trajectory
 
     if recorded is None:
         return Trajectory.linear(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .permutation import Permutation
-from .solver.blocks import NEVER_COMPARED
-from .spec import PermutationSpec
+from regraft.symmetry.permutation import Permutation
+from regraft.symmetry.solver.blocks import NEVER_COMPARED
+from regraft.symmetry.spec import PermutationSpec
+
 from .trajectory import State, Trajectory, add
 
 

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from regraft.errors import InputError
+from regraft.symmetry.repair import Batches, reset_batch_norm_
+from regraft.symmetry.spec import PermutationSpec
 
 from .displaced import displaced
 from .gradient_pairs import GradientPairs, Solver
 from .gradients import Gradients
-from .repair import Batches, reset_batch_norm_
-from .spec import PermutationSpec
 from .trajectory import State, Trajectory, wide
 from .transferred import Costs, Transferred
 
 
 class Run:
-    """One transfer while it goes on; arguments as those of `regraft.symmetry.transfer.transfer`.
+    """One transfer while it goes on; arguments as those of `regraft.symmetry.transfer`.
 
     The target is copied, and what is yielded shares no memory with it: a caller may load every step
     into the very network whose weights were given.

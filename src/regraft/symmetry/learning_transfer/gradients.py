@@ -21,8 +21,8 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from regraft.errors import DivergenceError, InputError
 from regraft.protocols import BatchSource
+from regraft.symmetry.straight_through import Loss, batch_statistics
 
-from .straight_through import Loss, _batch_statistics
 from .trajectory import wide
 
 EPOCHS = 1 << 20
@@ -93,7 +93,7 @@ class Gradients:
         """
         totals: list[dict[str, Tensor]] = [{} for _ in states]
         placed = [self._placed(state) for state in states]
-        with _batch_statistics(self.model):
+        with batch_statistics(self.model):
             n = 0
             for x, y in self._draw(draw, skip):
                 n += 1
@@ -113,7 +113,7 @@ class Gradients:
         if self.count < 1:
             raise InputError(f"count={self.count}: expected at least 1 batch for each gradient")
         placed = self._placed(state)
-        with _batch_statistics(self.model), torch.no_grad():
+        with batch_statistics(self.model), torch.no_grad():
             x, y = next(self._draw(0))
             with _batches_fit():
                 first, second = (self._outputs(*placed, x) for _ in range(2))

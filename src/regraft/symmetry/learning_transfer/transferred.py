@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .permutation import Permutation
+from regraft.symmetry.permutation import Permutation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from torch import nn
 from transfer_cases import Source, ends, gradient, setting
 
 from regraft.errors import DivergenceError, InputError
-from regraft.symmetry.gradients import Gradients
+from regraft.symmetry.learning_transfer.gradients import Gradients
+from regraft.symmetry.learning_transfer.recorder import TrajectoryRecorder
+from regraft.symmetry.learning_transfer.trajectory import Trajectory
+from regraft.symmetry.learning_transfer.transfer import METHODS, transfer
 from regraft.symmetry.match import match
-from regraft.symmetry.recorder import TrajectoryRecorder
 from regraft.symmetry.repair import reset_batch_norm_
-from regraft.symmetry.trajectory import Trajectory
-from regraft.symmetry.transfer import METHODS, transfer
 
 
 def twin(spec, model, line, target, source, *, count, all_pairs, init=None):

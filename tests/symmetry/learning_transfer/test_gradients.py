@@ -7,8 +7,8 @@ from torch import nn
 from transfer_cases import Source, gradient, scaled, setting
 
 from regraft.errors import InputError
-from regraft.symmetry.gradients import Gradients
-from regraft.symmetry.transfer import transfer
+from regraft.symmetry.learning_transfer.gradients import Gradients
+from regraft.symmetry.learning_transfer.transfer import transfer
 
 
 def test_both_networks_together_give_the_same_gradients():

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from regraft.errors import InputError
 from regraft.files import write_text
+from regraft.symmetry.checkpoint import Checkpoint, read_checkpoint
+from regraft.symmetry.state import check_state
 
-from .checkpoint import Checkpoint, read_checkpoint
-from .state import check_state
 from .trajectory import Cut, Trajectory
 
 SCHEMA = 1

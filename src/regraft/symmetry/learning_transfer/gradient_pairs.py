@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .permutation import Permutation
-from .solver.contraction import Gains, rows
-from .solver.objective import Objective
-from .solver.pairs import Pairs
-from .solver.solve import Descent
-from .spec import PermutationSpec
+from regraft.symmetry.permutation import Permutation
+from regraft.symmetry.solver.contraction import Gains, rows
+from regraft.symmetry.solver.objective import Objective
+from regraft.symmetry.solver.pairs import Pairs
+from regraft.symmetry.solver.solve import Descent
+from regraft.symmetry.spec import PermutationSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from regraft.errors import InputError
-
-from .merge import is_trained
-from .solver.pairs import refuse_not_finite
-from .state import check_state
+from regraft.symmetry.merge import is_trained
+from regraft.symmetry.solver.pairs import refuse_not_finite
+from regraft.symmetry.state import check_state
 
 State: TypeAlias = Mapping[str, Tensor]
 Spacing = Literal["uniform", "cosine"]

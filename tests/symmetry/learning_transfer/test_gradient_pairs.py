@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from symmetry_specs import mlp, random_state, zoo
 
-from regraft.symmetry.gradient_pairs import GradientPairs, Solver
+from regraft.symmetry.learning_transfer.gradient_pairs import GradientPairs, Solver
 from regraft.symmetry.solver.objective import Objective
 
 

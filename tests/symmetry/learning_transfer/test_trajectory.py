@@ -12,10 +12,10 @@ from symmetry_specs import mlp, plain, random_state
 from torch import nn
 
 from regraft.errors import InputError
-from regraft.symmetry.recorder import TrajectoryRecorder
+from regraft.symmetry.learning_transfer.recorder import TrajectoryRecorder
+from regraft.symmetry.learning_transfer.trajectory import Trajectory, fractions
+from regraft.symmetry.learning_transfer.transfer import transfer
 from regraft.symmetry.spec import PermutationSpec, Site
-from regraft.symmetry.trajectory import Trajectory, fractions
-from regraft.symmetry.transfer import transfer
 
 
 def test_a_recorded_run_comes_back_with_its_last_state(tmp_path):

@@ -22,17 +22,17 @@ from typing import Literal
 import torch
 
 from regraft.errors import InputError
+from regraft.symmetry.match import check_solver
+from regraft.symmetry.match import start as starting_from
+from regraft.symmetry.permutation import Permutation
+from regraft.symmetry.repair import Batches
+from regraft.symmetry.solver.pairs import refuse_not_finite
+from regraft.symmetry.spec import PermutationSpec
 
 from .gradient_pairs import Solver
 from .gradients import Gradients
-from .match import _check as check_solver
-from .match import start as starting_from
-from .permutation import Permutation
-from .repair import Batches
-from .solver.pairs import refuse_not_finite
-from .spec import PermutationSpec
+from .run import Run
 from .trajectory import State, Trajectory
-from .transfer_run import Run
 from .transferred import Costs, Transferred
 
 __all__ = ["METHODS", "Costs", "Method", "Transferred", "transfer"]

@@ -9,11 +9,11 @@ from symmetry_specs import mlp, plain, residual, spec_of
 from torch import nn
 from transfer_cases import Source, ends
 
-from regraft.symmetry.gradients import Gradients
+from regraft.symmetry.learning_transfer.gradients import Gradients
+from regraft.symmetry.learning_transfer.run import clock
+from regraft.symmetry.learning_transfer.trajectory import Trajectory
+from regraft.symmetry.learning_transfer.transfer import METHODS, transfer
 from regraft.symmetry.spec import Group, Site
-from regraft.symmetry.trajectory import Trajectory
-from regraft.symmetry.transfer import METHODS, transfer
-from regraft.symmetry.transfer_run import clock
 
 
 class Coded(nn.Sequential):

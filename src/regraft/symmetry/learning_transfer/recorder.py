@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from regraft.errors import DivergenceError, InputError
 from regraft.files import make_folder
+from regraft.symmetry.checkpoint import Checkpoint, read_checkpoint
+from regraft.symmetry.connectivity import buffer_names
+from regraft.symmetry.merge import is_trained
+from regraft.symmetry.state import check_state
+from regraft.symmetry.stream import write_stream
 
-from .checkpoint import Checkpoint, read_checkpoint
-from .connectivity import buffer_names
-from .merge import is_trained
 from .recorded import INITIAL, SCHEMA, entry, problem, read_index, write_index
-from .state import check_state
-from .stream import write_stream
 from .trajectory import wide
 
 Storage = Literal["full", "bfloat16", "float16"]

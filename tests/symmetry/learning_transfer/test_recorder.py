@@ -7,8 +7,8 @@ from recordings import copies, network, recorded, same, train
 from torch import nn
 
 from regraft.errors import DivergenceError, InputError
-from regraft.symmetry.recorder import TrajectoryRecorder
-from regraft.symmetry.trajectory import Trajectory
+from regraft.symmetry.learning_transfer.recorder import TrajectoryRecorder
+from regraft.symmetry.learning_transfer.trajectory import Trajectory
 
 
 @pytest.mark.parametrize(("storage", "bound"), [("bfloat16", 2**-8), ("float16", 2**-10)])

@@ -8,10 +8,10 @@ from torch import nn
 from transfer_cases import Source, ends, gradient, setting
 
 from regraft.errors import InputError
-from regraft.symmetry.agreement import agreement
-from regraft.symmetry.gradients import Gradients
-from regraft.symmetry.trajectory import Trajectory
-from regraft.symmetry.transfer import transfer
+from regraft.symmetry.learning_transfer.agreement import agreement
+from regraft.symmetry.learning_transfer.gradients import Gradients
+from regraft.symmetry.learning_transfer.trajectory import Trajectory
+from regraft.symmetry.learning_transfer.transfer import transfer
 
 
 class Noise(Gradients):

@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from regraft.errors import InputError
+from regraft.symmetry.permutation import Permutation, permutation_error
+from regraft.symmetry.solver.pairs import Pairs, refuse_not_finite
+from regraft.symmetry.spec import PermutationSpec
 
 from .displaced import displaced
 from .gradient_pairs import inner
 from .gradients import Gradients
-from .permutation import Permutation, permutation_error
-from .solver.pairs import Pairs, refuse_not_finite
-from .spec import PermutationSpec
 from .trajectory import State, Trajectory
 
 HELD_OUT = 1 << 30

@@ -10,15 +10,15 @@ from symmetry_specs import mlp
 from torch import nn
 from transfer_cases import Source, ends
 
-from regraft.symmetry.gradients import Gradients
-from regraft.symmetry.trajectory import Trajectory
-from regraft.symmetry.transfer import transfer
+from regraft.symmetry.learning_transfer.gradients import Gradients
+from regraft.symmetry.learning_transfer.trajectory import Trajectory
+from regraft.symmetry.learning_transfer.transfer import transfer
 
 
 @pytest.fixture
 def bench(monkeypatch):
     """Import a script of the benchmarks, which stand beside the package."""
-    folder = Path(__file__).parents[2] / "benchmarks"
+    folder = Path(__file__).parents[3] / "benchmarks"
     monkeypatch.syspath_prepend(str(folder))
     before = set(sys.modules)
     yield import_module
