@@ -14,11 +14,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from regraft.symmetry.learning_transfer.gradients import Gradients
-from regraft.symmetry.learning_transfer.recorder import TrajectoryRecorder
-from regraft.symmetry.learning_transfer.trajectory import Trajectory
-from regraft.symmetry.learning_transfer.transfer import transfer
-from regraft.symmetry.trace import trace
+from regraft.symmetry import Gradients, Trajectory, TrajectoryRecorder, trace, transfer
 
 
 def network(seed: int) -> nn.Module:

@@ -13,10 +13,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from regraft.symmetry.learning_transfer.gradients import Gradients
-from regraft.symmetry.learning_transfer.trajectory import Trajectory
-from regraft.symmetry.learning_transfer.transfer import transfer
-from regraft.symmetry.trace import trace
+from regraft.symmetry import Gradients, Trajectory, trace, transfer
 
 
 def base(seed: int) -> nn.Module:
