@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from regraft.report import Claim, Panel, Row, Run, efficiency, estimate, lines
 
 from .adarand_analysis import QUANTITIES, SPLIT
+from .adarand_arms import ARMS
 from .compare import better, gap, line_of, signed, values, verdict, worse
 from .recipe import Reading
 
@@ -202,25 +203,38 @@ def _best(runs: list[Run], sizes: Mapping[float, str]) -> str:
 
 def _chosen(runs: list[Run]) -> str:
     """Say what the selection chose, which no table holds."""
-    by_setting: dict[str, list[str]] = {}
+    by_setting: dict[str, dict[str, str]] = {}
     seconds = 0.0
     for run in runs:
-        if not run.setting.startswith("selection/") or run.result is None:
+        if run.result is None:
             continue
-        seconds += run.result.seconds or 0.0
-        found = run.result.metrics
-        weight = f", {found['weight']:g}" if "weight" in found else ""
-        weight += f", {found['prior_lr']:g}" if "prior_lr" in found else ""
-        by_setting.setdefault(run.setting.removeprefix("selection/"), []).append(
-            f"{run.arm} {found['lr']:g}{weight}"
-        )
-    if not by_setting:
+        if run.setting.startswith("selection/"):
+            seconds += run.result.seconds or 0.0
+        elif run.arm in ARMS and "lr" in run.result.metrics:
+            by_setting.setdefault(run.setting, {})[run.arm] = _setting(run)
+    if not by_setting or not seconds:
         return ""
-    each = "\n\n".join(f"Chosen for {s}: {'; '.join(c)}." for s, c in by_setting.items())
+    each = "\n\n".join(
+        f"Chosen for {setting}: {'; '.join(f'{arm} {of}' for arm, of in found.items())}."
+        for setting, found in by_setting.items()
+    )
     return (
         f"Learning rate, weight where there is one, and AdaRand's rate for its means, that the selection "
-        f"chose ({seconds:.0f} seconds of training in all):\n\n{each}"
+        f"chose ({seconds:.0f} seconds of training in all); + marks the largest weight that was tried, - "
+        f"the smallest:\n\n{each}"
     )
+
+
+def _setting(run: Run) -> str:
+    """Write learning rate, weight and the rate of means that a run had."""
+    found = run.result.metrics if run.result is not None else {}
+    text = f"{found['lr']:g}"
+    if "weight" in found:
+        weights = ARMS[run.arm].weights
+        weight = found["weight"]
+        edge = "+" if weight == max(weights) else "-" if weight == min(weights) else ""
+        text += f", {weight:g}{edge}"
+    return text + (f", {found['prior_lr']:g}" if "prior_lr" in found else "")
 
 
 def _diverged(runs: list[Run]) -> str:
@@ -319,8 +333,10 @@ _NOTES = (
     "\n\n"
     "Every arm of every setting was tuned with the same number of trials, on held-out images of "
     "the target that are more than it trains on: with five images a class nobody has a thousand "
-    "for validation, and all arms had the same luxury. AdaRand's rate for its means is one of three "
-    "values in these trials; their range comes from a pilot with another network that had looked at "
+    "for validation, and all arms had the same luxury. Methods with a weight tried three learning "
+    "rates (0.05, 0.15 and 0.4 at the scale cpu, 0.3 of that for DELTA) with three weights. AdaRand's "
+    "rate for its means is one of three values in these trials; their range comes from a pilot with "
+    "another network that had looked at "
     "test images of MNIST and Fashion-MNIST. Weights of AdaRand, RandReg and feature_norm "
     "are relative to the variance of the pretrained features (except at the scale paper). There is "
     "no weight decay in fine-tuning but what a method brings. Arms that run at the smallest size alone "
