@@ -87,10 +87,7 @@ def in_rounds(
     A baseline that takes far longer than the arms is called once for all of them. Nothing is warmed up.
     """
     calls = [("", baseline[1]), *arms.items()]
-    rounds: list[dict[str, float]] = []
-    for i in range(n):
-        turned = calls[i % len(calls) :] + calls[: i % len(calls)]
-        rounds.append({name: _ms(call) for name, call in turned})
+    rounds = _rounds(calls, n)
     return [
         _ratio(
             setting,
@@ -102,6 +99,38 @@ def in_rounds(
         )
         for name in arms
     ]
+
+
+def against(
+    setting: str,
+    arm: tuple[str, Callable[[], object]],
+    baselines: Mapping[str, Callable[[], object]],
+    *,
+    n: int,
+    targets: Mapping[str, float] | None = None,
+) -> list[Ratio]:
+    """Time one arm and all baselines once a round, as `in_rounds`; a ratio for each baseline."""
+    calls = [("", arm[1]), *baselines.items()]
+    rounds = _rounds(calls, n)
+    return [
+        _ratio(
+            setting,
+            arm[0],
+            name,
+            [(one[""], one[name]) for one in rounds],
+            (targets or {}).get(name),
+            None,
+        )
+        for name in baselines
+    ]
+
+
+def _rounds(calls: list[tuple[str, Callable[[], object]]], n: int) -> list[dict[str, float]]:
+    rounds = []
+    for i in range(n):
+        turned = calls[i % len(calls) :] + calls[: i % len(calls)]
+        rounds.append({name: _ms(call) for name, call in turned})
+    return rounds
 
 
 def _ratio(
