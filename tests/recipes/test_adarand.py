@@ -26,7 +26,7 @@ from regraft.train import read_json
 SMOKE = module._smoke()
 SETTING = SMOKE[0].setting
 CPU = RuntimeConfig(accelerator="cpu", threads=1)
-QUICK = Budget(rates=(0.05,), fine=(0.05, 1e-9), seeds=(1001,))
+QUICK = Budget(rates=(0.15,), fine=(0.05, 1e-9), seeds=(1001,))
 SHORT = dataclasses.replace(SMOKE[0].task.optim, epochs=4)
 PLAIN = next(job for job in SMOKE if job.arm == "plain").task
 BRIEF = dataclasses.replace(PLAIN.source.optim, epochs=5)
