@@ -2,6 +2,8 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, 
 from regraft.errors import InputError, RegraftError
 from regraft.recipes import RECIPES, SCALES, Job, iterand, load_recipe, reproduce, run_job
 from regraft.recipes.iterand import equal_accuracy_widths
+from regraft.recipes.recipe import _commits
 from regraft.report import Result, Run
 
 # What is asked for.
@@ -303,3 +306,8 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_pat
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot be written"):
         reproduce(load_recipe("iterand", "smoke", 1), tmp_path / "file" / "runs", workers=1)
+
+
+def test_a_page_names_every_commit_that_its_runs_were_made_at() -> None:
+    runs: Any = [SimpleNamespace(environment={"commit": c}) for c in ("b2", "a1", "b2", None)]
+    assert _commits(runs) == "b2, a1, unknown"

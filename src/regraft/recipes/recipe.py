@@ -147,7 +147,7 @@ def reproduce(
     facts = {
         "command": command_line(),
         "hardware": _hardware(runs),
-        "commit": str(runs[0].environment.get("commit") or "unknown"),
+        "commit": _commits(runs),
     }
     page = out / "report.html"
     html = render_page(
@@ -190,6 +190,11 @@ def _spent(out: Path, more: float) -> float:
         before = 0.0
     write_text(file, f"{before + more:.1f}\n")
     return round(before + more, 1)
+
+
+def _commits(runs: Sequence[Run]) -> str:
+    """Name every commit that runs were made at, in the order of the runs."""
+    return ", ".join(dict.fromkeys(str(run.environment.get("commit") or "unknown") for run in runs))
 
 
 def _hardware(runs: Sequence[Run]) -> str:
