@@ -308,7 +308,14 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_pat
 
 def test_a_page_names_every_commit_that_its_runs_were_made_at() -> None:
     runs = [
-        Run(Path(), "setting", "arm", None, seed, environment={"commit": commit})
+        Run(
+            folder=Path(),
+            setting="a",
+            arm="b",
+            control=None,
+            seed=seed,
+            environment={"commit": commit},
+        )
         for seed, commit in enumerate(("b2", "a1", "b2", None))
     ]
     assert _commits(runs) == "b2, a1, unknown"
