@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regraft.cli.cards import readme
+
 from .gathered import Gathered
 
 if TYPE_CHECKING:
@@ -228,27 +230,19 @@ def write_documents(out: Path, card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _readme(card: dict[str, Any]) -> str:
-    title = "A merged model" if card["kind"] == "merge" else "Aligned models"
-    parts = [f"# {title}", "", *(f"- {_sentence(line)}" for line in summary(card)), ""]
-    if card.get("scores"):
-        headings, lines = score_table(card)
-        rows = [headings, ["---"] * len(headings), *lines]
-        parts += [*(f"| {' | '.join(row)} |" for row in rows), ""]
-    files = {
-        "model": "the merged weights",
-        "aligned": "the second model in the frame of the first",
-        "permutation": "what was moved where, by group: `spec.apply(state, permutation)`",
-        "spec": "the symmetries: `PermutationSpec.from_json`",
-        "report": "scores and interpolation curves",
-        "condensed": "the condensed images that were learnt from",
-        "card": "all of this for programs; it is written last",
-    }
-    parts += [
-        f"- `{name}`: {next((v for k, v in files.items() if name.startswith(k)), 'this page')}"
-        for name in card["files"]
-    ]
-    return "\n".join([*parts, "", "```", card["command"], "```", ""])
-
-
-def _sentence(line: str) -> str:
-    return line[:1].upper() + line[1:]
+    return readme(
+        "A merged model" if card["kind"] == "merge" else "Aligned models",
+        summary(card),
+        table=score_table(card) if card.get("scores") else None,
+        files=card["files"],
+        known={
+            "model": "the merged weights",
+            "aligned": "the second model in the frame of the first",
+            "permutation": "what was moved where, by group: `spec.apply(state, permutation)`",
+            "spec": "the symmetries: `PermutationSpec.from_json`",
+            "report": "scores and interpolation curves",
+            "condensed": "the condensed images that were learnt from",
+            "card": "all of this for programs; it is written last",
+        },
+        command=card["command"],
+    )

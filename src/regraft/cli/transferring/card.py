@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regraft.cli.cards import readme
+
 if TYPE_CHECKING:
     from regraft.cli.merging.gathered import Gathered
 
@@ -154,26 +156,19 @@ def write_documents(out: Path, card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _readme(card: dict[str, Any]) -> str:
-    parts = ["# A transferred training run", "", *(f"- {_sentence(s)}" for s in summary(card)), ""]
-    if card["scores"]:
-        headings, lines = score_table(card)
-        rows = [headings, ["---"] * len(headings), *lines]
-        parts += [*(f"| {' | '.join(row)} |" for row in rows), ""]
-    known = {
-        "model-best": "the target at the step of the best validation accuracy",
-        "model": "the target at the last step",
-        "steps/": "the target at one step",
-        "permutation": "how the source was permuted, by group: `spec.apply(state, permutation)`",
-        "spec": "the symmetries: `PermutationSpec.from_json`",
-        "report": "scores and curves",
-        "card": "all of this for programs; it is written last",
-    }
-    parts += [
-        f"- `{name}`: {next((v for k, v in known.items() if name.startswith(k)), 'this page')}"
-        for name in card["files"]
-    ]
-    return "\n".join([*parts, "", "```", card["command"], "```", ""])
-
-
-def _sentence(line: str) -> str:
-    return line[:1].upper() + line[1:]
+    return readme(
+        "A transferred training run",
+        summary(card),
+        table=score_table(card) if card["scores"] else None,
+        files=card["files"],
+        known={
+            "model-best": "the target at the step of the best validation accuracy",
+            "model": "the target at the last step",
+            "steps/": "the target at one step",
+            "permutation": "how the source was permuted, by group: `spec.apply(state, permutation)`",
+            "spec": "the symmetries: `PermutationSpec.from_json`",
+            "report": "scores and curves",
+            "card": "all of this for programs; it is written last",
+        },
+        command=card["command"],
+    )
