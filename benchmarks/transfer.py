@@ -7,8 +7,8 @@ The source is trained for ten epochs and carried over in ten steps, or four of a
 (`plain_transfer.py`) keeps all pairs of gradients in lists, contracts every group of all of them anew
 in every sweep, starts each matching at the identity and solves with scipy, on the same threads and the
 very batches. All are timed in one process, once a round in an order that turns. The cosines of both
-transfers' permuted gradients are compared: a faster transfer that fits worse would not count, and ends
-the benchmark below 0.95 of the plain one's.
+transfers' permuted gradients are told beside the times: a transfer whose cosine is below 0.98 of the
+plain one's fits worse, and its speed does not count.
 """
 
 from __future__ import annotations
@@ -39,22 +39,26 @@ from regraft.train import command_line, keep_freed_memory
 
 State = dict[str, Tensor]
 TARGET = 1 / 3
-FIT = 0.95
-"""Share of the plain cosine that the fast one must reach."""
+FIT = 0.98
+"""Share of the plain cosine that the fast one must reach for its speed to count."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, the steps that its training is carried over in, and how often at most that is timed."""
+    """A network, the steps that its training is carried over in, and what is timed, how often at most."""
 
     model: ModelConfig
     steps: int = 10
     rounds: int = 100
+    methods: tuple[str, ...] = ("fgmt", "gmt")
+    starts: tuple[bool, ...] = (True, False)
 
 
 # At a width of 2048 the plain transfer takes minutes: fewer steps favour it, since fewer pairs pile up.
 NETWORKS = {
-    "MLP 784-2048-2048-10": Case(ModelConfig(name="mlp", options={"widths": [2048, 2048]}), 4, 1),
+    "MLP 784-2048-2048-10": Case(
+        ModelConfig(name="mlp", options={"widths": [2048, 2048]}), 4, 1, ("fgmt",), (True,)
+    ),
     "conv_small": Case(ModelConfig(name="conv_small", width=2.0)),
     "conv4": Case(ModelConfig(name="conv4", width=0.5)),
 }
@@ -90,11 +94,11 @@ class Setting:
                 optimizer.step()
         return model.state_dict()
 
-    def ours(self, by: str) -> Transferred:
-        """Transfer to the last step."""
+    def ours(self, by: str, warm: bool = True) -> Transferred:
+        """Transfer to the last step; warm matchings start from the step before, as by default."""
         data = Gradients(self.model, self.batches, count=self.count)
         method: Method = "gmt" if by == "gmt" else "fgmt"
-        *_, last = transfer(self.line, self.target, self.spec, data, by=method)
+        *_, last = transfer(self.line, self.target, self.spec, data, by=method, warm_start=warm)
         return last
 
     def plain(self, by: str) -> Plain:
@@ -151,34 +155,29 @@ def measure(
     for name, case in networks.items():
         setting = prepare(case, splits, count, epochs)
         print(name, flush=True)
-        for by in ("fgmt", "gmt"):
-            # The first round is also what tells whether both fit alike.
-            found: dict[str, Any] = {}
-            baselines: dict[str, Callable[[], object]] = {
-                f"plain {by.upper()}": _kept(found, "plain", partial(setting.plain, by))
-            }
-            if by == "fgmt":
-                baselines[f"training the source, {epochs} epochs"] = setting.train
-            measured = against(
-                f"{name}, {case.steps} steps",
-                (by.upper(), _kept(found, "ours", partial(setting.ours, by))),
-                baselines,
-                n=min(n, case.rounds),
-                targets={f"plain {by.upper()}": TARGET},
-            )
-            ours, plain = found["ours"], found["plain"]
-            cosine = ours.cosine or 0.0
-            print(f"  {by}: cosine {cosine:.4f}, plainly {plain.cosine:.4f}", flush=True)
-            if not fits(cosine, plain.cosine):
-                raise SystemExit(
-                    f"the fast transfer fits worse than the plain one: its cosine {cosine:.4f} is less than "
-                    f"{FIT} of {plain.cosine:.4f}"
+        for by in case.methods:
+            for warm in case.starts:
+                # The first round is also what tells how both fit.
+                found: dict[str, Any] = {}
+                plain = f"plain {by.upper()}"
+                baselines: dict[str, Callable[[], object]] = {
+                    plain: _kept(found, "plain", partial(setting.plain, by))
+                }
+                if by == "fgmt" and warm:
+                    baselines[f"training the source, {epochs} epochs"] = setting.train
+                arm = f"{by.upper()}, {'warm' if warm else 'cold'}"
+                measured = against(
+                    f"{name}, {case.steps} steps",
+                    (arm, _kept(found, "ours", partial(setting.ours, by, warm))),
+                    baselines,
+                    n=min(n, case.rounds),
+                    targets={plain: TARGET},
                 )
-            shares.append(_shares(f"{name}, {by.upper()}", ours, plain))
-            print(f"  {shares[-1]}", flush=True)
-            for row in measured:
-                print(f"  {row.arm} / {row.baseline}: {row.ratio:.3f}", flush=True)
-            rows += measured
+                shares.append(_shares(f"{name}, {arm}", found["ours"], found["plain"]))
+                print(f"  {shares[-1]}", flush=True)
+                for row in measured:
+                    print(f"  {row.arm} / {row.baseline}: {row.ratio:.3f}", flush=True)
+                rows += measured
     return rows, shares
 
 
@@ -201,19 +200,25 @@ def _shares(name: str, ours: Transferred, plain: Plain) -> str:
     }
     told = ", ".join(f"{k} {100 * v / costs.total:.0f}%" for k, v in part.items())
     plainly = plain.gradients / (plain.gradients + plain.matching)
+    cosine = ours.cosine or 0.0
+    fit = "fits alike" if fits(cosine, plain.cosine) else "FITS WORSE, its speed does not count"
     return (
         f"{name}: {told} of {costs.total:.1f} s ({costs.count} gradients); plainly gradients "
-        f"{100 * plainly:.0f}%; cosine {ours.cosine or 0.0:.3f}, plainly {plain.cosine:.3f}"
+        f"{100 * plainly:.0f}%; cosine {cosine:.3f}, plainly {plain.cosine:.3f}: {fit}"
     )
 
 
 READING = """
-**Same fit.** Both take the gradients of a pair on the same batches. The benchmark stops if the cosine of
-the fast transfer's permuted gradients, over all pairs, is less than {fit} of the plain one's. Both are
-local optima of a hard matching, and a start from the last permutation ends elsewhere than one from the
-identity: the cosines below differ by up to a few percent, either way.
+**Fit.** Both take the gradients of a pair on the same batches, and both end in local optima of a hard
+matching. Warm matchings, the default, start from the permutation of the step before and stop after two sweeps;
+cold ones start anew at every step and run to their end. Where the cosine of a transfer's permuted gradients, over all
+pairs, is less than {fit} of the plain one's it fits worse, and the ratio is no gain: that is said below.
 
-**Where the time goes.** {shares}. Shares are of the time by the clock; contractions and assignments are
+**Where the time goes.**
+
+{shares}
+
+Shares are of the time by the clock; contractions and assignments are
 counted in all threads.
 
 **Beside training.** FGMT takes 2 T gradients whatever the source's training took, so its share falls with
@@ -249,7 +254,9 @@ def main() -> None:
             "What learning transfer costs beside training and beside a plain implementation",
             command_line(),
             rows,
-            READING.strip().format(fit=FIT, shares="; ".join(shares), batches=batches),
+            READING.strip().format(
+                fit=FIT, shares="\n".join(f"- {share}" for share in shares), batches=batches
+            ),
         )
 
 
