@@ -1,6 +1,6 @@
 """What learning transfer costs: beside the source's training, and beside a plain implementation.
 
-    python benchmarks/transfer.py --out docs/results       # about a quarter of an hour on two cores
+    python benchmarks/transfer.py --out docs/results       # about ten minutes on two cores
     python benchmarks/transfer.py --quick                  # smaller networks, nothing written
 
 The source is trained for ten epochs and carried over in ten steps, or four of a wide one. The baseline
@@ -60,7 +60,6 @@ NETWORKS = {
         ModelConfig(name="mlp", options={"widths": [2048, 2048]}), 4, 1, ("fgmt",), (True,)
     ),
     "conv_small": Case(ModelConfig(name="conv_small", width=2.0)),
-    "conv4": Case(ModelConfig(name="conv4", width=0.5)),
 }
 QUICK = {
     "MLP 784-512-512-10": Case(ModelConfig(name="mlp", options={"widths": [512, 512]})),
