@@ -1,8 +1,38 @@
-"""The README.md of a result folder: what was found, its scores, its files, and the command."""
+"""The pages of a result folder: the report, and what was found, its scores, files and command."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Card = dict[str, Any]
+
+
+def write_documents(
+    out: Path, card: Card, *, page: Callable[[Card], str] | None, about: Callable[[Card], str]
+) -> Card:
+    """Write README.md and, where its parts are installed, report.html; return the card with them.
+
+    Args:
+        out: The result folder.
+        card: What was found; it is not changed.
+        page: Makes the report; None for no report.
+        about: Makes the README, of a card that names all files.
+    """
+    from regraft.errors import MissingExtraError
+    from regraft.files import write_text
+
+    card = {**card, "files": list(card["files"])}
+    if page is not None:
+        try:
+            write_text(out / "report.html", page(card))
+            card["files"].append("report.html")
+        except MissingExtraError as error:
+            card["notes"] = [*card["notes"], f"report.html was left out: {error}"]
+    card["files"] += ["README.md", "card.json"]
+    write_text(out / "README.md", about(card))
+    return card
 
 
 def readme(

@@ -9,13 +9,13 @@ from typing import Any
 
 from regraft.config import RuntimeConfig, check
 from regraft.errors import DivergenceError
-from regraft.train import RunFolder, make_fabric
+from regraft.train import make_fabric
 from regraft.train.loop import Progress
 
 from .adarand_select import SelectJob
 from .adarand_task import Task, Tuning, tune, tuning_config, tuning_metrics
 from .job import Job, fingerprint, load_once, runtime_identity
-from .runnable import folder_of
+from .runnable import folder_of, open_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,7 @@ class TransferJob:
             RegraftError: Whatever keeps the run from its end, in one sentence.
         """
         check(self.task.data, self.task.model, self.task.optim, self.runtime)
-        identity: dict[str, Any] = {"config": self.config(), "setting": self.setting}
-        identity |= {"arm": self.arm, "control": self.control, "seed": self.runtime.seed}
-        with RunFolder(self.folder(root), **identity) as folder:
+        with open_folder(self, root) as folder:
             if folder.result is not None:
                 return folder.result
             tuning = self.tuning

@@ -16,7 +16,7 @@ from regraft.train.loop import Progress
 
 from .adarand_task import Task, Tuning, tune, tuning_config
 from .job import Job, fingerprint, load_once, runtime_identity
-from .runnable import folder_of
+from .runnable import folder_of, open_folder
 
 FILE = "choice.json"
 
@@ -61,7 +61,11 @@ class SelectJob:
 
     def folder(self, root: Path) -> Path:
         """Return the run's own folder below `root`."""
-        return folder_of(replace(self, runtime=replace(self.runtime, seed=self.seeds[0])), root)
+        return folder_of(self._first(), root)
+
+    def _first(self) -> SelectJob:
+        """Return the same choice under its first seed, which its folder is named by."""
+        return replace(self, runtime=replace(self.runtime, seed=self.seeds[0]))
 
     def with_seed(self, seed: int) -> SelectJob:
         """Return the same choice: it has seeds of its own."""
@@ -95,9 +99,7 @@ class SelectJob:
         if not self.grid or not self.seeds:
             raise InputError("grid or seeds is empty: expected something to choose from")
         check(self.task.data, self.task.model, self.task.optim, self.runtime)
-        identity: dict[str, Any] = {"config": self.config(), "setting": self.setting}
-        identity |= {"arm": self.arm, "control": self.control, "seed": self.seeds[0]}
-        with RunFolder(self.folder(root), **identity) as folder:
+        with open_folder(self._first(), root) as folder:
             if folder.result is not None:
                 return folder.result
             fabric = make_fabric(self.runtime)

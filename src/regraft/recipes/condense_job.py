@@ -12,12 +12,12 @@ from regraft.data import ImageSet, Splits
 from regraft.errors import InputError
 from regraft.generators import CondenseConfig, Condenser
 from regraft.models import build
-from regraft.train import RunFolder, make_fabric, peak_bytes, reset_peak
+from regraft.train import make_fabric, peak_bytes, reset_peak
 from regraft.train.loop import Progress
 
 from .job import data_identity, fingerprint, load_once, runtime_identity
 from .merging_data import present
-from .runnable import folder_of
+from .runnable import folder_of, open_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,7 @@ class CondenseJob:
         """
         check(self.data, self.model, self.runtime)
         seed, path = self.runtime.seed, self.folder(root)
-        identity: dict[str, Any] = {"config": self.config(), "setting": self.setting}
-        with RunFolder(path, **identity, arm=self.arm, seed=seed, control=self.control) as folder:
+        with open_folder(self, root) as folder:
             if folder.result is not None:
                 return folder.result
             fabric = make_fabric(self.runtime)

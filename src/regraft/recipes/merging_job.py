@@ -36,7 +36,7 @@ from regraft.train.loop import Progress
 from .condense_job import CondenseJob
 from .job import Job, facts, fingerprint, runtime_identity
 from .merging_data import Sets, Surrogate, parent_state
-from .runnable import folder_of
+from .runnable import folder_of, open_folder
 from .traced import traced
 
 Method = Literal[
@@ -155,9 +155,7 @@ class MergeJob:
             RegraftError: Whatever keeps the run from its end, in one sentence.
         """
         self._check()
-        identity: dict[str, Any] = {"config": self.config(), "setting": self.setting}
-        identity |= {"arm": self.arm, "control": self.control, "seed": self.runtime.seed}
-        with RunFolder(self.folder(root), **identity) as folder:
+        with open_folder(self, root) as folder:
             if folder.result is not None:
                 return folder.result
             fabric = make_fabric(self.runtime)

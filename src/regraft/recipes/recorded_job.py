@@ -18,11 +18,11 @@ from regraft.symmetry.heads import find_head
 from regraft.symmetry.learning_transfer.recorder import TrajectoryRecorder
 from regraft.symmetry.learning_transfer.trajectory import Trajectory
 from regraft.tickets import stored_bytes
-from regraft.train import RunFolder, fit, make_fabric
+from regraft.train import fit, make_fabric
 from regraft.train.loop import Progress
 
 from .job import Job, data_identity, facts, fingerprint, load_once, loaders, runtime_identity
-from .runnable import folder_of
+from .runnable import folder_of, open_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +109,7 @@ class RecordedJob:
         check(self.data, self.model, self.optim, self.runtime)
         if self.states < 1:
             raise InputError(f"states={self.states}: expected at least the trained network")
-        identity: dict[str, Any] = {"config": self.config(), "setting": self.setting}
-        identity |= {"arm": self.arm, "control": self.control, "seed": self.runtime.seed}
-        with RunFolder(self.folder(root), **identity) as folder:
+        with open_folder(self, root) as folder:
             if folder.result is not None:
                 return folder.result
             fabric = make_fabric(self.runtime)

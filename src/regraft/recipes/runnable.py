@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from regraft.config import RuntimeConfig
+from regraft.train import RunFolder
 from regraft.train.loop import Progress
 
 
@@ -68,6 +69,18 @@ class Runnable(Protocol):
 def folder_of(run: Runnable, root: Path) -> Path:
     """Return the usual folder: setting, arm and seed below `root`."""
     return root / run.setting / run.arm / f"seed{run.runtime.seed}"
+
+
+def open_folder(run: Runnable, root: Path) -> RunFolder:
+    """Return the run's folder below `root` under everything that identifies the run."""
+    return RunFolder(
+        run.folder(root),
+        config=run.config(),
+        setting=run.setting,
+        arm=run.arm,
+        control=run.control,
+        seed=run.runtime.seed,
+    )
 
 
 def with_sources(runs: Sequence[Runnable]) -> list[Runnable]:

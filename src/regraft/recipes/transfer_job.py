@@ -12,12 +12,12 @@ from typing import Any
 
 from regraft.config import RuntimeConfig, check, to_dict
 from regraft.errors import InputError
-from regraft.train import RunFolder, make_fabric
+from regraft.train import make_fabric
 from regraft.train.loop import Progress
 
 from .job import Job, fingerprint, runtime_identity
 from .recorded_job import RecordedJob, images_of
-from .runnable import folder_of
+from .runnable import folder_of, open_folder
 from .transfer_config import TransferConfig
 
 
@@ -105,9 +105,7 @@ class TransferJob:
         from .transfer_work import Transferring
 
         self._check()
-        identity: dict[str, Any] = {"config": self.config(), "setting": self.setting}
-        identity |= {"arm": self.arm, "control": self.control, "seed": self.runtime.seed}
-        with RunFolder(self.folder(root), **identity) as folder:
+        with open_folder(self, root) as folder:
             if folder.result is not None:
                 return folder.result
             fabric = make_fabric(self.runtime)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.cli.cards import readme
+from regraft.cli import cards
 
 from .gathered import Gathered
 
@@ -212,25 +212,15 @@ def score_table(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def write_documents(out: Path, card: dict[str, Any]) -> dict[str, Any]:
     """Write README.md and, where its parts are installed, report.html; return the card with them."""
-    from regraft.errors import MissingExtraError
-    from regraft.files import write_text
-
     from .page import page
 
-    card = {**card, "files": list(card["files"])}
-    if card.get("scores"):
-        try:
-            write_text(out / "report.html", page(card))
-            card["files"].append("report.html")
-        except MissingExtraError as error:
-            card["notes"] = [*card["notes"], f"report.html was left out: {error}"]
-    card["files"] += ["README.md", "card.json"]
-    write_text(out / "README.md", _readme(card))
-    return card
+    return cards.write_documents(
+        out, card, page=page if card.get("scores") else None, about=_readme
+    )
 
 
 def _readme(card: dict[str, Any]) -> str:
-    return readme(
+    return cards.readme(
         "A merged model" if card["kind"] == "merge" else "Aligned models",
         summary(card),
         table=score_table(card) if card.get("scores") else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regraft.cli.cards import readme
+from regraft.cli import cards
 
 if TYPE_CHECKING:
     from regraft.cli.merging.gathered import Gathered
@@ -138,25 +138,13 @@ def score_table(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def write_documents(out: Path, card: dict[str, Any]) -> dict[str, Any]:
     """Write README.md and, where its parts are installed, report.html; return the card with them."""
-    from regraft.errors import MissingExtraError
-    from regraft.files import write_text
-
     from .page import page
 
-    card = {**card, "files": list(card["files"])}
-    if card["curves"]:
-        try:
-            write_text(out / "report.html", page(card))
-            card["files"].append("report.html")
-        except MissingExtraError as error:
-            card["notes"] = [*card["notes"], f"report.html was left out: {error}"]
-    card["files"] += ["README.md", "card.json"]
-    write_text(out / "README.md", _readme(card))
-    return card
+    return cards.write_documents(out, card, page=page if card["curves"] else None, about=_readme)
 
 
 def _readme(card: dict[str, Any]) -> str:
-    return readme(
+    return cards.readme(
         "A transferred training run",
         summary(card),
         table=score_table(card) if card["scores"] else None,
