@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from regraft.report import Claim, Panel, Row, Run, efficiency, estimate, lines
 
 from .adarand_analysis import QUANTITIES, SPLIT
-from .adarand_arms import ARMS
+from .adarand_arms import ARMS, Budget
 from .compare import better, gap, line_of, signed, values, verdict, worse
 from .recipe import Reading
 
@@ -334,7 +334,8 @@ _NOTES = (
     "Every arm of every setting was tuned with the same number of trials, on held-out images of "
     "the target that are more than it trains on: with five images a class nobody has a thousand "
     "for validation, and all arms had the same luxury. Methods with a weight tried three learning "
-    "rates (0.05, 0.15 and 0.4 at the scale cpu, 0.3 of that for DELTA) with three weights. AdaRand's "
+    f"rates ({', '.join(f'{rate:g}' for rate in Budget().rates)} at the scale cpu, "
+    f"{ARMS['delta'].pace:g} of that for DELTA) with three weights. AdaRand's "
     "rate for its means is one of three values in these trials; their range comes from a pilot with "
     "another network that had looked at "
     "test images of MNIST and Fashion-MNIST. Weights of AdaRand, RandReg and feature_norm "
