@@ -2,9 +2,9 @@
 
 `cpu`: three seeds of (a) MNIST with Fashion-MNIST, the paper's MLP, all arms; (b) MNIST with MNIST
 turned by 0 to 90 degrees; (c) two ResNet-8 of double width on the same 6,000 images of MNIST at
-14x14 pixels, with BatchNorm, eight seeds of them. 45 minutes on two cores that had other work
-beside it; half an hour on quiet ones is an estimate. Expected of (a): weight matching 52%, ensemble
-78%, STE 88% with all data, 84 to 86% with ten real images a class and 79% with ten condensed ones.
+14x14 pixels, with BatchNorm, eight seeds of them. 27 minutes on two quiet cores. Expected of (a):
+weight matching 52%, ensemble 78%, STE 88% with all data, 84 to 86% with ten real images a class and
+79% with ten condensed ones.
 
 `paper`: the published settings (card B3): MNIST with Fashion-MNIST, rotated MNIST at seven angles,
 and classes 0-4 of CIFAR-10 with 5-9, ResNet-20. `gpu`: ResNet-20 on class-split CIFAR-10-JPEG, and
