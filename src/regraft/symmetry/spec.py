@@ -190,10 +190,12 @@ class PermutationSpec:
         for axis, found in moves.items():
             index = torch.arange(tensor.shape[axis])
             for group, site in found:
-                index = _moved(index, site.index, permutation[group.name].reshape(-1, group.size))
+                index = permute_index(
+                    index, site.index, permutation[group.name].reshape(-1, group.size)
+                )
             tensor = tensor.index_select(axis, index.to(tensor.device))
         for group, site in over:
-            tensor = _moved_over(tensor, site, permutation[group.name].reshape(-1, group.size))
+            tensor = permute_within(tensor, site, permutation[group.name].reshape(-1, group.size))
         return tensor
 
     @property
@@ -247,7 +249,7 @@ class PermutationSpec:
         return describe(self)
 
 
-def _moved(index: Tensor, positions: Tensor, perm: Tensor) -> Tensor:
+def permute_index(index: Tensor, positions: Tensor, perm: Tensor) -> Tensor:
     """Let slot (i, j) hold what slot (i, perm[i, j]) held; positions int64 [m, n, r]."""
     out = index.clone()
     source = positions.gather(1, perm.to(positions.device)[:, :, None].expand_as(positions))
@@ -255,14 +257,14 @@ def _moved(index: Tensor, positions: Tensor, perm: Tensor) -> Tensor:
     return out
 
 
-def _moved_over(tensor: Tensor, site: Site, perm: Tensor) -> Tensor:
+def permute_within(tensor: Tensor, site: Site, perm: Tensor) -> Tensor:
     """Permute each copy's units within its slices of the other axis, perm int64 [m, n]."""
     if site.over is None or site.slices is None:
         raise ValueError(f"the site of {site.tensor} lies over no other axis")
     out = tensor.clone()
     for i, rows in enumerate(site.slices.to(tensor.device)):
         index = torch.arange(tensor.shape[site.axis])
-        index = _moved(index, site.index[i : i + 1], perm[i : i + 1]).to(tensor.device)
+        index = permute_index(index, site.index[i : i + 1], perm[i : i + 1]).to(tensor.device)
         part = tensor.index_select(site.over, rows).index_select(site.axis, index)
         out.index_copy_(site.over, rows, part)
     return out

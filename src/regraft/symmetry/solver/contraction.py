@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from regraft.symmetry.permutation import Permutation, compose, inverse
-from regraft.symmetry.spec import PermutationSpec, Site, _moved, _moved_over
+from regraft.symmetry.spec import PermutationSpec, Site, permute_index, permute_within
 
 from .blocks import Block, Term
 
@@ -83,7 +83,7 @@ class Frame:
         for axis, index in self.moved.items():
             tensor = tensor.index_select(axis, index.to(tensor.device))
         for site, perm in self.within:
-            tensor = _moved_over(tensor, site, perm)
+            tensor = permute_within(tensor, site, perm)
         return rows(tensor, term, {})
 
     def same(self, other: Frame) -> bool:
@@ -127,7 +127,7 @@ def frame(
         index = moved.get(site.axis)
         if index is None:
             index = torch.arange(spec.shapes[term.tensor][site.axis])
-        moved[site.axis] = _moved(index, site.index, perm)
+        moved[site.axis] = permute_index(index, site.index, perm)
     return Frame(moved, within)
 
 
