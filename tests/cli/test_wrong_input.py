@@ -4,6 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from regraft.cli import main
 from regraft.cli.doctor import Doctor
@@ -160,6 +163,30 @@ def test_an_unreadable_image_is_named_and_refused_or_skipped(
     assert err.startswith(f"regraft: left out 1 unreadable image(s): {bad}")
     assert err.count("\n") == 1
     assert json.loads(out)["method"] == "iterand"
+
+
+@pytest.mark.filterwarnings("default:left out:UserWarning")
+def test_verbs_of_weights_leave_unreadable_images_out_where_told(
+    regraft, refused, image_folder, factory, tmp_path
+):
+    bad = image_folder / "bee" / "3.png"
+    bad.write_bytes(b"not an image")
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 3))
+        save_file(net.state_dict(), tmp_path / f"{seed}.safetensors")
+    files = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+    of = ("--model", f"{factory}:small", "--data", image_folder, "--image-size", 8)
+    merge = ("merge", *files, *of, "--out", tmp_path / "merged")
+    ends = ("--from-init", files[0], "--from-final", files[1], "--to", files[0])
+    transfer = ("transfer", *ends, *of, "--out", tmp_path / "moved", "--steps", 2)
+    for words in (merge, transfer):
+        error = refused(*words)
+        assert str(bad) in error
+        assert "--unreadable skip" in error
+        code, _, err = regraft(*words, "--unreadable", "skip")
+        assert code == 0, err
+        assert f"left out 1 unreadable image(s): {bad}" in err
 
 
 def test_an_unwritable_path_is_refused(refused, run_folder, tmp_path):

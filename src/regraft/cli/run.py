@@ -43,6 +43,8 @@ class Run:
     """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
     download: bool = True
     """Stop at a missing known set instead of fetching it."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """--data: stop at an image that cannot be decoded, or warn and go on."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     threads: int | None = None
@@ -76,7 +78,14 @@ class Run:
     def _images(self, ticket: Any) -> int:
         about, shape = Preparation.of(ticket, self.ticket), ticket.about["input"]
         if self.data is not None:
-            given = labelled(ticket, self.ticket, self.data, self.data_root, download=self.download)
+            given = labelled(
+                ticket,
+                self.ticket,
+                self.data,
+                self.data_root,
+                download=self.download,
+                unreadable=self.unreadable,
+            )
             probabilities = self._predict(ticket, map(about.normalised, given.pixels(500)))
             columns = ["image", "class", "prediction"]
             return self._tell_accuracy(

@@ -97,6 +97,8 @@ class Transfer:
     """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
     download: bool = True
     """Stop at a missing known set instead of fetching it."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """Stop at an image that cannot be decoded, or warn and go on."""
     image_size: int | None = None
     """Side of the images in pixels; without it that of the data, or what fits the checkpoint."""
     channels: int | None = None
@@ -168,8 +170,8 @@ class Transfer:
         paths = (self.first, self.from_final, self.to, self.to_final)
         names = (
             "out", "model", "width", "model_options", "spec", "samples", "batch_size", "data_root",
-            "download", "image_size", "channels", "mean", "std", "seed", "accelerator", "threads",
-            "json",
+            "download", "unreadable", "image_size", "channels", "mean", "std", "seed", "accelerator",
+            "threads", "json",
         )  # fmt: skip
         return Alignment(
             checkpoints=tuple(path for path in paths if path is not None),

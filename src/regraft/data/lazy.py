@@ -162,5 +162,6 @@ def refuse(reasons: list[str]) -> None:
         shown = "; ".join(reasons[:5])
         more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         raise InputError(
-            f"{shown}{more}: remove or repair these files, or pass data.unreadable='skip'"
+            f"{shown}{more}: remove or repair these files, or leave them out with "
+            "--unreadable skip (in Python unreadable='skip')"
         )

@@ -54,6 +54,8 @@ class Alignment:
     """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
     download: bool = True
     """Stop at a missing known set instead of fetching it."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """Stop at an image that cannot be decoded, or warn and go on."""
     classes: int | None = None
     """Number of classes; without it the rows of the checkpoint's classifier."""
     class_names: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

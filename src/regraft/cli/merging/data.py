@@ -128,6 +128,7 @@ def load_all(asked: Alignment, about: list[dict[str, Any]]) -> list[Splits]:
                     name=name,
                     root=asked.data_root,
                     download=asked.download,
+                    unreadable=asked.unreadable,
                     image_size=asked.image_size or said_size(about[i]).get("image_size"),
                 )
             )
