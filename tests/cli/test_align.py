@@ -63,8 +63,9 @@ def test_several_models_and_a_spec_of_before(run, tmp_path):
         torch.testing.assert_close(
             outputs(found), outputs(trained("conv", i)[0]), rtol=1e-4, atol=1e-4
         )
+    run(paths[:2], out=tmp_path / "again", spec=tmp_path / "out" / "spec.json")
     first = load_file(tmp_path / "out" / "aligned.safetensors")
-    second = load_file(tmp_path / "more" / "aligned-2.safetensors")
+    second = load_file(tmp_path / "again" / "aligned.safetensors")
     assert all(torch.equal(first[k], v) for k, v in second.items())
 
 

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from regraft.cli import merge as merge_verb
+from regraft.cli.align import Align
 from regraft.cli.merge import Merge
 from regraft.errors import InputError, MissingExtraError, RegraftError
 from regraft.models import build
@@ -158,6 +159,35 @@ def test_a_streamed_merge_is_the_same_merge(pair, run, tmp_path):
         assert all(torch.equal(found[k], v) for k, v in whole.items())
 
 
+def test_a_streamed_merge_with_a_base_is_the_same_merge(pair, run, tmp_path):
+    base = checkpoint(tmp_path / "base.safetensors", seed=3)
+    options = {"method": "task_arithmetic", "base": base}
+    card = run(pair, out=tmp_path / "whole", **options)
+    run(pair, out=tmp_path / "streamed", stream=True, **options)
+    whole, streamed = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "streamed")
+    )
+    assert all(torch.equal(streamed[k], v) for k, v in whole.items())
+    assert [how["to"] for how in card["match"]["models"]] == ["the base"] * 2
+
+
+def test_three_models_are_aligned_alike_by_both_verbs_and_one_by_one_in_a_stream(
+    pair, run, tmp_path
+):
+    paths = [*pair, checkpoint(tmp_path / "3.safetensors", seed=3)]
+    card = run(paths, out=tmp_path / "merged")
+    streamed = run(paths, out=tmp_path / "streamed", stream=True)
+    assert Align(checkpoints=tuple(paths), out=tmp_path / "aligned", json=True).run() == 0
+    for k in (2, 3):
+        name = f"permutation-{k}.safetensors"
+        merged, aligned = (load_file(tmp_path / f / name) for f in ("merged", "aligned"))
+        assert all(torch.equal(aligned[g], p) for g, p in merged.items())
+        assert card["match"]["models"][k - 1]["to"] == "the mean of the others"
+        assert streamed["match"]["models"][k - 1]["to"] == "model 1"
+    assert any("aligned to the first alone" in note for note in streamed["notes"])
+    assert not any("aligned to the first alone" in note for note in card["notes"])
+
+
 def test_three_models_are_aligned_together(pair, run, tmp_path):
     third = checkpoint(tmp_path / "3.safetensors", seed=3)
     card = run([*pair, third], data=("digits",), weights=(1, 1, 2))
@@ -296,7 +326,11 @@ def test_it_tells_in_words(pair, tmp_path, capsys):
         Merge(checkpoints=tuple(pair), out=tmp_path / "out", data=("digits",), points=3).run() == 0
     )
     out = capsys.readouterr().out
-    for said in ("model 2 aligned by weights", "merged: average", "repaired: REPAIR of 2 layers"):
+    for said in (
+        "model 2 aligned to model 1 by weights",
+        "merged: average",
+        "repaired: REPAIR of 2 layers",
+    ):
         assert said in out
     assert "barrier between models 1 and 2: not aligned" in out
     assert (

@@ -20,9 +20,10 @@ class Align(Alignment):
     """Permute the units of checkpoints so that they fit the first; what they compute stays the same.
 
     The folder gets aligned.safetensors (aligned-K.safetensors for model K of several), the
-    permutations, spec.json, card.json and README.md. The files are mapped, not loaded: matching
-    keeps n x n numbers for each group of n units, and tracing holds several copies of one model
-    for its proof, which --spec of an earlier run spares.
+    permutations, spec.json, card.json and README.md. The files of two models are mapped, not loaded;
+    three and more are aligned each to the mean of the others, in memory. Matching keeps n x n numbers
+    for each group of n units, and tracing holds several copies of one model for its proof, which
+    --spec of an earlier run spares.
     """
 
     def run(self) -> int:

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 class Merge(Alignment):
     """Merge checkpoints of one architecture, trained apart, into one network of the same size.
 
-    Each model is permuted to fit the first, whatever the architecture; then they are merged and,
-    with data, their statistics are put right. The folder gets model.safetensors, the permutations,
-    spec.json, card.json and README.md that say what was done, and report.html. The same command
-    starts again after an interruption (only condensing goes on) and leaves a finished folder as it
-    is.
+    Each model is permuted to fit the first (three and more: the mean of the others), whatever the
+    architecture; then they are merged and, with data, their statistics are put right. The folder
+    gets model.safetensors, the permutations, spec.json, card.json and README.md that say what was
+    done, and report.html. The same command starts again after an interruption (only condensing goes
+    on) and leaves a finished folder as it is.
     """
 
     method: str = "average"
@@ -38,7 +38,7 @@ class Merge(Alignment):
     weights: tuple[float, ...] = ()
     """Weight of each model; equal without it."""
     base: Path | None = None
-    """The model that all were fine-tuned from; everything is then aligned to it."""
+    """The model that all were fine-tuned from; each is then aligned to it alone."""
     scale: float | None = None
     """task_arithmetic, ties: factor on the merged difference from the base."""
     density: float | None = None
@@ -54,7 +54,8 @@ class Merge(Alignment):
     curve_images: int = 1000
     """Test images of each data set for the curves; scores are measured on all."""
     stream: bool = False
-    """Merge tensor by tensor, for large models; without --data. The files are mapped, not loaded.
+    """Merge tensor by tensor, for large models; without --data. The files are mapped, not loaded,
+    and three and more models are aligned each to the first.
     Matching keeps n x n numbers for each group of n units; tracing holds several copies of one model
     for its proof, which --spec of an earlier run spares."""
 
@@ -109,6 +110,8 @@ class Merge(Alignment):
             raise InputError(f"--curve-images {self.curve_images}: expected at least 1")
         if not self.data and self.repair in ("reset", "repair"):
             raise InputError(f"--repair {self.repair} takes statistics from images: add --data")
+        if self.inputs is not None and self.heads != "shared":
+            raise InputError(f"--heads {self.heads} needs images: leave --inputs or --heads out")
         if self.stream and (self.data or self.heads != "shared"):
             what = "--data" if self.data else f"--heads {self.heads}"
             raise InputError(
@@ -232,7 +235,7 @@ class Merge(Alignment):
 
         began = time.monotonic()
         given = gather(self, base=self.base, sketch=self.match == "none" or self.spec is not None)
-        aligned = align(self, given, lazily=True)
+        aligned = align(self, given, lazily=True, one_by_one=True)
         merged = merge_tensors(
             aligned.states,
             self.method,

@@ -81,6 +81,23 @@ def from_factory(target: str, shape: Shape, width: float, options: Mapping[str, 
         InputError: The module or attribute is missing, the factory fails or returns no network
             for these images or this graph, or `width` is not 1 and the factory does not take it.
     """
+    factory = imported(target)
+    given = _accepted(factory, shape, width)
+    if width != 1.0 and "width" not in {**given, **options}:
+        raise InputError(f"width={width}: {target} takes no argument `width`; leave it at 1")
+    return _tried(target, call(target, factory, {**given, **options}), shape)
+
+
+def imported(target: str, what: str = "model") -> Callable[..., Any]:
+    """Import `package.module:name`, also from the current folder, and return what is called so.
+
+    Args:
+        target: The module and what to take of it.
+        what: What it is for, for messages.
+
+    Raises:
+        InputError: The module or attribute is missing, or cannot be called.
+    """
     module_name, _, attribute = target.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -90,7 +107,7 @@ def from_factory(target: str, shape: Shape, width: float, options: Mapping[str, 
     # Importing runs the user's code, which may raise anything.
     except Exception as error:
         raise InputError(
-            f"model {target!r}: {module_name!r} cannot be imported "
+            f"{what} {target!r}: {module_name!r} cannot be imported "
             f"({_brief(error)}); check the name, or run from the folder that holds it"
         ) from error
     factory: Any = module
@@ -100,12 +117,9 @@ def from_factory(target: str, shape: Shape, width: float, options: Mapping[str, 
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         state = "has no" if factory is None else "holds something not callable as"
         raise InputError(
-            f"model {target!r}: {module_name} {state} {attribute!r}: {_suggest(attribute, names)}"
+            f"{what} {target!r}: {module_name} {state} {attribute!r}: {_suggest(attribute, names)}"
         )
-    given = _accepted(factory, shape, width)
-    if width != 1.0 and "width" not in {**given, **options}:
-        raise InputError(f"width={width}: {target} takes no argument `width`; leave it at 1")
-    return _tried(target, call(target, factory, {**given, **options}), shape)
+    return factory
 
 
 def call(what: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -> nn.Module:

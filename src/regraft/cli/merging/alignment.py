@@ -28,6 +28,9 @@ class Alignment:
     """Width factor of a built-in network."""
     model_options: str = "{}"
     """Further keyword arguments of the model's factory, as a JSON object."""
+    inputs: str | None = None
+    """package.module:function that returns what the network of --model is called with, if that is
+    not images: a tensor, a tuple, or a dict of keyword arguments. Without --data."""
     spec: Path | None = None
     """A spec.json of an earlier run, instead of tracing the model."""
     match: Matcher = "weights"
@@ -100,6 +103,8 @@ class Alignment:
                 f"--data is given {len(self.data)} times for {len(self.checkpoints)} models: give it once "
                 "for all, or once for each"
             )
+        if self.inputs is not None:
+            self._check_inputs()
         if self.class_names and len(self.class_names) != len(self.checkpoints):
             raise InputError(
                 f"--class-names is given {len(self.class_names)} times for {len(self.checkpoints)} "
@@ -129,6 +134,24 @@ class Alignment:
             raise InputError("--mean and --std go together: give one number of each for a channel")
         if any(not 0 < value < float("inf") for value in self.std):
             raise InputError(f"--std {self.std}: expected finite numbers above 0")
+
+    def _check_inputs(self) -> None:
+        from regraft.errors import InputError
+
+        if self.model is None or ":" not in self.model:
+            raise InputError(
+                "--inputs goes with --model package.module:factory: name the network so"
+            )
+        if ":" not in str(self.inputs):
+            raise InputError(f"--inputs {self.inputs}: expected package.module:function")
+        images = ("data", "classes", "class_names", "image_size", "channels", "mean", "std")
+        for name in (*images, "spec"):
+            if getattr(self, name) not in (None, ()):
+                why = "which --spec spares" if name == "spec" else "which then takes no images"
+                raise InputError(
+                    f"--inputs is for tracing a network, {why}: leave out --{name.replace('_', '-')} "
+                    "or --inputs"
+                )
 
     def options(self) -> dict[str, Any]:
         """Return --model-options.

@@ -28,7 +28,7 @@ def describe(given: Gathered, *, model: int | None = None) -> dict[str, Any]:
         return dict(given.about)
     about: dict[str, Any] = {
         "model": to_dict(given.config),
-        "input": {k: given.shape[k] for k in ("channels", "image_size")},
+        "input": {k: given.shape[k] for k in ("channels", "image_size") if k in given.shape},
     }
     names = given.names or []
     if model is not None:
@@ -150,7 +150,7 @@ def _alignment(match: dict[str, Any]) -> list[str]:
         rose = f", objective {objective[0]:.4g} -> {objective[-1]:.4g}" if objective else ""
         count = f"{found['sweeps']} {'steps' if match['by'] == 'ste' else 'sweeps'}"
         lines.append(
-            f"model {i} aligned by {match['by']}: {count}{rose}{_learnt(found)}, "
+            f"model {i} aligned to {found['to']} by {match['by']}: {count}{rose}{_learnt(found)}, "
             f"{100 * found['moved']:.0f}% of the units moved"
         )
     return lines

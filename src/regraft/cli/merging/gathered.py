@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .alignment import Alignment
 from .classifiers import class_names, head_of, one_size, rows_of
 from .data import Data, Together, load_all, prepared, said_size
+from .own_network import own_network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,6 +47,7 @@ class Gathered:
         device: Where what is done with data is computed.
         about: What the first checkpoint says of itself.
         notes: What the user should know.
+        inputs: What the network is called with, where that is not images.
     """
 
     checkpoints: list[Checkpoint]
@@ -62,6 +64,7 @@ class Gathered:
     device: Any
     about: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    inputs: Any = None
     _kept: dict[tuple[int, ...], Kept] = field(default_factory=dict)
 
     @property
@@ -77,13 +80,18 @@ class Gathered:
         return () if self.model is None else buffer_names(self.model)
 
     @cached_property
-    def example(self) -> Tensor:
-        """Images to trace the network with, [2, C, H, W]."""
+    def example(self) -> Any:
+        """What to trace the network with: its own inputs, or images [2, C, H, W]."""
         import torch
+        from torch.utils import _pytree
 
+        if self.inputs is not None:
+            move = (lambda t: t.to(self.device)) if self.device.type != "cpu" else (lambda t: t)
+            return _pytree.tree_map_only(torch.Tensor, move, self.inputs)
         size = self.shape["image_size"]
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(2, self.shape["channels"], size, size, generator=generator)
+        images = torch.randn(2, self.shape["channels"], size, size, generator=generator)
+        return images.to(self.device)
 
     def statistics(self, limit: int, size: int, seed: int) -> Kept:
         """Return batches of at most `limit` training images of every data set, read once."""
@@ -123,6 +131,7 @@ def gather(
     """
     import torch
 
+    from regraft.errors import InputError
     from regraft.models import build
     from regraft.symmetry.checkpoint import check_finite, fit_names, read_checkpoint
 
@@ -136,8 +145,21 @@ def gather(
     if _is_bare(asked, about[0], heads):
         return _bare(asked, found, about[0], has_base=base is not None)
     config = _config(asked, about[0])
+    if asked.inputs is not None:
+        network, inputs = own_network(config, asked.inputs, sketch=sketch)
+        fitted = [fit_names(checkpoint, network) for checkpoint in found]
+        bare = _bare(asked, fitted, about[0], has_base=base is not None)
+        return replace(bare, config=config, model=network.to(device).eval(), inputs=inputs)
     splits = load_all(asked, about)
-    shape = _fitting(config, _shapes(asked, about[0], splits), found[0], asked.classes)
+    try:
+        shape = _fitting(config, _shapes(asked, about[0], splits), found[0], asked.classes)
+    except InputError as error:
+        if splits or ":" not in config.name:
+            raise
+        raise InputError(
+            f"{error}; a network that takes something else than images is traced with --inputs "
+            "package.module:function"
+        ) from error
     head = head_of(_sketch(config, shape))
     fitted, counts = [], []
     for checkpoint in found:

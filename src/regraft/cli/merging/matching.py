@@ -42,18 +42,24 @@ class Aligned:
 
 
 def align(
-    asked: Alignment, given: Gathered, *, heads: str = "shared", lazily: bool = False
+    asked: Alignment,
+    given: Gathered,
+    *,
+    heads: str = "shared",
+    lazily: bool = False,
+    one_by_one: bool = False,
 ) -> Aligned:
-    """Align all models to the base, or to the first where there is none.
+    """Align each model to the base, or to the first where there is none.
 
-    Three and more are aligned by weights each to the mean of the others, until none changes.
+    Three and more without a base are aligned by weights each to the mean of the others, until none
+    changes, in the frame of the first.
 
     Args:
         asked: The options.
         given: The models.
         heads: Whether the classifiers are shared.
-        lazily: Return states that permute a tensor when it is asked for; each model is then aligned
-            to the reference alone.
+        lazily: Return states that permute a tensor when it is asked for.
+        one_by_one: Align three and more to the first alone, which takes the memory of two.
 
     Raises:
         InputError: The network cannot be traced, the spec is of another one, or the matcher cannot be
@@ -73,10 +79,16 @@ def align(
             "union"
         )
     spec, spec_record = _spec(asked, given)
-    if asked.match == "weights" and len(given.states) > 2 and not lazily:
+    several = asked.match == "weights" and not given.has_base and given.models > 2
+    if several and not one_by_one:
         found, how = _together(asked, given, spec, reference)
     else:
         found, how = _each(asked, given, spec, reference)
+    if several and one_by_one:
+        given.notes.append(
+            "each model was aligned to the first alone: without --stream three and more are aligned "
+            "each to the mean of the others"
+        )
     found = found[: given.models]
     states: list[Any] = []
     for state, permutation in zip(given.states, found, strict=False):
@@ -104,6 +116,7 @@ def _each(
         start = time.monotonic()
         permutation, how = match(asked, given, spec, given.states[reference], state)
         found.append(permutation)
+        how["to"] = "the base" if given.has_base else "model 1"
         record.append({**how, "seconds": time.monotonic() - start})
     return found, record
 
@@ -117,6 +130,7 @@ def _together(
     start = time.monotonic()
     found = align_many(spec, given.states, reference=reference, seed=asked.seed)
     how = {
+        "to": "the mean of the others",
         "objective": found.objective,
         "sweeps": found.rounds,
         "converged": found.converged,
@@ -149,7 +163,7 @@ def _spec(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str,
         _fill_tied(given, spec)
         spec.check_state(given.states[0], str(asked.checkpoints[0]))
     else:
-        spec = trace(given.model, given.example.to(given.device))
+        spec = trace(given.model, given.example)
     record = {
         "from": "trace" if asked.spec is None else str(asked.spec),
         "groups": len(spec),
@@ -206,7 +220,7 @@ def _by_ste(
         steps=asked.steps,
         lr=asked.lr,
         seed=asked.seed,
-        score_every=max(1, min(len(batches), asked.steps // 20)),
+        score_every=max(1, asked.steps // 20),
     )
     run = StraightThrough(
         spec,
