@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from regraft.errors import InputError
 
+from .output_layers import output_layers
+
 
 @dataclass(frozen=True)
 class Head:
@@ -26,46 +28,73 @@ class Head:
         weight: Name of the weight, [classes, features, ...].
         bias: Name of the bias, or None.
         classes: Number of classes.
+        further: Names of the tensors of the classifiers beside it, where the output is made of
+            several with the same classes, as that of a distilled DeiT.
     """
 
     weight: str
     bias: str | None
     classes: int
+    further: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all tensors of the classifier."""
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+        """Names of all tensors of the classifier; the rows of each are the classes."""
+        own = (self.weight,) if self.bias is None else (self.weight, self.bias)
+        return (*own, *self.further)
 
 
-def find_head(model: nn.Module) -> Head:
-    """Return the classifier of a network: what timm's `get_classifier` gives, or the last linear layer.
+def find_head(model: nn.Module, *, example: Tensor | None = None) -> Head:
+    """Return the classifier of a network.
+
+    In this order: what timm's `get_classifier` gives; with an example, the linear layers that the
+    output of a forward pass comes out of; the linear layer that was declared last.
+
+    Args:
+        model: The network; with an example it may be on the meta device.
+        example: Images, [b, C, H, W], on its device. Without them a network that declares its
+            classifier before its body is misread.
 
     Raises:
-        InputError: There is none, or it shares its weights with another layer.
+        InputError: There is none, or there are several with different numbers of classes.
     """
-    layer: Any = None
-    get_classifier: Any = getattr(model, "get_classifier", None)
-    if callable(get_classifier):
-        layer = get_classifier()
-        # Some wrap the layer, or give an identity where there is no classifier.
-        if isinstance(layer, nn.Module) and not isinstance(layer, nn.Linear | nn.Conv2d):
-            inner = [m for m in layer.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-            layer = inner[-1] if inner else None
-    if not isinstance(layer, nn.Linear | nn.Conv2d):
-        linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        if not linear:
-            raise InputError(
-                f"{type(model).__name__} ends in no linear layer: only heads='shared' is possible"
-            )
-        layer = linear[-1]
+    layers = _by_protocol(model)
+    if not layers and example is not None:
+        layers = output_layers(model, example)
+    if not layers:
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]
+    if not layers:
+        raise InputError(
+            f"{type(model).__name__} ends in no linear layer: only heads='shared' is possible"
+        )
+    counts = [layer.weight.shape[0] for layer in layers]
+    if len(set(counts)) > 1:
+        raise InputError(
+            f"{type(model).__name__} has classifiers of {' and '.join(map(str, counts))} classes: "
+            "only heads='shared' is possible"
+        )
+    names = [_tensor_names(model, layer) for layer in layers]
+    weight, bias = names[0]
+    further = tuple(name for pair in names[1:] for name in pair if name is not None)
+    return Head(weight, bias, counts[0], further)
+
+
+def _tensor_names(model: nn.Module, layer: nn.Linear | nn.Conv2d) -> tuple[str, str | None]:
     name = next(name for name, module in model.named_modules() if module is layer)
     prefix = f"{name}." if name else ""
-    return Head(
-        f"{prefix}weight",
-        None if layer.bias is None else f"{prefix}bias",
-        layer.weight.shape[0],
-    )
+    return f"{prefix}weight", None if layer.bias is None else f"{prefix}bias"
+
+
+def _by_protocol(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
+    """Return what timm's `get_classifier` gives: one layer, several side by side, or none."""
+    get_classifier: Any = getattr(model, "get_classifier", None)
+    given: Any = get_classifier() if callable(get_classifier) else None
+    found = []
+    for layer in given if isinstance(given, tuple | list) else (given,):
+        # Some wrap the layer, or give an identity where there is no classifier.
+        if isinstance(layer, nn.Module):
+            found += [m for m in layer.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
+    return found
 
 
 def separate_heads(
@@ -177,19 +206,28 @@ class Ensemble(nn.Module):
     Of `logits` it is their mean, of `probabilities` the logarithm of the mean of the softmaxes,
     log(1/n Σ_i softmax(f_i(x))), so that a cross-entropy of either is right.
 
+    Of networks that do not all know every class, with K(c) the networks that know class c, the logit
+    of c is the mean over K(c) of f_i(x)_c: rows that a network does not know of its own have no
+    voice. The softmaxes are then each over what its network knows, and their means are normalised.
+
     Args:
         models: The networks, all with the same classes.
         mean: What to average.
+        known: For each network the rows of the classes that it knows; None where each knows all.
 
     Raises:
-        InputError: No network, or an unknown mean.
+        InputError: No network, an unknown mean, or rows that are not one list for each network or
+            leave a class to none.
     """
+
+    knows: Tensor | None
 
     def __init__(
         self,
         models: Sequence[nn.Module],
         *,
         mean: Literal["logits", "probabilities"] = "logits",
+        known: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         if not models:
@@ -198,6 +236,9 @@ class Ensemble(nn.Module):
             raise InputError(f"mean={mean!r}: expected 'logits' or 'probabilities'")
         self.models = nn.ModuleList(models)
         self.mean = mean
+        self.register_buffer(
+            "knows", None if known is None else _known(known, len(models)), persistent=False
+        )
 
     @classmethod
     def of(
@@ -206,20 +247,41 @@ class Ensemble(nn.Module):
         states: Sequence[Mapping[str, Tensor]],
         *,
         mean: Literal["logits", "probabilities"] = "logits",
+        known: Sequence[Sequence[int]] | None = None,
     ) -> Ensemble:
         """Make the ensemble of several state dicts of one architecture."""
-        return cls(list(_filled(model, states)), mean=mean)
+        return cls(list(_filled(model, states)), mean=mean, known=known)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean logits, or log probabilities, [b, classes]."""
         logits = torch.stack([model(x) for model in self.models])
+        if self.knows is None:
+            if self.mean == "logits":
+                return logits.mean(0)
+            return torch.logsumexp(logits.log_softmax(-1), 0) - math.log(len(logits))
+        # [n, 1, classes]
+        knows = self.knows.to(logits.device)[:, None]
         if self.mean == "logits":
-            return logits.mean(0)
-        return torch.logsumexp(logits.log_softmax(-1), 0) - math.log(len(logits))
+            return logits.where(knows, 0).sum(0) / knows.sum(0)
+        own = logits.masked_fill(~knows, -math.inf).log_softmax(-1)
+        return (torch.logsumexp(own, 0) - knows.sum(0).log()).log_softmax(-1)
 
     def extra_repr(self) -> str:
         """Name what is averaged."""
         return f"mean={self.mean!r}"
+
+
+def _known(known: Sequence[Sequence[int]], models: int) -> Tensor:
+    """Return which network knows which class, bool [n, classes]."""
+    if len(known) != models:
+        raise InputError(f"known has {len(known)} lists of rows for {models} models: give one each")
+    found = torch.zeros(models, 1 + max(max(k, default=-1) for k in known), dtype=torch.bool)
+    for own, rows in zip(found, known, strict=True):
+        own[list(rows)] = True
+    if not found.any(0).all():
+        missing = int((~found.any(0)).nonzero()[0])
+        raise InputError(f"no model knows class {missing}: each must be in one of `known`")
+    return found
 
 
 def _filled(model: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> Iterator[nn.Module]:
