@@ -7,6 +7,7 @@ from training import Points
 
 from regraft.cli.merging.alignment import Alignment
 from regraft.cli.merging.data import Data, Together, prepared
+from regraft.cli.merging.labels import Labels, label_rows
 from regraft.errors import InputError
 from regraft.protocols import BatchSource
 
@@ -57,6 +58,25 @@ def test_classes_go_by_name_where_all_are_known_and_else_by_number():
         of(None, classes=[str(i) for i in range(9)], count=9)
     with pytest.raises(InputError, match="10 classes and the classifier 9 rows"):
         of(None, count=9)
+
+
+def test_fewer_classes_than_rows_are_rows_only_where_their_names_say_so():
+    assert label_rows("d", ["7", "8", "9"], [], 10) == (7, 8, 9)
+    assert label_rows("d", ["7", "08"], [], 10) == (7, 8)
+    assert label_rows("d", ["b", "c"], list("abc"), 3) == (1, 2)
+    assert label_rows("d", ["x", "y", "z"], list("abc"), 3) == (0, 1, 2)
+    assert label_rows("d", ["x", "y"], [], 3, labels=Labels(by_number=True)) == (0, 1)
+    for names in (["x", "y"], ["1", "x"], ["1", "3"], ["1", "01"], ["-1", "0"]):
+        with pytest.raises(InputError, match=r"whose classes are not known: .* --class-names"):
+            label_rows("d", names, [], 3)
+    with pytest.raises(
+        InputError, match=r"d has 2 classes \(1, 2\) and .* which stand for a, b, c"
+    ):
+        label_rows("d", ["1", "2"], list("abc"), 3)
+    with pytest.raises(InputError, match="with --labels by-number"):
+        label_rows("d", ["x"], [], 3, labels=Labels(cure="--labels by-number"))
+    with pytest.raises(InputError, match="4 classes and the classifier 3 rows"):
+        label_rows("d", list("abcd"), [], 3, labels=Labels(by_number=True))
 
 
 def test_images_are_normalised_as_said_else_as_the_model_was_else_by_their_own():

@@ -11,6 +11,7 @@ from .merging.alignment import Alignment
 from .merging.card import describe, make_card, summary, write_documents
 from .merging.folder import claimed, finished, write_card
 from .merging.gathered import gather
+from .merging.labels import Labels
 from .merging.matching import align, write_alignment
 from .output import print_json, say
 
@@ -52,7 +53,10 @@ class Align(Alignment):
         from regraft.symmetry.stream import write_stream
 
         began = time.monotonic()
-        given = gather(self, heads="any", sketch=self.spec is not None and not self.data)
+        # Only straight-through matching looks at labels; any images will do for the others.
+        labels = Labels(by_number=self.match != "ste")
+        sketch = self.spec is not None and not self.data
+        given = gather(self, heads="any", sketch=sketch, labels=labels)
         aligned = align(self, given, lazily=True)
         files = []
         heads = given.head.names if given.head else ()

@@ -15,7 +15,7 @@ from .merging.card import describe, make_card, score_table, summary, write_docum
 from .merging.folder import claimed, finished, write_card
 from .merging.gathered import Gathered, gather
 from .merging.matching import Aligned, align, write_alignment
-from .merging.scores import Bench, State
+from .merging.scores import Bench, State, told
 from .output import print_json, say, table
 
 if TYPE_CHECKING:
@@ -184,7 +184,8 @@ class Merge(Alignment):
         bench = Bench(given, limit=None, separate=separate, seed=self.seed)
         scores: dict[str, Any] = {}
         for i, state in enumerate(frames["after"], start=1):
-            scores[f"model {i}"] = bench.score(state, frames["after"]).to_dict()
+            known = given.known[i - 1] if given.known else None
+            scores[f"model {i}"] = told(bench.score(state, frames["after"], known=known))
         for name, (state, frame) in states.items():
             scores[name] = bench.score(state, frames[frame]).to_dict()
         both = bench.ensemble(frames["after"])

@@ -39,7 +39,9 @@ def describe(given: Gathered, *, model: int | None = None) -> dict[str, Any]:
         classes = names[0] if names and all(own == names[0] for own in names) else None
     if classes:
         about["classes"] = list(classes)
-    data = given.data if model is None or len(given.data) < 2 else [given.data[model]]
+    data = given.data
+    if model is not None and (given.apart or len(data) > 1):
+        data = [(given.apart or data)[model]]
     if data and all((d.mean, d.std) == (data[0].mean, data[0].std) for d in data):
         about |= {"mean": list(data[0].mean), "std": list(data[0].std)}
     elif not data:
@@ -71,6 +73,13 @@ def make_card(kind: str, given: Gathered, aligned: Aligned, more: dict[str, Any]
             f"the running statistics ({statistics[0]} and {len(statistics) - 1} more) are averages of "
             "those of the models and need a reset before use: merge again with --data, or call "
             "regraft.symmetry.repair.reset_batch_norm_(model, batches)"
+        )
+    if kind == "merge" and given.classes and given.data:
+        notes.append(
+            "each model is scored with the rows of the classes that it knows: what it does not know has "
+            "probability 0, whence no loss on such images; the logit ensemble has for each class the mean "
+            "logit of the models that know it, each with its own row; merged models, and the curves from "
+            "end to end, have a row for every class"
         )
     if kind == "merge" and not given.data:
         notes.append("without --data nothing was measured: no barrier, no scores, no repair")
@@ -203,7 +212,7 @@ def score_table(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             name,
             *(f"{a:.2f}" for a in found["accuracies"] if several),
             f"{found['accuracy']:.2f}",
-            f"{found['loss']:.4f}",
+            "-" if found["loss"] is None else f"{found['loss']:.4f}",
         ]
         for name, found in scores.items()
     ]

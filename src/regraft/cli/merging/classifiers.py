@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +26,32 @@ def rows_of(checkpoint: Checkpoint, head: Head) -> int | None:
     return None
 
 
-def head_of(model: nn.Module) -> Head | None:
-    """Return a network's classifier, None where it has none that could be kept apart."""
+def head_of(model: nn.Module, shape: Mapping[str, Any]) -> Head | None:
+    """Return a network's classifier, None where it has none that could be kept apart.
+
+    Args:
+        model: The network, which may be on the meta device.
+        shape: The `channels` and `image_size` that it was built for.
+    """
+    import torch
+
     from regraft.errors import InputError
     from regraft.symmetry.heads import find_head
 
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    size = shape["image_size"]
     try:
-        return find_head(model)
+        return find_head(
+            model, example=torch.zeros(2, shape["channels"], size, size, device=device)
+        )
     except InputError:
         return None
 
 
 def class_names(
     asked: Alignment, about: list[dict[str, Any]], splits: list[Splits], counts: list[int]
-) -> list[list[str]] | None:
-    """Return the names of each model's classes, None where those of one are unknown."""
+) -> list[list[str]]:
+    """Return the names of each model's classes, an empty list where they are unknown."""
     from regraft.errors import InputError
 
     found = []
@@ -55,9 +67,7 @@ def class_names(
             said = about[i].get("classes")
             own = splits[i if len(splits) > 1 else 0].classes if splits else ()
             names = [str(name) for name in (said if isinstance(said, list) else own)]
-        if len(names) != count:
-            return None
-        found.append(names)
+        found.append(names if len(names) == count else [])
     return found
 
 

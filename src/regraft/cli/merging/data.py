@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .alignment import Alignment
+from .labels import BY_NAME, Labels, label_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,16 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     rows: tuple[int, ...]
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What two must have in common to give the same batches."""
+        return id(self.splits), self.rows, self.mean, self.std
+
+    @property
+    def images(self) -> tuple[Any, ...]:
+        """What two must have in common to give the same images, whatever the labels."""
+        return id(self.splits), self.mean, self.std
 
     @property
     def tested_on(self) -> str:
@@ -165,19 +176,22 @@ def prepared(
     names: list[list[str]] | None,
     classes: list[str] | None,
     count: int,
+    *,
+    labels: Labels = BY_NAME,
 ) -> list[Data]:
     """Return the data sets with what their images and labels must go through.
 
-    A class is the row of its own name where the model knows all the names, else the row of its
-    number. With the classes of a union it must be one of them.
+    Each is seen as by the first model, or as by the model in its place where there are several. With
+    the classes of a union all of its own must be among them.
 
     Args:
         asked: The options.
         splits: The data sets.
         about: What each model's checkpoint says of itself.
-        names: Names of each model's classes, where they are known.
+        names: Names of each model's classes; an empty list where they are not known.
         classes: The classes of a union, if there is one.
         count: Rows of the classifier.
+        labels: How classes find their rows where names do not tell.
 
     Raises:
         InputError: Labels that do not fit the classifier, or a mean for other channels.
@@ -186,30 +200,78 @@ def prepared(
 
     found = []
     for i, (name, own) in enumerate(zip(asked.data, splits, strict=True)):
-        known = classes or (names[i] if names else [])
-        if set(own.classes) <= set(known):
-            rows = tuple(known.index(c) for c in own.classes)
-        elif classes is not None:
-            strange = next(c for c in own.classes if c not in classes)
+        strange = next((c for c in own.classes if classes and c not in classes), None)
+        if classes and strange is not None:
             raise InputError(
                 f"data {name} has the class {strange!r}, which no model knows: they know "
                 f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
             )
-        elif len(own.classes) > count:
-            raise InputError(
-                f"data {name} has {len(own.classes)} classes and the classifier {count} rows: its labels "
-                "do not fit the head; give data of the classes that the models were trained on"
-            )
-        else:
-            rows = tuple(range(len(own.classes)))
-        mean, std = _moments(asked, own, about[i])
-        if len(mean) != own.channels:
-            raise InputError(
-                f"--mean and --std have {len(mean)} number(s) and data {name} has {own.channels} "
-                "channel(s): give one for each"
-            )
-        found.append(Data(own, mean, std, rows))
+        known = classes or (names[i] if names else [])
+        rows = label_rows(name, own.classes, known, count, labels=labels)
+        found.append(_seen(asked, name, own, about[i], rows))
     return found
+
+
+def prepared_apart(
+    asked: Alignment,
+    splits: list[Splits],
+    about: list[dict[str, Any]],
+    names: list[list[str]],
+    counts: list[int],
+) -> list[Data]:
+    """Return for each model the data set that belongs to it as it sees it, with its own classifier.
+
+    Args:
+        asked: The options.
+        splits: The data sets: one for all models, or one for each.
+        about: What each model's checkpoint says of itself.
+        names: Names of each model's classes; an empty list where they are not known.
+        counts: Rows of each model's classifier.
+
+    Raises:
+        InputError: As `prepared`.
+    """
+    found = []
+    for i, (known, count) in enumerate(zip(names, counts, strict=True)):
+        at = i if len(splits) > 1 else 0
+        own, name = splits[at], asked.data[at]
+        whose = f"the classifier of {asked.checkpoints[i]}"
+        rows = label_rows(name, own.classes, known, count, whose=whose)
+        found.append(_seen(asked, name, own, about[i], rows))
+    return found
+
+
+def distinct(sets: Iterable[Data], form: Callable[[Data], object]) -> list[Data]:
+    """Return the first of the data sets of each form, in their order."""
+    found: dict[object, Data] = {}
+    for data in sets:
+        found.setdefault(form(data), data)
+    return list(found.values())
+
+
+def normalised_notes(about: list[dict[str, Any]]) -> list[str]:
+    """Return what to say where models with one classifier were trained on other images than each other."""
+    said = {(str(one.get("mean")), str(one.get("std"))) for one in about}
+    if len(said) == 1:
+        return []
+    return [
+        "the models say that they were trained on images normalised differently; all are given them "
+        "alike, as the model that a data set goes with says (--mean and --std say otherwise)"
+    ]
+
+
+def _seen(
+    asked: Alignment, name: str, own: Splits, about: dict[str, Any], rows: tuple[int, ...]
+) -> Data:
+    from regraft.errors import InputError
+
+    mean, std = _moments(asked, own, about)
+    if len(mean) != own.channels:
+        raise InputError(
+            f"--mean and --std have {len(mean)} number(s) and data {name} has {own.channels} "
+            "channel(s): give one for each"
+        )
+    return Data(own, mean, std, rows)
 
 
 def _moments(

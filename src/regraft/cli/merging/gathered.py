@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from .alignment import Alignment
 from .classifiers import class_names, head_of, one_size, rows_of
-from .data import Data, Together, load_all, prepared, said_size
+from .data import (
+    Data,
+    Together,
+    distinct,
+    load_all,
+    normalised_notes,
+    prepared,
+    prepared_apart,
+    said_size,
+)
+from .labels import BY_NAME, Labels
 from .own_network import own_network
 
 if TYPE_CHECKING:
@@ -40,7 +50,8 @@ class Gathered:
         shape: Its `num_classes`, `channels` and `image_size`.
         model: The network, or None.
         head: Its classifier, or None where it has none.
-        data: Data sets in the order given.
+        data: Data sets in the order given, as the classifier of the merged network sees them.
+        apart: Where classifiers are kept apart: each model's data set as that model sees it.
         names: Names of each model's classes, where they are known.
         classes: The union of the classes, where the classifiers were widened to it.
         counts: Rows of each model's own classifier.
@@ -65,12 +76,20 @@ class Gathered:
     about: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     inputs: Any = None
+    apart: list[Data] = field(default_factory=list)
     _kept: dict[tuple[int, ...], Kept] = field(default_factory=dict)
 
     @property
     def models(self) -> int:
         """Number of models, the base not counted."""
         return len(self.states) - self.has_base
+
+    @property
+    def known(self) -> list[list[int]] | None:
+        """Return the rows of a union's classes that each model knows of its own, None without one."""
+        if self.classes is None or self.names is None:
+            return None
+        return [[self.classes.index(name) for name in own] for own in self.names]
 
     @cached_property
     def buffers(self) -> tuple[str, ...]:
@@ -99,9 +118,9 @@ class Gathered:
 
         key = (limit, size, seed)
         if key not in self._kept:
-            distinct = {id(d.splits): d for d in self.data}.values()
+            sets = distinct(self.apart or self.data, lambda data: data.images)
             options: dict[str, Any] = {"limit": limit, "size": size, "seed": seed, "shuffle": True}
-            parts = [d.batches(d.splits.train, self.device, **options) for d in distinct]
+            parts = [d.batches(d.splits.train, self.device, **options) for d in sets]
             self._kept[key] = Kept(Together(parts))
         return self._kept[key]
 
@@ -113,6 +132,7 @@ def gather(
     heads: str = "shared",
     sketch: bool = False,
     opened: Sequence[Checkpoint] | None = None,
+    labels: Labels = BY_NAME,
 ) -> Gathered:
     """Read the checkpoints, build the network, load the data, and make them fit.
 
@@ -125,6 +145,7 @@ def gather(
         heads: `shared`, `separate` or `union`; `any` takes classifiers as they are.
         sketch: Build the network without memory for its weights; it can then only be asked for names.
         opened: The checkpoints of `asked`, where they are opened already.
+        labels: How the classes of the data find their rows where names do not tell.
 
     Raises:
         InputError: Anything that does not fit, in one sentence.
@@ -160,11 +181,11 @@ def gather(
             f"{error}; a network that takes something else than images is traced with --inputs "
             "package.module:function"
         ) from error
-    head = head_of(_sketch(config, shape))
+    head = head_of(_sketch(config, shape), shape)
     fitted, counts = [], []
     for checkpoint in found:
         count = shape["num_classes"]
-        if head is not None and checkpoint is not found[0]:
+        if head is not None and checkpoint is not found[0] and asked.classes is None:
             count = rows_of(checkpoint, head) or count
         counts.append(count)
         fitted.append(fit_names(checkpoint, _sketch(config, {**shape, "num_classes": count})))
@@ -172,17 +193,26 @@ def gather(
         check_finite(checkpoint)
     notes = [note for checkpoint in fitted for note in checkpoint.notes]
     models = len(asked.checkpoints)
-    names = class_names(asked, about, splits, counts[:models])
+    each = class_names(asked, about, splits, counts[:models])
+    names = each if all(each) else None
     states = [dict(checkpoint) for checkpoint in fitted]
     states, classes = one_size(states, counts, names, head, heads, paths)
     shape["num_classes"] = len(classes) if classes else max(counts)
     model = _sketch(config, shape) if sketch else build(config, **shape).to(device)
-    data = prepared(asked, splits, about, names, classes, shape["num_classes"])
+    apart: list[Data] = []
+    if heads == "separate" and splits:
+        apart = prepared_apart(asked, splits, about, each, counts[:models])
+        data = apart[: len(splits)]
+    else:
+        count = shape["num_classes"]
+        data = prepared(asked, splits, about, each, classes, count, labels=labels)
     if heads == "shared" and names and len({tuple(own) for own in names}) > 1:
         notes.append(
             "the models name their classes differently and share one classifier: its row i stands "
             "for class i of each (--heads union or --heads separate keeps them apart)"
         )
+    if splits and not apart and not asked.mean:
+        notes += normalised_notes(about[:models])
     return Gathered(
         checkpoints=fitted,
         states=states,
@@ -198,6 +228,7 @@ def gather(
         device=device,
         about=about[0],
         notes=notes,
+        apart=apart,
     )
 
 
@@ -316,7 +347,7 @@ def _fitting(
         shape = {"channels": channels, "image_size": size, "num_classes": classes or 2}
         try:
             sketch = _sketch(config, shape)
-            head = head_of(sketch)
+            head = head_of(sketch, shape)
             if classes is None and head is not None:
                 shape["num_classes"] = rows_of(checkpoint, head) or 2
                 sketch = _sketch(config, shape)

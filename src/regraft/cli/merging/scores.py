@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .data import distinct
 from .gathered import Gathered
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from regraft.protocols import BatchSource
     from regraft.symmetry.connectivity import Curve, Measured
 
 State = dict[str, "Tensor"]
@@ -18,8 +21,8 @@ State = dict[str, "Tensor"]
 class Bench:
     """Measures networks on the test images of every data set.
 
-    With separate heads a model is measured on each data set with the classifier of the model that
-    belongs to it.
+    With separate heads a model is measured on the data set of each model with that model's
+    classifier, its rows alone, and its order of the classes.
 
     Args:
         given: The models and data.
@@ -33,28 +36,36 @@ class Bench:
 
         self.given = given
         self.separate = separate
-        made: dict[int, BatchSource] = {}
-        for data in given.data:
-            batches = data.batches(data.test, given.device, limit=limit, seed=seed)
-            made.setdefault(id(data.splits), Kept(batches))
-        if separate:
-            per_model = given.data if len(given.data) > 1 else given.data * given.models
-            self.sources = [made[id(data.splits)] for data in per_model]
-        else:
-            self.sources = list(made.values())
+        sets = given.apart if separate else given.data
+        made = {
+            data.form: Kept(data.batches(data.test, given.device, limit=limit, seed=seed))
+            for data in distinct(sets, lambda data: data.form)
+        }
+        self.sources = [made[data.form] for data in sets] if separate else list(made.values())
 
-    def score(self, state: State, frame: list[State]) -> Measured:
-        """Return the scores of a network; `frame` holds the models whose classifiers are used."""
+    def score(
+        self, state: State, frame: list[State], *, known: Sequence[int] | None = None
+    ) -> Measured:
+        """Return the scores of a network.
+
+        Args:
+            state: The network.
+            frame: The models whose classifiers are used, where they are kept apart.
+            known: Rows of a shared classifier that may be chosen; the loss on images of another
+                class is infinite. None for all.
+        """
         from regraft.symmetry.connectivity import measure
 
         model = self.given.model
         if not self.separate:
             model.load_state_dict(state)
-            return measure(model, self.sources)
+            with _only(model, known):
+                return measure(model, self.sources)
         parts = []
-        for source, own in zip(self.sources, frame, strict=True):
+        for i, own in enumerate(frame):
             model.load_state_dict(self._with_head(state, own))
-            parts.append(measure(model, [source]))
+            with _only(model, range(self.given.counts[i])):
+                parts.append(measure(model, [self.sources[i]]))
         return _joined(parts)
 
     def curve(self, a: State, b: State, frame: list[State], points: int, **repair: Any) -> Curve:
@@ -64,32 +75,61 @@ class Bench:
         model = self.given.model
         if not self.separate:
             return interpolation(model, a, b, self.sources, points=points, **repair)
-        curves = [
-            interpolation(
-                model,
-                self._with_head(a, own),
-                self._with_head(b, own),
-                [source],
-                points=points,
-                **repair,
-            )
-            for source, own in zip(self.sources, frame, strict=True)
-        ]
+        curves = []
+        for i, own in enumerate(frame):
+            ends = self._with_head(a, own), self._with_head(b, own)
+            with _only(model, range(self.given.counts[i])):
+                found = interpolation(model, *ends, [self.sources[i]], points=points, **repair)
+            curves.append(found)
         scores = [_joined(list(parts)) for parts in zip(*(c.scores for c in curves), strict=True)]
         return Curve(at=curves[0].at, scores=tuple(scores))
 
     def ensemble(self, states: list[State]) -> Measured | None:
-        """Return the scores of the mean of the logits, None where classifiers are kept apart."""
+        """Return the scores of the mean of the logits, None where classifiers are kept apart.
+
+        With a classifier over a union of classes it is, for each class, the mean of the logits of the
+        models that know it, each with its own row.
+        """
         from regraft.symmetry.connectivity import measure
         from regraft.symmetry.heads import Ensemble
 
         if self.separate:
             return None
-        return measure(Ensemble.of(self.given.model, states), self.sources)
+        both = Ensemble.of(self.given.model, states, known=self.given.known)
+        return measure(both, self.sources)
 
     def _with_head(self, state: State, own: State) -> State:
         names = self.given.head.names if self.given.head else ()
         return {k: own[k] if k in names else v for k, v in state.items()}
+
+
+def told(found: Measured) -> dict[str, Any]:
+    """Return the JSON form of scores; None stands for an infinite loss."""
+    scores = found.to_dict()
+    scores["losses"] = [None if math.isinf(loss) else loss for loss in found.losses]
+    scores["loss"] = None if math.isinf(found.loss) else found.loss
+    return scores
+
+
+@contextlib.contextmanager
+def _only(model: nn.Module, rows: Sequence[int] | None) -> Iterator[None]:
+    """Give the classes of all other rows probability 0 for a while, in copies of the model as well."""
+    import torch
+
+    if rows is None:
+        yield
+        return
+
+    def mask(_: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
+        others = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        others[list(rows)] = False
+        return logits.masked_fill(others, -math.inf)
+
+    handle = model.register_forward_hook(mask)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _joined(parts: list[Measured]) -> Measured:

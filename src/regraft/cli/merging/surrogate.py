@@ -10,7 +10,7 @@ from regraft.cli.progress import Bar
 from regraft.errors import InputError
 
 from .alignment import Alignment
-from .data import Data, Together
+from .data import Data, Together, distinct
 from .gathered import Gathered
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def surrogates(asked: Alignment, given: Gathered) -> tuple[Together, list[dict[s
     """
     sources: list[BatchSource] = []
     record = []
-    distinct = list({id(d.splits): d for d in given.data}.values())
-    for i, data in enumerate(distinct):
+    for i, data in enumerate(_distinct(given)):
         source, images = _surrogate(asked, given, data, i)
         sources.append(source)
         record.append({"data": data.splits.name, "images": images})
@@ -59,13 +58,17 @@ def surrogates(asked: Alignment, given: Gathered) -> tuple[Together, list[dict[s
 
 def held_out(asked: Alignment, given: Gathered) -> Together | None:
     """Return validation images of all data sets to compare candidates on, None where one has none."""
-    distinct = {id(d.splits): d for d in given.data}.values()
+    sets = _distinct(given)
     parts = [
         d.batches(d.splits.validation, given.device, limit=asked.samples, seed=asked.seed)
-        for d in distinct
+        for d in sets
         if d.splits.validation is not None
     ]
-    return Together(parts) if len(parts) == len(distinct) else None
+    return Together(parts) if len(parts) == len(sets) else None
+
+
+def _distinct(given: Gathered) -> list[Data]:
+    return distinct(given.data, lambda data: data.form)
 
 
 def _surrogate(asked: Alignment, given: Gathered, data: Data, i: int) -> tuple[BatchSource, int]:

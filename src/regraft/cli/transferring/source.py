@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from regraft.cli.merging.gathered import _about, gather
+from regraft.cli.merging.labels import Labels
 
 if TYPE_CHECKING:
     from regraft.cli.merging.gathered import Gathered
@@ -45,7 +46,8 @@ def read(asked: Transfer) -> Read:
     notes: list[str] = []
     recorded = _recorded(asked, notes) if asked.source else None
     checkpoints = _of_one_architecture(asked, notes)
-    given = gather(asked.alignment(), opened=checkpoints)
+    labels = Labels(by_number=asked.labels == "by-number", cure="--labels by-number")
+    given = gather(asked.alignment(), opened=checkpoints, labels=labels)
     _labelled(asked, given)
     states = list(given.states)
     trained = states.pop() if asked.to_final is not None else None
