@@ -19,23 +19,17 @@ from .data import (
     normalised_notes,
     prepared,
     prepared_apart,
-    said_size,
 )
 from .labels import BY_NAME, Labels
-from .own_network import own_network
+from .network import fitting, network_config, own_network, sketched
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from regraft.config import ModelConfig
-    from regraft.data import Splits
     from regraft.symmetry.checkpoint import Checkpoint
     from regraft.symmetry.connectivity import Kept
     from regraft.symmetry.heads import Head
-
-# Images that a network is tried with where nothing says what it takes.
-_SHAPES = ((3, 224), (1, 28), (3, 32), (1, 32), (3, 28), (3, 64), (3, 96), (3, 128), (1, 8))
-_FETCHING = ("pretrained", "weights", "checkpoint_path", "weights_backbone", "pretrained_cfg")
 
 
 @dataclass(eq=False)
@@ -152,7 +146,6 @@ def gather(
     """
     import torch
 
-    from regraft.errors import InputError
     from regraft.models import build
     from regraft.symmetry.checkpoint import check_finite, fit_names, read_checkpoint
 
@@ -165,30 +158,22 @@ def gather(
     about = [_about(checkpoint) for checkpoint in found]
     if _is_bare(asked, about[0], heads):
         return _bare(asked, found, about[0], has_base=base is not None)
-    config = _config(asked, about[0])
+    config = network_config(asked, about[0])
     if asked.inputs is not None:
         network, inputs = own_network(config, asked.inputs, sketch=sketch)
         fitted = [fit_names(checkpoint, network) for checkpoint in found]
         bare = _bare(asked, fitted, about[0], has_base=base is not None)
         return replace(bare, config=config, model=network.to(device).eval(), inputs=inputs)
     splits = load_all(asked, about)
-    try:
-        shape = _fitting(config, _shapes(asked, about[0], splits), found[0], asked.classes)
-    except InputError as error:
-        if splits or ":" not in config.name:
-            raise
-        raise InputError(
-            f"{error}; a network that takes something else than images is traced with --inputs "
-            "package.module:function"
-        ) from error
-    head = head_of(_sketch(config, shape), shape)
+    shape = fitting(asked, config, about[0], splits, found[0])
+    head = head_of(sketched(config, shape), shape)
     fitted, counts = [], []
     for checkpoint in found:
         count = shape["num_classes"]
         if head is not None and checkpoint is not found[0] and asked.classes is None:
             count = rows_of(checkpoint, head) or count
         counts.append(count)
-        fitted.append(fit_names(checkpoint, _sketch(config, {**shape, "num_classes": count})))
+        fitted.append(fit_names(checkpoint, sketched(config, {**shape, "num_classes": count})))
     for checkpoint in fitted:
         check_finite(checkpoint)
     notes = [note for checkpoint in fitted for note in checkpoint.notes]
@@ -198,7 +183,7 @@ def gather(
     states = [dict(checkpoint) for checkpoint in fitted]
     states, classes = one_size(states, counts, names, head, heads, paths)
     shape["num_classes"] = len(classes) if classes else max(counts)
-    model = _sketch(config, shape) if sketch else build(config, **shape).to(device)
+    model = sketched(config, shape) if sketch else build(config, **shape).to(device)
     apart: list[Data] = []
     if heads == "separate" and splits:
         apart = prepared_apart(asked, splits, about, each, counts[:models])
@@ -285,94 +270,3 @@ def _about(checkpoint: Checkpoint) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _config(asked: Alignment, about: dict[str, Any]) -> ModelConfig:
-    from regraft.config import ModelConfig, check
-    from regraft.errors import InputError
-
-    if asked.model is not None:
-        config = ModelConfig(name=asked.model, width=asked.width, options=asked.options())
-        check(config)
-        return config
-    path, said = asked.checkpoints[0], about.get("model")
-    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
-        raise InputError(
-            f"{path} does not say which network it is of: name it with --model, e.g. timm/resnet18, "
-            "torchvision/resnet18 or package.module:factory"
-        )
-    name = said["name"]
-    if ":" in name or "/" in name.removeprefix("timm/").removeprefix("torchvision/"):
-        raise InputError(
-            f"{path} names {name}, which is code outside the checkpoint: pass --model {name} if you "
-            "trust it"
-        )
-    try:
-        options = {k: v for k, v in dict(said.get("options", {})).items() if k not in _FETCHING}
-        return ModelConfig(name=name, width=float(said.get("width", 1.0)), options=options)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} says what it is of in a way this version does not understand ({error}): say it "
-            "with --model"
-        ) from error
-
-
-def _shapes(asked: Alignment, about: dict[str, Any], splits: list[Splits]) -> list[tuple[int, int]]:
-    """Return the (channels, image size) to try, the most likely first."""
-    said = said_size(about)
-    if splits:
-        said = {"channels": splits[0].channels, "image_size": splits[0].image_size}
-    given = {"channels": asked.channels, "image_size": asked.image_size}
-    said |= {k: v for k, v in given.items() if v is not None}
-    tried = [(said.get("channels", c), said.get("image_size", s)) for c, s in _SHAPES]
-    return list(dict.fromkeys(tried))
-
-
-def _fitting(
-    config: ModelConfig,
-    shapes: Sequence[tuple[int, int]],
-    checkpoint: Checkpoint,
-    classes: int | None,
-) -> dict[str, Any]:
-    """Return the classes, channels and image size with which a network fits a checkpoint.
-
-    Raises:
-        InputError: None does; what is wrong with the most likely one is said.
-    """
-    from regraft.errors import InputError
-    from regraft.symmetry.checkpoint import fit_names
-
-    problem: InputError | None = None
-    for channels, size in shapes:
-        shape = {"channels": channels, "image_size": size, "num_classes": classes or 2}
-        try:
-            sketch = _sketch(config, shape)
-            head = head_of(sketch, shape)
-            if classes is None and head is not None:
-                shape["num_classes"] = rows_of(checkpoint, head) or 2
-                sketch = _sketch(config, shape)
-            fit_names(checkpoint, sketch)
-            return shape
-        except InputError as error:
-            if problem is None and str(checkpoint.path) in str(error):
-                form = f"{channels}x{size}x{size} and {shape['num_classes']} classes"
-                problem = InputError(
-                    f"{error} ({config.name} was built for images of {form}: --channels, "
-                    "--image-size, --classes or --model says another)"
-                )
-            problem = problem or error
-    raise problem or InputError(f"{checkpoint.path} fits no {config.name}")
-
-
-def _sketch(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
-    """Build a network without memory for its weights, where that can be done."""
-    import torch
-
-    from regraft.errors import InputError
-    from regraft.models import build
-
-    try:
-        with torch.device("meta"):
-            return build(config, **shape)
-    except (InputError, RuntimeError, NotImplementedError):
-        return build(config, **shape)  # which says what is wrong, if anything is
