@@ -1,7 +1,7 @@
 """The numerical proof that a permutation leaves a network's function alone: f(πθ) = f(θ).
 
 Weights that training has not touched (ones, zeros, one scale for all layers) hide mistakes, so the
-proof is given at θ with noise on every tensor, in float64.
+proof is given at θ with noise on every tensor and other entries in masks, in float64.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from regraft.errors import InputError, RegraftError
 from .permutation import Permutation
 from .spec import PermutationSpec
 from .tracing.export import cast, counted, double, evaluating, inputs_of
+from .varied import varied, whole
 
 
 class SymmetryError(RegraftError):
@@ -100,8 +101,7 @@ def prove(
     """
     network = double(model)
     inputs = cast(example_inputs, torch.float64)
-    state = roughened(network, inputs, seed)
-    before = _outputs(network, state, inputs)
+    state, before = _tried(spec, network, inputs, seed)
     if _error(before, _outputs(network, state, inputs)) > 0:
         raise InputError(
             f"{type(model).__name__} gives other outputs each time it is called in evaluation mode: "
@@ -131,6 +131,30 @@ def prove(
         else:
             fails = middle
     return Proof(whole, names[fails - 1], noise)
+
+
+def _tried(
+    spec: PermutationSpec, network: nn.Module, inputs: Any, seed: int
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Return the weights of the proof and the outputs with them.
+
+    Masks and tables are given other entries: all of them, or where the network does not run with those
+    (an index out of its range, a mask that must leave something), the ones that the spec moves, or
+    masks alone, or none.
+    """
+    state = roughened(network, inputs, seed)
+    tables = whole(state)
+    moved = [name for name in tables if spec.aliases.get(name, name) in spec.by_tensor]
+    masks = [name for name in tables if state[name].dtype == torch.bool]
+    for names in dict.fromkeys(map(tuple, (tables, moved, masks))):
+        if not names:
+            continue
+        other = state | varied(state, names, seed)
+        with contextlib.suppress(InputError):
+            before = _outputs(network, other, inputs)
+            if all(t.isfinite().all() for t in before if t.is_floating_point()):
+                return other, before
+    return state, _outputs(network, state, inputs)
 
 
 def deranged(spec: PermutationSpec, seed: int) -> Permutation:
@@ -180,13 +204,14 @@ def roughened(network: nn.Module, inputs: Any, seed: int = 0) -> dict[str, Tenso
     """
     found: dict[str, Tensor] = {}
     seen: dict[int, Tensor] = {}
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, Tensor):
+    for name, kept in network.state_dict(keep_vars=True).items():
+        if not isinstance(kept, Tensor):
             continue
-        if id(tensor) not in seen:
+        tensor = kept.detach()
+        if id(kept) not in seen:
             moves = tensor.is_floating_point() and tensor.numel() > 0
-            seen[id(tensor)] = _rough(name, tensor.detach(), seed) if moves else tensor.detach()
-        found[name] = seen[id(tensor)]
+            seen[id(kept)] = _rough(name, tensor, seed) if moves else tensor.clone()
+        found[name] = seen[id(kept)]
     return found | _settled(network, found, inputs)
 
 

@@ -58,6 +58,8 @@ def classes(walk: Walk) -> Classes:
     for nodes, why in ledger.fixed:
         for c in np.unique(of[nodes]):
             fixed.setdefault(int(c), why)
+    for c in _unreached(walk, of, places):
+        fixed.setdefault(c, "nothing reads it at these example inputs")
     _rise(fixed, parents)
     children: dict[int, list[int]] = defaultdict(list)
     for child, owners in parents.items():
@@ -150,6 +152,21 @@ def _reduce(parents: dict[int, set[int]]) -> None:
         if len(owners) > 1:
             above: set[int] = set().union(*(ancestors(o, frozenset({c})) for o in owners))
             parents[c] = owners - above or owners
+
+
+def _unreached(
+    walk: Walk, of: np.ndarray, places: dict[int, list[tuple[Place, int, int]]]
+) -> set[int]:
+    """Return the classes of positions that every cut leaves out and that no other tensor shares.
+
+    Those are the rows of a table of positions behind the length of the example: a longer input reads
+    them, each in its place.
+    """
+    none = np.zeros(0, np.int64)
+    left_out = of[np.concatenate([none, *walk.ledger.left_out])]
+    taken = of[np.concatenate([none, *walk.ledger.taken])]
+    found = np.setdiff1d(left_out, taken).tolist()
+    return {c for c in found if len({place for place, _, _ in places.get(c, ())}) == 1}
 
 
 def _rise(fixed: dict[int, str], parents: dict[int, set[int]]) -> None:

@@ -62,6 +62,7 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
         # Somebody else's forward may raise anything under tracing.
         except Exception as error:
             raise InputError(_refusal(model, error)) from error
+    _drop_dead(program.graph_module)
     signature = program.graph_signature
     return Graph(
         program.graph,
@@ -71,6 +72,18 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
         dict(model.named_buffers(remove_duplicate=False)),
         _shown(program),
     )
+
+
+def _drop_dead(module: fx.GraphModule) -> None:
+    """Drop what nobody reads, such as a slice taken for its shape: it would hold units in place."""
+    for part in module.modules():
+        if not isinstance(part, fx.GraphModule):
+            continue
+        for node in list(part.graph.nodes):
+            # Checks that the export left behind would count as readers.
+            if "_assert_tensor_metadata" in str(node.target) and not node.users:
+                part.graph.erase_node(node)
+        part.graph.eliminate_dead_code()
 
 
 _INNER = re.compile(r"(.*_)?(hidden_states?|attentions)|past_key_values")

@@ -125,6 +125,10 @@ class Ledger:
     """Nodes that stay, and why."""
     marks: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     """Nodes and the mark of each: nodes change places only with those of the same marks."""
+    taken: list[np.ndarray] = field(default_factory=list)
+    """Nodes that some cut takes."""
+    left_out: list[np.ndarray] = field(default_factory=list)
+    """Nodes that some cut leaves out."""
     reason: str = ""
     """What to say of nodes fixed now: the operation at hand."""
     _marks: int = 0

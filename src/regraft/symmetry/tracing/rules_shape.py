@@ -107,6 +107,8 @@ def cut(walk: Walk, x: Value, axis: int, positions: Sequence[int]) -> Value:
         new = Dim(len(chosen), dim.kind, why=dim.why)
     else:
         _tell_apart(walk, dim.nodes, chosen)
+        walk.ledger.taken.append(np.unique(dim.nodes[..., chosen]))
+        walk.ledger.left_out.append(np.unique(np.delete(dim.nodes, chosen, axis=-1)))
         new = Dim(len(chosen), "nodes", dim.nodes[..., chosen], dim.over)
     changes: dict[Dim, Change] = {
         dim: ((new,), lambda array, at: array.take(chosen, axis=at)),
@@ -286,8 +288,9 @@ def index(walk: Walk, x: Value, *args: Any, **_: Any) -> Value:
     if "index_select" in name:
         axis = args[0] % len(x.dims)
         walk.ledger.fix(x.dims[axis])
+        walk.pin(args[1])
         dims = list(x.dims)
-        dims[axis] = Dim(args[1].dims[0].size)
+        dims[axis] = Dim(walk.output_shape()[axis])
         return _over_nothing_lost(walk, x, dims, [axis])
     if "gather" in name or "take_along" in name:
         walk.pin((x, *args))

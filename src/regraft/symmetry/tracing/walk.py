@@ -195,11 +195,14 @@ def _placeholder(
     name = graph.parameters.get(node.name)
     buffer = graph.buffers.get(node.name)
     value = node.meta.get("val")
-    # What another checkpoint may hold otherwise moves with the units, or holds them in place.
-    if buffer in shapes and isinstance(value, Tensor) and value.is_floating_point():
+    # What another checkpoint may hold otherwise (a mask as much as a statistic) moves with the units,
+    # or holds them in place: what it holds in this network says nothing.
+    if buffer in shapes and isinstance(value, Tensor) and value.ndim:
         name = buffer
     if name is not None and node.users:
         found = state.parameter(aliases.get(name, name), shapes[name])
+        if buffer is not None and value.is_complex():
+            state.pin(found, "it is a complex buffer")  # complex tensors cannot be compared
         if name in shared:
             state.pin(found, "it shares its memory with another tensor in another layout")
         return found
