@@ -176,6 +176,11 @@ class Ledger:
                 scale *= size
         self.mark(dim.nodes, numbers)
 
+    def silent_on(self, nodes: np.ndarray) -> bool:
+        """Whether nothing was said about any of these nodes."""
+        said = [*self.ties, *self.kin, *(n for n, _ in self.fixed), *(n for n, _ in self.marks)]
+        return not any(np.isin(nodes, some).any() for some in said)
+
     def unify(self, a: Dim, b: Dim) -> Dim:
         """Say that two dimensions of the same size are permuted alike; return the one to go on with.
 

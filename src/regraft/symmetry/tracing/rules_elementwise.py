@@ -8,7 +8,7 @@ from typing import Any
 
 from .contract import broadcast, drop
 from .labels import Dim, pinned
-from .walk import Value, Walk, rule
+from .walk import Value, Walk, name_of, rule
 
 _UNARY = """
 abs acos acosh alias asin asinh atan atanh bernoulli bitwise_not ceil celu clamp clamp_max clamp_min
@@ -28,7 +28,11 @@ minimum mul ne pow remainder rsub sub true_divide where xlogy __and__ __or__ __x
 
 _REDUCTIONS = """
 sum mean amax amin max min prod std var norm linalg_vector_norm logsumexp any all nansum nanmean
+median nanmedian mode kthvalue var_mean std_mean aminmax
 """
+
+_TWO = ("var_mean", "std_mean", "aminmax")
+"""Reductions of which both results are values, and none is a position."""
 
 
 @rule(*_UNARY.split())
@@ -64,15 +68,17 @@ def reduction(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Any:
         kept = iter(left)
         left = [pinned([1])[0] if i in axes else next(kept) for i in range(len(x.dims))]
     if isinstance(walk.node and walk.node.meta["val"], tuple | list):
+        if walk.node is not None and name_of(walk.node.target) in _TWO:
+            return [Value(left), Value(left)]
         # The index of the largest is a position: where it is read, the dimension cannot move.
-        if walk.node is not None and any(_reads(user, 1) for user in walk.node.users):
+        if walk.node is not None and any(reads(user, 1) for user in walk.node.users):
             for axis in axes:
                 walk.ledger.fix(x.dims[axis], f"its order matters to {walk.ledger.reason}")
         return [Value(left), Value(left)]
     return Value(left)
 
 
-def _reads(user: Any, index: int) -> bool:
+def reads(user: Any, index: int) -> bool:
     """Whether a user takes one of several results, and is itself used."""
     takes = user.target is operator.getitem and user.args[1] == index
     return bool(user.users) if takes else user.target is not operator.getitem
@@ -102,6 +108,17 @@ def _reduced_axes(walk: Walk, x: Value, args: Sequence[Any], kwargs: dict[str, A
     return {d % n for d in chosen}
 
 
+@rule("cosine_similarity", "pairwise_distance")
+def similarity(walk: Walk, x: Value, y: Value, *args: Any, **kwargs: Any) -> Value:
+    """Inner product or distance of two tensors along a dimension, the others broadcast."""
+    dims = broadcast(walk.ledger, x.dims, y.dims)
+    axis = -1
+    if "cosine" in walk.ledger.reason:
+        axis = args[0] if args else kwargs.get("dim", 1)
+    left = drop(walk.ledger, dims, [axis % len(dims)])
+    return Value([*left, Dim(1)] if len(left) < len(walk.output_shape()) else left)
+
+
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
 def softmax(walk: Walk, x: Value, *_: Any, **__: Any) -> Value:
     """exp(x) over its sum: permutes with its input."""
@@ -118,6 +135,13 @@ def ordered(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Any:
     for axis in axes:
         walk.ledger.fix(x.dims[axis], f"its order matters to {walk.ledger.reason}")
     fixed = {axis % len(x.dims) for axis in axes}
+    for other in (*args, *kwargs.values()):  # what diff puts before or behind
+        if isinstance(other, Value):
+            walk.ledger.fix(other.dims[axes[0]])
+            pairs = zip(x.dims, other.dims, strict=True)
+            x = Value(
+                [d if i in fixed else walk.ledger.unify(d, o) for i, (d, o) in enumerate(pairs)]
+            )
     left = Value([Dim(d.size) if i in fixed else d for i, d in enumerate(x.dims)])
     meta = walk.node.meta["val"] if walk.node is not None else None
     if isinstance(meta, tuple | list):

@@ -8,6 +8,7 @@ from typing import Any
 from .contract import contract
 from .labels import Dim, pinned, rebind, substitute
 from .reshape import split
+from .rules_elementwise import reads
 from .walk import Value, Walk, rule
 
 
@@ -31,7 +32,7 @@ def addmm(walk: Walk, bias: Value, x: Value, y: Value, **_: Any) -> Value:
     return Value(broadcast(walk.ledger, matmul(walk, x, y).dims, bias.dims))
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(walk: Walk, x: Value, y: Value) -> Value:
     """Matrix product, batched and broadcast as torch.matmul does it."""
     most = max(len(x.dims), len(y.dims)) - 2
@@ -42,6 +43,12 @@ def matmul(walk: Walk, x: Value, y: Value) -> Value:
     columns = ["column"] if len(y.dims) > 1 else []
     named = [(x.dims, left), (y.dims, right)]
     return Value(contract(walk.ledger, named, [*lead, *rows, *columns]))
+
+
+@rule("cdist")
+def cdist(walk: Walk, x: Value, y: Value, *_: Any, **__: Any) -> Value:
+    """Distances of all rows of x [..., row, k] from those of y [..., column, k]."""
+    return matmul(walk, x, Value([*y.dims[:-2], y.dims[-1], y.dims[-2]]))
 
 
 @rule("einsum")
@@ -235,3 +242,15 @@ def embedding(walk: Walk, weight: Value, index: Value, *_: Any, **__: Any) -> Va
     """Rows by index: the vocabulary stays, the features are an axis like any other."""
     walk.ledger.fix(weight.dims[0], "it is looked up by index")
     return Value([*index.dims, weight.dims[1]])
+
+
+@rule("embedding_bag")
+def embedding_bag(walk: Walk, weight: Value, *others: Any, **named: Any) -> list[Any]:
+    """Rows by index, summed or averaged over bags; only the first of the results is followed."""
+    if walk.node is not None and any(reads(user, i) for user in walk.node.users for i in (1, 2, 3)):
+        raise ValueError("what it found on the way is read")
+    walk.ledger.fix(weight.dims[0], "it is looked up by index")
+    walk.pin((others, named))
+    shape = walk.output_shape(0)
+    rest = [Value(pinned(walk.output_shape(i))) for i in (1, 2, 3)]
+    return [Value([Dim(shape[0]), weight.dims[1]]), *rest]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .labels import Change, Dim, pinned, rebind, spread, substitute
-from .reshape import merge, reshape, split
+from .reshape import merge, reshape
 from .walk import Value, Walk, rule
 
 
@@ -245,6 +245,19 @@ def end_to_end(walk: Walk, segments: Sequence[Dim]) -> Dim:
     return Dim(total, "nodes", np.concatenate(arrays, axis=-1), over)
 
 
+@rule("hstack")
+def hstack(walk: Walk, tensors: Sequence[Value]) -> Value:
+    """Tensors side by side: along the second dimension, or the only one."""
+    return cat(walk, tensors, min(1, len(tensors[0].dims) - 1))
+
+
+@rule("vstack")
+def vstack(walk: Walk, tensors: Sequence[Value]) -> Value:
+    """Tensors one above the other, vectors as rows."""
+    rows = [unsqueeze(walk, t_, 0) if len(t_.dims) == 1 else t_ for t_ in tensors]
+    return cat(walk, rows, 0)
+
+
 @rule("stack")
 def stack(walk: Walk, tensors: Sequence[Value], dim: int = 0) -> Value:
     """Tensors side by side along a new dimension."""
@@ -319,30 +332,3 @@ def _over_nothing_lost(walk: Walk, x: Value, dims: list[Dim], axes: Sequence[int
                 dim = walk.ledger.release(dim, base)
         out.append(dim)
     return Value(out)
-
-
-@rule("pixel_shuffle")
-def pixel_shuffle(walk: Walk, x: Value, factor: int) -> Value:
-    """[b, c r r, h, w] -> [b, c, h r, w r]: blocks of r r channels move, each in its order."""
-    dims = split(walk.ledger, list(x.dims), len(x.dims) - 3, x.dims[-3].size // factor**2)
-    walk.ledger.fix(dims[-3])
-    shape = walk.output_shape()
-    return Value([*dims[:-3], *pinned(shape[-2:])])
-
-
-@rule("pixel_unshuffle")
-def pixel_unshuffle(walk: Walk, x: Value, factor: int) -> Value:
-    """[b, c, h r, w r] -> [b, c r r, h, w]: each channel becomes a block in a fixed order."""
-    for dim in x.dims[-2:]:
-        walk.ledger.fix(dim)
-    lead = list(x.dims[:-2])
-    dims = merge(walk.ledger, [*lead, Dim(factor**2)], len(lead) - 1)
-    return Value([*dims, *pinned(walk.output_shape()[-2:])])
-
-
-@rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(walk: Walk, x: Value, groups: int) -> Value:
-    """[b, g n, ...] -> channels in the order of [n, g]."""
-    dims = split(walk.ledger, list(x.dims), 1, groups)
-    dims[1], dims[2] = dims[2], dims[1]
-    return Value(merge(walk.ledger, dims, 1))

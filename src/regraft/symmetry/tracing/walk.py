@@ -99,15 +99,27 @@ class Walk:
     def regroup(self, value: Value, axis: int, blocks: Dim, over: int) -> Dim:
         """Give an axis of a parameter nodes of its own for each block of another axis."""
         size = value.dims[axis].size
-        if value.parameter is None or size == 1:
+        name = value.parameter or self._made_of(value, axis, over)
+        if name is None or size == 1:
             return value.dims[axis]
-        key = (value.parameter, axis)
+        key = (name, axis)
         if key not in self.over:
             nodes = self.ledger.fresh(blocks.size, size)
             if blocks.moves:
                 self.ledger.adopt(nodes, blocks.nodes[:, None].repeat(size, axis=1))
             self.axes[key], self.over[key] = Dim(size, "nodes", nodes, [blocks]), over
         return Dim(size, "nodes", self.axes[key].nodes, [blocks])
+
+    def _made_of(self, value: Value, axis: int, over: int) -> str | None:
+        """Return the parameter that a value was made of, if its axes are still those of the parameter.
+
+        That is so of standardised weights; nothing may have been said about the nodes of the axis.
+        """
+        for (name, at), dim in self.axes.items():
+            same = at == axis and dim is value.dims[axis] and dim.moves
+            if same and self.axes.get((name, over)) is value.dims[over]:
+                return name if self.ledger.silent_on(dim.nodes) else None
+        return None
 
     def pin(self, values: Any, why: str = "") -> None:
         """Pin every dimension of every tensor among nested values."""
@@ -201,7 +213,7 @@ def _placeholder(
         name = buffer
     if name is not None and node.users:
         found = state.parameter(aliases.get(name, name), shapes[name])
-        if buffer is not None and value.is_complex():
+        if buffer is not None and graph.values[buffer].is_complex():
             state.pin(found, "it is a complex buffer")  # complex tensors cannot be compared
         if name in shared:
             state.pin(found, "it shares its memory with another tensor in another layout")
