@@ -1,15 +1,19 @@
+import importlib
 import json
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from checkpoints import CONV, checkpoint, trained
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from regraft.cli.align import Align
 from regraft.errors import InputError
 from regraft.models import build
 from regraft.symmetry.spec import PermutationSpec
+from regraft.symmetry.trace import trace
 
 
 @pytest.fixture
@@ -113,3 +117,85 @@ def test_a_finished_folder_is_left_and_a_merge_of_the_same_is_refused(run, tmp_p
 def test_nothing_to_align_by_is_refused(run, tmp_path):
     with pytest.raises(InputError, match="--match none aligns nothing"):
         run([tmp_path / "a", tmp_path / "b"], match="none")
+
+
+NETWORKS = """
+from torch import nn
+import torch.nn.functional as F
+
+class Attention(nn.Module):
+    def __init__(self, num_classes, in_channels, image_size, heads=4):
+        super().__init__()
+        self.heads = heads
+        self.embed, self.qkv = nn.Linear(image_size, 24), nn.Linear(24, 72)
+        self.out, self.head = nn.Linear(24, 24), nn.Linear(24, num_classes)
+
+    def forward(self, x):
+        x = self.embed(x[:, 0])
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.head((x + self.out(y)).mean(1))
+
+class Auxiliary(nn.Module):
+    def __init__(self, num_classes, in_channels, image_size):
+        super().__init__()
+        self.a, self.b = nn.Linear(image_size**2, 8), nn.Linear(8, 8)
+        self.aux, self.head = nn.Linear(8, num_classes), nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        h = F.relu(self.a(x.flatten(1)))
+        y = self.head(F.relu(self.b(h)))
+        return (y, self.aux(h)) if self.training else y
+"""
+
+
+@pytest.fixture
+def networks(tmp_path, monkeypatch):
+    """The path of a checkpoint of one of the networks, by name and seed."""
+    (tmp_path / "aligned_networks.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "aligned_networks", raising=False)
+    module = importlib.import_module("aligned_networks")
+
+    def call(name, seed):
+        torch.manual_seed(seed)
+        path = tmp_path / f"{name}-{seed}.safetensors"
+        save_file(getattr(module, name)(10, 1, 8).state_dict(), path)
+        return path
+
+    call.module = module
+    return call
+
+
+def test_a_spec_of_other_heads_is_refused_where_the_network_is_known(networks, run, tmp_path):
+    paths = [networks("Attention", seed) for seed in (1, 2)]
+    model = "aligned_networks:Attention"
+    other = networks.module.Attention(10, 1, 8, heads=6)
+    example = torch.randn(2, 1, 8, 8)
+    (tmp_path / "spec.json").write_text(trace(other, example).to_json())
+    with pytest.raises(InputError, match=r"spec.json is of another network \(permuting the group"):
+        run(paths, model=model, spec=tmp_path / "spec.json")
+    own = replace(trace(networks.module.Attention(10, 1, 8), example), checked=None)
+    (tmp_path / "spec.json").write_text(own.to_json())
+    card = run(paths, model=model, spec=tmp_path / "spec.json")
+    assert card["match"]["spec"]["checked"] < 1e-12
+    assert not card["notes"]
+    card = run(paths, spec=tmp_path / "spec.json", out=tmp_path / "bare")
+    assert card["match"]["spec"]["checked"] is None
+    assert "were not proved here, for want of a network" in card["notes"][0]
+
+
+def test_an_auxiliary_head_is_named(networks, tmp_path, capsys):
+    paths = tuple(networks("Auxiliary", seed) for seed in (1, 2))
+    model = "aligned_networks:Auxiliary"
+    with pytest.warns(UserWarning, match=r"Auxiliary: aux.weight: used in training only"):
+        Align(checkpoints=paths, out=tmp_path / "out", model=model, json=True).run()
+    assert json.loads(capsys.readouterr().out)["notes"][0].startswith(
+        "aux.weight: used in training"
+    )
+    # What a spec of before says is said again.
+    spec = tmp_path / "out" / "spec.json"
+    Align(checkpoints=paths, out=tmp_path / "more", model=model, spec=spec, json=True).run()
+    assert json.loads(capsys.readouterr().out)["notes"][0].startswith(
+        "aux.weight: used in training"
+    )

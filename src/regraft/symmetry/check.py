@@ -229,7 +229,7 @@ def _settled(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> di
     before = {k: v.clone() for k, v in network.state_dict().items()}
     momenta = {name: norm.momentum for name, norm in norms.items()}
     # A batch of one value a channel has no statistics: the ones there are have to do.
-    with contextlib.suppress(ValueError), _in_double(network):
+    with contextlib.suppress(ValueError), in_double(network):
         for norm in norms.values():
             norm.train()
             norm.momentum = 1.0
@@ -271,7 +271,7 @@ def _outputs(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> li
     network.load_state_dict(dict(state), strict=False)  # extra state is no tensor and stays
     args, kwargs = inputs_of(inputs)
     try:
-        with _in_double(network):
+        with in_double(network):
             output = counted(network(*args, **kwargs))
     # Somebody else's forward may raise anything, and more so in another dtype.
     except Exception as error:
@@ -289,7 +289,7 @@ def _outputs(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> li
 
 
 @contextlib.contextmanager
-def _in_double(network: nn.Module) -> Iterator[None]:
+def in_double(network: nn.Module) -> Iterator[None]:
     """Keep a network in evaluation mode and everything it makes in float64."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

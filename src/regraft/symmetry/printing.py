@@ -27,6 +27,8 @@ def describe(spec: PermutationSpec, *, most: int = _SHOWN) -> str:
         lines += [f"{'  ' * depth}    {place(site)}" for site in shown]
         if len(group.sites) > most:
             lines.append(f"{'  ' * depth}    and {len(group.sites) - most} more")
+    if spec.left_behind:
+        lines.append(f"left behind: {said(spec)}")
     if spec.pins:
         lines.append(f"pinned: {len(spec.pins)} axes, in whole or in part")
     for pin in spec.pins[:most]:
@@ -34,6 +36,18 @@ def describe(spec: PermutationSpec, *, most: int = _SHOWN) -> str:
     if len(spec.pins) > most:
         lines.append(f"    and {len(spec.pins) - most} more")
     return "\n".join(lines)
+
+
+def said(spec: PermutationSpec, most: int = 3) -> str:
+    """Return in one sentence which tensors are left behind; empty if there are none."""
+    names = sorted(spec.left_behind, key=lambda name: -len(spec.shapes[name]))
+    if not names:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (
+        f"{', '.join(names[:most])}{more}: used in training only, so left as they are while the units "
+        "that they may read move (train them anew before training goes on, or drop them)"
+    )
 
 
 def place(site: Site) -> str:

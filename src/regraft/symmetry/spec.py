@@ -70,6 +70,12 @@ class Group:
         return (self.size,) if self.parent is None else (self.copies, self.size)
 
 
+UNUSED = "it is not used in forward"
+"""Why a tensor stays that no operation takes."""
+TRAINING_ONLY = "only training uses it, so that it does not follow the units that it may read"
+"""Why a tensor stays that no operation takes in evaluation mode."""
+
+
 @dataclass(frozen=True)
 class Pin:
     """An axis that may not be permuted, or not wholly, and why.
@@ -197,6 +203,14 @@ class PermutationSpec:
         for group, site in over:
             tensor = permute_within(tensor, site, permutation[group.name].reshape(-1, group.size))
         return tensor
+
+    @property
+    def left_behind(self) -> tuple[str, ...]:
+        """Tensors that only training uses, and that may read units which move: auxiliary heads.
+
+        They are not permuted. They fit a permuted network no longer, and must be trained anew or dropped.
+        """
+        return tuple(dict.fromkeys(p.tensor for p in self.pins if p.reason == TRAINING_ONLY))
 
     @property
     def free_share(self) -> float:

@@ -19,7 +19,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from .check import check, prove
-from .spec import PermutationSpec, Pin
+from .left_behind import marked
+from .printing import said
+from .spec import UNUSED, PermutationSpec, Pin
 from .tracing import Walk, classes, export, groups, pins, walk
 
 _WORTHLESS = 1e-3
@@ -41,6 +43,9 @@ def trace(
         check_it: Prove the result numerically; groups that do not pass are dropped with a warning.
         tolerance: Largest relative error of the proof.
 
+    Warns of parameters that only training uses, such as auxiliary heads: they stay as they are while
+    the units that they may read move; see `PermutationSpec.left_behind`.
+
     Raises:
         InputError: The network cannot be traced, or the proof cannot be given; see `check`.
     """
@@ -56,8 +61,18 @@ def trace(
     found = walk(graph, shapes, aliases=aliases, shared=shared)
     floating = {name for name, tensor in state.items() if tensor.is_floating_point()}
     spec = _spec(found, shapes, aliases, floating)
-    if not check_it:
-        return spec
+    if check_it:
+        spec = _proved(spec, model, example_inputs, tolerance)
+    spec = marked(spec, model, example_inputs)
+    if spec.left_behind:
+        warnings.warn(f"{type(model).__name__}: {said(spec)}", stacklevel=2)
+    return spec
+
+
+def _proved(
+    spec: PermutationSpec, model: nn.Module, example_inputs: Any, tolerance: float
+) -> PermutationSpec:
+    """Return the spec with its proof, without the groups that do not pass."""
     while True:
         proof = prove(spec, model, example_inputs, tolerance=tolerance)
         if proof.unsteady:
@@ -66,7 +81,7 @@ def trace(
                 f"rounding alone changes the outputs of {type(model).__name__} by {proof.noise:.0e} at "
                 "these inputs: its symmetries are "
                 + (f"proved to {proof.error:.0e} only" if proved else "not proved"),
-                stacklevel=2,
+                stacklevel=3,
             )
             return replace(spec, checked=proof.error if proved else None)
         if not proof.guilty:
@@ -74,7 +89,7 @@ def trace(
         warnings.warn(
             f"the group {proof.guilty!r} does not leave the outputs of {type(model).__name__} as they "
             f"are (relative error {proof.error:.1e}): it stays in place; please report this",
-            stacklevel=2,
+            stacklevel=3,
         )
         spec = without(spec, [proof.guilty], "the numerical proof failed")
 
@@ -143,7 +158,7 @@ def _spec(
     resolved = classes(found)
     made, moving = groups(resolved, order, over)
     idle = tuple(
-        Pin(name, axis, size, size, "it is not used in forward")
+        Pin(name, axis, size, size, UNUSED)
         for name, shape in shapes.items()
         if name in floating and name not in aliases and not found.knows(name)
         for axis, size in enumerate(shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +145,7 @@ def _together(
 
 def _spec(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str, Any]]:
     from regraft.errors import InputError
+    from regraft.symmetry.printing import said
     from regraft.symmetry.spec import PermutationSpec
     from regraft.symmetry.trace import trace
 
@@ -162,8 +163,11 @@ def _spec(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str,
             raise InputError(f"--spec {asked.spec}: {error}") from error
         _fill_tied(given, spec)
         spec.check_state(given.states[0], str(asked.checkpoints[0]))
+        spec = _proved(asked, given, spec)
     else:
         spec = trace(given.model, given.example)
+    if spec.left_behind:
+        given.notes.append(said(spec))
     record = {
         "from": "trace" if asked.spec is None else str(asked.spec),
         "groups": len(spec),
@@ -173,6 +177,49 @@ def _spec(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str,
         "seconds": time.monotonic() - start,
     }
     return spec, record
+
+
+_PROVABLE = 100_000_000
+"""Parameters of a network that is built for a proof alone: six copies of them in float64 are 5 GB."""
+
+
+def _proved(asked: Alignment, given: Gathered, spec: PermutationSpec) -> PermutationSpec:
+    """Return a spec of an earlier run with a proof for this network, not the one it came with."""
+    from regraft.errors import InputError
+    from regraft.symmetry.check import SymmetryError, check
+
+    try:
+        model = _network(given)
+        if model is not None:
+            return replace(spec, checked=check(spec, model, given.example))
+        given.notes.append(
+            f"the symmetries of {asked.spec} were not proved here, for want of a network (--model names "
+            f"one; one of over {_PROVABLE:,} parameters is not built for it): if they are those of "
+            "another network with tensors of the same shapes, they change what the models compute"
+        )
+    except SymmetryError as error:
+        raise InputError(
+            f"--spec {asked.spec} is of another network ({error}): leave it out, so that this one is "
+            "traced"
+        ) from error
+    except InputError as error:
+        given.notes.append(f"the symmetries of {asked.spec} could not be proved here: {error}")
+    return replace(spec, checked=None)
+
+
+def _network(given: Gathered) -> Any:
+    """Return the network; where only a sketch of it is there, it is built unless it is large."""
+    import torch
+
+    from regraft.models import build
+
+    model = given.model
+    if model is None or given.config is None or not any(p.is_meta for p in model.parameters()):
+        return model
+    if sum(p.numel() for p in model.parameters()) > _PROVABLE:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return build(given.config, **given.shape)
 
 
 def _fill_tied(given: Gathered, spec: PermutationSpec) -> None:
