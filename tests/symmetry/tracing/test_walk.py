@@ -203,3 +203,20 @@ def test_what_is_written_and_read_later_is_no_dead_operation():
             return self.b(h)
 
     assert [group.size for group in trace(Writes(), X)] == [5]
+
+
+def test_what_is_written_under_another_mode_is_no_dead_operation():
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            h = self.a(x).clone()
+            with torch.enable_grad():
+                h[:, 0].mul_(2)
+                h.sort(1)
+            return self.b(h)
+
+    # A wrong group would be a warning of a failed proof, which is an error here.
+    assert [group.size for group in trace(Writes(), X)] == [5]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import operator
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -75,15 +76,18 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
 
 
 def _drop_dead(module: fx.GraphModule) -> None:
-    """Drop what nobody reads, such as a slice taken for its shape: it would hold units in place."""
+    """Drop what nobody reads, such as a slice taken for its shape: it would hold units in place.
+
+    What writes stays, and so do parts under another mode, which may write.
+    """
     for part in module.modules():
         if not isinstance(part, fx.GraphModule):
             continue
-        for node in list(part.graph.nodes):
-            # Checks that the export left behind would count as readers.
-            if "_assert_tensor_metadata" in str(node.target) and not node.users:
+        for node in reversed(list(part.graph.nodes)):
+            schema = getattr(node.target, "_schema", None)
+            pure = node.target is operator.getitem or (schema and not schema.is_mutable)
+            if node.op == "call_function" and pure and not node.users:
                 part.graph.erase_node(node)
-        part.graph.eliminate_dead_code()
 
 
 _INNER = re.compile(r"(.*_)?(hidden_states?|attentions)|past_key_values")
