@@ -166,8 +166,6 @@ def _spec(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str,
         spec = _proved(asked, given, spec)
     else:
         spec = trace(given.model, given.example)
-    if spec.left_behind:
-        given.notes.append(said(spec))
     record = {
         "from": "trace" if asked.spec is None else str(asked.spec),
         "groups": len(spec),
@@ -176,6 +174,8 @@ def _spec(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str,
         "checked": spec.checked,
         "seconds": time.monotonic() - start,
     }
+    if spec.left_behind:
+        given.notes.append(said(spec))
     return spec, record
 
 
