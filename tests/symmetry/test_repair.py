@@ -45,7 +45,7 @@ def outputs(model, name, data):
     seen = []
     model = copy.deepcopy(model).eval().double()
     layer = model.get_submodule(name)
-    layer.register_forward_hook(lambda _m, _i, y: seen.append(y.detach()))
+    layer.register_forward_hook(lambda _m, _i, y: seen.append(y.detach().clone()))
     for x in data:
         model(x.double())
     whole = torch.cat(seen)
@@ -215,7 +215,111 @@ def test_a_head_and_tied_layers_are_not_touched():
     model, parent = Tied(), Tied()
     done = repair_(model, [parent.state_dict()], batches((5,)), mode="repair")
     assert done.layers == ()
+    assert done.reused == ("a", "b")
     assert "no layer" in done.reason
+
+
+class Recurrent(nn.Module):
+    """A block that runs three times, and what `after` makes of the output."""
+
+    def __init__(self, after=None, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.stem, self.block = nn.Linear(5, 8), nn.Linear(8, 8)
+        self.tail, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.relu = nn.ReLU(inplace=True)
+        self.after = after or nn.Identity()
+
+    def forward(self, x):
+        h = self.relu(self.stem(x))
+        for _ in range(3):
+            h = h + self.relu(self.block(h))
+        return self.after(self.head(self.relu(self.tail(h))))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_layer_that_runs_several_times_is_left_alone_and_said_so(exact):
+    parents = [Recurrent(seed=seed) for seed in (1, 2)]
+    states = [parent.state_dict() for parent in parents]
+    model = Recurrent()
+    model.load_state_dict(merge(states))
+    data = batches((5,), sizes=(40,))
+    done = repair_(model, states, data, exact=exact)
+    assert done.layers == ("stem", "tail")
+    assert done.reused == ("block",)
+    assert torch.equal(model.block.weight, merge(states)["block.weight"])
+    for name in done.layers:
+        goals = [outputs(parent, name, data) for parent in parents]
+        goal = (goals[0].std(1, correction=0) + goals[1].std(1, correction=0)) / 2
+        found = outputs(model, name, data).std(1, correction=0)
+        torch.testing.assert_close(found, goal, rtol=1e-3, atol=1e-4)
+
+
+def test_a_recurrent_network_repaired_to_itself_stays_as_it_is():
+    model = Recurrent()
+    state = model.state_dict()
+    repaired, _ = repair(model, state, [state, state], batches((5,)))
+    for name in state:
+        torch.testing.assert_close(repaired[name], state[name], rtol=1e-4, atol=1e-5)
+
+
+class Dict(nn.Module):
+    def forward(self, x):
+        return {"logits": x * 2, "argmax": x.argmax(1)}
+
+
+@pytest.mark.parametrize(
+    "after", [nn.LogSoftmax(1), nn.Unflatten(1, (3, 1)), nn.Softplus(), Dict()], ids=str
+)
+def test_what_comes_after_the_last_layer_does_not_make_it_another(after):
+    states = [Recurrent(after, seed).state_dict() for seed in (1, 2)]
+    model = Recurrent(after)
+    model.load_state_dict(merge(states))
+    assert repair_(model, states, batches((5,))).layers == ("stem", "tail")
+
+
+def test_all_heads_are_left_alone_and_a_residual_stream_is_not_taken_for_one():
+    class Heads(nn.Module):
+        def __init__(self, seed):
+            super().__init__()
+            torch.manual_seed(seed)
+            self.a, self.b, self.c = (nn.Linear(6, 6) for _ in range(3))
+            self.one, self.two = nn.Linear(6, 2), nn.Linear(6, 2)
+
+        def features(self, x):
+            h = x + self.a(x).relu()
+            h = h + self.b(h).relu()
+            return h + self.c(h).relu()
+
+        def forward(self, x):
+            h = self.features(x)
+            return (self.one(h) + self.two(h.detach())) / 2
+
+    class Body(Heads):
+        def forward(self, x):
+            return self.features(x)
+
+    class Frozen(Heads):
+        def forward(self, x):
+            with torch.no_grad():
+                h = self.features(x)
+            return self.one(h).log_softmax(1)
+
+    class Unfollowed(Heads):
+        def forward(self, x):
+            with torch.no_grad():
+                return self.one(self.features(x)).log_softmax(1)
+
+    for kind, layers in (
+        (Heads, ("a", "b", "c")),
+        (Body, ("a", "b")),
+        (Frozen, ("a", "b", "c")),
+        (Unfollowed, ("a", "b", "c")),
+    ):
+        states = [kind(seed).state_dict() for seed in (1, 2)]
+        model = kind(0)
+        model.load_state_dict(merge(states))
+        assert repair_(model, states, batches((6,))).layers == layers, kind.__name__
 
 
 def test_resnets_are_reset_and_dropout_is_off_meanwhile():

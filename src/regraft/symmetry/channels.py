@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +62,27 @@ class _Stop(Exception):  # noqa: N818
     """Ends a forward pass as soon as what is measured has been seen."""
 
 
-def repairable(model: nn.Module, example: Tensor) -> dict[str, Channels]:
-    """Return the layers whose channels can be corrected, in the order in which they run.
+@dataclass(frozen=True, eq=False)
+class Repairable:
+    """The layers of a network, as far as their channels can be corrected.
+
+    Attributes:
+        layers: Those that can be, in the order in which they run.
+        reused: Those that run several times in one pass or share their weights with another layer:
+            one correction cannot give each of their uses its own goal.
+    """
+
+    layers: dict[str, Channels]
+    reused: tuple[str, ...]
+
+
+def repairable(model: nn.Module, example: Tensor) -> Repairable:
+    """Return the layers whose channels can be corrected, and those that only their reuse forbids.
 
     Convolutions, linear layers and BatchNorms; left out are layers that a BatchNorm follows (it
-    undoes any correction), the layer that gives the network's output, those that share
-    their weights with another, those that do not run, and those of other libraries that do more
-    than their base class, such as an activation or a standardisation of the weights.
+    undoes any correction), those that give the network's output, whatever without weights comes
+    after them, those that do not run, and those of other libraries that do more than their base
+    class, such as an activation or a standardisation of the weights.
 
     Args:
         model: The network, in evaluation mode.
@@ -77,39 +92,73 @@ def repairable(model: nn.Module, example: Tensor) -> dict[str, Channels]:
     outputs: dict[str, Tensor] = {}
     normalised: set[str] = set()
     strange: set[str] = set()
+    reused: set[str] = set()
     uses: dict[int, int] = {}
     for parameter in (p for m in model.modules() for p in m.parameters(recurse=False)):
         uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    # Each output goes on as a copy of a leaf of its own, so that the graph says what comes of it.
+    leaves: dict[int, tuple[str, Tensor]] = {}
+    followed: set[str] = set()
 
-    def before(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def before(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        followed.update(_sources((inputs, named), leaves))
+        if isinstance(module, _NormBase):
             normalised.update(k for k, y in outputs.items() if inputs and y is inputs[0])
 
-        return hook
-
-    def after(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                outputs.setdefault(name, output)
-                axis = -1 if isinstance(module, nn.Linear) else _channel_axis(module, output)
-                site = found.setdefault(name, Channels(module, axis))
-                # torch's own layers are affine in weight and bias; others have to show it.
-                if not type(module).__module__.startswith("torch.nn.") and inputs:
-                    strange.update(() if _is_affine(site, inputs[0], output) else (name,))
+    def after(name: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+            if not isinstance(output, Tensor):
+                return None
+            if name in found or uses[id(module.weight)] > 1:
+                reused.add(name)
+            axis = -1 if isinstance(module, nn.Linear) else _channel_axis(module, output)
+            site = found.setdefault(name, Channels(module, axis))
+            # torch's own layers are affine in weight and bias; others have to show it.
+            if not type(module).__module__.startswith("torch.nn.") and inputs:
+                plain = _is_affine(site, inputs[0].detach(), output.detach())
+                strange.update(() if plain else (name,))
+            leaf = output.detach().requires_grad_()
+            leaves[id(leaf)] = (name, leaf)
+            passed_on = leaf.clone()  # which may be changed in place, as a leaf may not
+            outputs.setdefault(name, passed_on)
+            return passed_on
 
         return hook
 
     with contextlib.ExitStack() as stack:
         for name, module in model.named_modules():
-            if isinstance(module, _NormBase):
-                stack.callback(module.register_forward_pre_hook(before(name)).remove)
-            weight = getattr(module, "weight", None)
+            if any(True for _ in module.parameters(recurse=False)):
+                handle = module.register_forward_pre_hook(before, with_kwargs=True)
+                stack.callback(handle.remove)
             known = isinstance(module, nn.Linear | _ConvNd | _NormBase)
-            if known and isinstance(weight, nn.Parameter) and uses[id(weight)] == 1:
+            if known and isinstance(getattr(module, "weight", None), nn.Parameter):
                 stack.callback(module.register_forward_hook(after(name)).remove)
-        result = model(example)
-    last = {k for k, y in outputs.items() if y is result}
-    return {k: c for k, c in found.items() if k not in normalised | last | strange}
+        with torch.enable_grad():
+            result = model(example)
+    # Where nothing can be followed back from the output, the layer that ran last gave it.
+    last = (_sources(result, leaves) or set(list(found)[-1:])) - followed
+    apart = normalised | last | strange
+    return Repairable(
+        {k: c for k, c in found.items() if k not in apart | reused},
+        tuple(k for k in found if k in reused - apart),
+    )
+
+
+def _sources(values: Any, leaves: Mapping[int, tuple[str, Tensor]]) -> set[str]:
+    """Return the layers that values were computed from without another layer in between."""
+    nodes = [v.grad_fn for v in tree_leaves(values) if isinstance(v, Tensor)]
+    seen: set[Any] = set()
+    found: set[str] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+        leaf = getattr(node, "variable", None)
+        if id(leaf) in leaves:
+            found.add(leaves[id(leaf)][0])
+    return found
 
 
 def _is_affine(site: Channels, x: Tensor, output: Tensor) -> bool:
@@ -120,9 +169,9 @@ def _is_affine(site: Channels, x: Tensor, output: Tensor) -> bool:
     found, goal = Moments(zero, one), Moments(zero + 0.25, one * 0.5)
     before = {k: v.detach().clone() for k, v in module.named_parameters(recurse=False)}
     affine_(site, found, goal)
-    # Not through the module itself, whose hooks are at work.
-    changed = module.forward(x)
     with torch.no_grad():
+        # Not through the module itself, whose hooks are at work.
+        changed = module.forward(x)
         for name, parameter in module.named_parameters(recurse=False):
             parameter.copy_(before[name])
     expected = site.corrected(output, found, goal)

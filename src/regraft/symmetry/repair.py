@@ -47,6 +47,8 @@ class Repaired:
         norms: Number of normalisations whose statistics were taken anew.
         layers: Layers whose channels were given their goal.
         scaled_only: Those among them without a bias, which have the goal's deviation alone.
+        reused: Layers that were left as they are because they run several times in one pass or
+            share their weights with another: one correction cannot serve all of their uses.
         images: Images that the statistics come from.
     """
 
@@ -55,6 +57,7 @@ class Repaired:
     norms: int = 0
     layers: tuple[str, ...] = ()
     scaled_only: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
     images: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,9 +122,10 @@ def repair_(
     """Put the statistics of a merged network right, in place.
 
     The goal of each channel is μ = Σ w_i μ_i and σ = Σ w_i σ_i over the parents, at the outputs of
-    every convolution and linear layer that no BatchNorm follows, the last one left out, and at
-    those of every BatchNorm. With the channel's own mean m and deviation s the layer becomes
-    (σ / s) (f(x) - m) + μ.
+    every convolution and linear layer that no BatchNorm follows, those that give the network's
+    output left out, and at those of every BatchNorm. With the channel's own mean m and deviation s
+    the layer becomes (σ / s) (f(x) - m) + μ. A layer that runs several times in one pass, or shares
+    its weights with another, is left as it is.
 
     Args:
         model: The network with the merged weights.
@@ -217,7 +221,8 @@ def _repair(
         first = next(images(batches, model), None)
         if first is None:
             raise InputError("there are no batches to take statistics from: give at least one")
-        sites = repairable(model, first)
+        able = repairable(model, first)
+        sites = able.layers
         goals = _goals(model, parents, batches, sites, shares)
         if exact:
             for name, site in sites.items():
@@ -232,6 +237,7 @@ def _repair(
         norms=norms,
         layers=tuple(sites),
         scaled_only=tuple(k for k, s in sites.items() if getattr(s.module, "bias", None) is None),
+        reused=able.reused,
         images=count,
     )
 

@@ -190,9 +190,11 @@ def _repair(repair: dict[str, Any]) -> str:
     if repair["mode"] == "reset":
         return f"repaired: statistics of {repair['norms']} BatchNorms taken anew {images}"
     only = f" ({len(repair['scaled_only'])} have no bias and got the deviation alone)"
+    again = len(repair.get("reused", ()))
+    left = f"; {again} that run several times or share weights are as the merge left them"
     return (
         f"repaired: REPAIR of {len(repair['layers'])} layers {images}"
-        f"{only if repair['scaled_only'] else ''}"
+        f"{only if repair['scaled_only'] else ''}{left if again else ''}"
     )
 
 
