@@ -156,6 +156,31 @@ def test_ties_against_a_slow_twin(scope, density, count):
         )
 
 
+@pytest.mark.parametrize("wide", [("a",), ("base",), ("a", "b", "base"), ("b", "some")])
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_keeps_the_share_to_the_last_value_whatever_the_dtypes(wide, seed):
+    states = {name: state(3 * seed + i) for i, name in enumerate(("a", "b", "base"))}
+    for name in wide:
+        chosen = states["a" if name == "some" else name]
+        for key in ("scale", "conv.bias") if name == "some" else tuple(chosen):
+            if chosen[key].is_floating_point():
+                # Values that float32 has not.
+                chosen[key] = chosen[key].double() / 3
+    base = states.pop("base")
+    # With equal models what is kept is seen in the result: the differences that are not zero.
+    for own in states.values():
+        merged = merge([own, own], method="ties", base=base, density=0.3)
+        names = [k for k in base if base[k].is_floating_point() and "running" not in k]
+        changed = {k: merged[k].double() - base[k].double() for k in names}
+        kept = sum(int((v.abs() > 1e-6).sum()) for v in changed.values())
+        assert kept == round(0.3 * sum(base[k].numel() for k in names))
+    merged = merge(list(states.values()), method="ties", base=base, density=0.3)
+    expected = slow_ties(list(states.values()), base, [0.5, 0.5], 0.3, 1.0, "model")
+    for name, values in expected.items():
+        found = merged[name].flatten().double()
+        torch.testing.assert_close(found, torch.tensor(values).double(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_the_first_models_dtype_is_kept_and_half_is_computed_in_float32(dtype):
     a, b = state(1), state(2)

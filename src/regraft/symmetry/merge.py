@@ -17,7 +17,14 @@ from torch import Tensor
 
 from regraft.errors import InputError
 
-from .merge_methods import MERGE_METHODS, MergeMethod, State, average, merge_method
+from .merge_methods import (
+    MERGE_METHODS,
+    MergeMethod,
+    State,
+    average,
+    computed_in,
+    merge_method,
+)
 from .state import check_state
 
 __all__ = [
@@ -182,8 +189,7 @@ def _computable(name: str, tensors: list[Tensor], base: Tensor | None = None) ->
                 f"{name} is {_dtype(tensors[0])} in model 1 and {_dtype(tensor)} in {what}: expected "
                 "floating-point weights in all (quantised ones cannot be merged)"
             )
-    wide = any(tensor.dtype == torch.float64 for tensor in called.values())
-    dtype = torch.float64 if wide else torch.float32
+    dtype = computed_in(list(called.values()))
     found = {what: tensor.to(tensors[0].device, dtype) for what, tensor in called.items()}
     for what, tensor in found.items():
         if not bool(torch.isfinite(tensor).all()):

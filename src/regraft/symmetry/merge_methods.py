@@ -76,6 +76,11 @@ def merge_method(
     return register
 
 
+def computed_in(tensors: Sequence[Tensor]) -> torch.dtype:
+    """Return the dtype to merge tensors in: float64 where one of them has it, else float32."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
 @merge_method("average")
 def average(tensors: Sequence[Tensor], *, weights: Sequence[float]) -> Tensor:
     """Return Σ w_i θ_i.
@@ -150,11 +155,17 @@ def _thresholds(
         raise InputError(f"scope={scope!r}: expected 'model' or 'tensor'")
     if scope == "tensor":
         return [None] * len(states)
+    # What the differences are compared in later; in another dtype the last one kept might fall out.
+    dtypes = {k: computed_in([*(state[k] for state in states), base[k]]) for k in names}
     found: list[float | None] = []
     for state in states:  # one model's magnitudes at a time
-        sizes = [(state[k].float() - base[k].float()).abs().flatten() for k in names]
+        sizes = [_difference(state[k], base[k], dtypes[k]).abs_().flatten() for k in names]
         found.append(_threshold(torch.cat(sizes), density) if sizes else 0.0)
     return found
+
+
+def _difference(tensor: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype=dtype) - base.to(tensor.device, dtype)
 
 
 def _threshold(sizes: Tensor, density: float) -> float:
@@ -198,8 +209,9 @@ def ties(
         vector = tensor - base
         sizes = vector.abs()
         bound = _threshold(sizes.flatten(), density) if limit is None else limit
-        # Equal magnitudes at the threshold are all kept.
-        vector = torch.where(sizes >= bound, vector, 0)
+        # Equal magnitudes at the threshold are all kept. It may be a float64 of another tensor's,
+        # which would be rounded to compare it with float32 ones.
+        vector = torch.where(sizes.double() >= bound, vector, 0)
         trimmed.append(vector)
         total.add_(vector, alpha=weight)
     elected = total.sign()
