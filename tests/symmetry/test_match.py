@@ -11,6 +11,7 @@ from symmetry_specs import attention, grouped, mlp, random_state, zoo
 from symmetry_twin import objective, twin
 
 from regraft.errors import InputError
+from regraft.symmetry.many import align_many
 from regraft.symmetry.match import match
 from regraft.symmetry.solver.blocks import make_blocks
 from regraft.symmetry.solver.pairs import Pairs
@@ -140,6 +141,24 @@ def test_mixed_dtypes_and_integers_are_handled():
     back = spec.apply(b, found.permutation)
     assert all(torch.equal(back[k], a[k].to(b[k].dtype)) for k in a)
     assert back["norm.running_mean"].dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_formats_of_eight_bits_are_matched_by_the_values_they_have(name, dtype):
+    model, spec, _ = ZOO[name]
+    a, b = (random_state(model, seed, dtype=dtype) for seed in (3, 4))
+    wide = [{k: v.float() if v.is_floating_point() else v for k, v in s.items()} for s in (a, b)]
+    found, expected = match(spec, a, b), match(spec, *wide)
+    assert found.objective == expected.objective
+    assert all(torch.equal(found.permutation[k], p) for k, p in expected.permutation.items())
+    moved, same = spec.apply(b, found.permutation), spec.apply(wide[1], found.permutation)
+    assert all(torch.equal(moved[k].float(), same[k].float()) for k in moved)
+    many = [align_many(spec, [*states, states[0]]) for states in ((a, b), wide)]
+    assert many[0].objective == many[1].objective
+    b[next(iter(b))].flatten()[0] = float("nan")
+    with pytest.raises(InputError, match=r"1 of .* entries that are NaN"):
+        match(spec, a, b)
 
 
 def test_running_statistics_follow_without_a_say():

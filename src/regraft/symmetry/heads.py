@@ -155,7 +155,8 @@ def widen_heads(
         for name in head.names:
             own = state[name]
             wide = own.new_zeros(len(union), *own.shape[1:])
-            state[name] = wide.index_copy(0, at.to(own.device), own)
+            wide[at.to(own.device)] = own
+            state[name] = wide
     return found, union
 
 
@@ -179,9 +180,8 @@ def share_rows(
             mean = _mean([s[name][row] for s, k in zip(states, knows, strict=True) if k])
             for state, has in zip(found, knows, strict=True):
                 if not has:
-                    like = state[name]
-                    index = torch.tensor([row], device=like.device)
-                    state[name] = like.index_copy(0, index, mean.to(like)[None])
+                    state[name] = state[name].clone()
+                    state[name][row] = mean.to(state[name])
     return found
 
 

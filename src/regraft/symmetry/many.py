@@ -148,7 +148,7 @@ def agreement(
             continue
         summed = torch.zeros_like(tensors[0], dtype=torch.float64)
         for tensor in tensors:
-            summed += tensor.to(summed.device)
+            summed += tensor.to(summed.device, summed.dtype)
         own = sum(float(t.double().square().sum()) for t in tensors)
         total += pairs.factor(name) * (float(summed.square().sum()) - own) / 2
     return total

@@ -280,5 +280,6 @@ def permute_within(tensor: Tensor, site: Site, perm: Tensor) -> Tensor:
         index = torch.arange(tensor.shape[site.axis])
         index = permute_index(index, site.index[i : i + 1], perm[i : i + 1]).to(tensor.device)
         part = tensor.index_select(site.over, rows).index_select(site.axis, index)
-        out.index_copy_(site.over, rows, part)
+        # By assignment, which formats of eight bits have, and not by index_copy_.
+        out.movedim(site.over, 0)[rows] = part.movedim(site.over, 0)
     return out

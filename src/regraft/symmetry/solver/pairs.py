@@ -172,10 +172,12 @@ def refuse_not_finite(state: Mapping[str, Tensor], what: str) -> None:
     for name, tensor in state.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
+        # Formats of eight bits lack most operations; every one of their values is a float32.
+        seen = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()
         # The sum is one cheap pass; only where it is not finite are the entries looked at.
-        if math.isfinite(tensor.detach().sum().item()):
+        if math.isfinite(seen.sum().item()):
             continue
-        wrong = int((~torch.isfinite(tensor.detach().float())).sum())
+        wrong = int((~torch.isfinite(seen)).sum())
         if wrong:
             raise InputError(
                 f"{what}: {name} has {wrong} of {tensor.numel()} entries that are NaN or infinite: "
