@@ -578,3 +578,11 @@ def test_any_kind_of_model_is_merged_by_a_spec_alone(tmp_path, run):
     torch.testing.assert_close(plain["up.bias"], (models[0].up.bias + models[1].up.bias) / 2)
     with pytest.raises(InputError, match="name it with --model"):
         run(paths, out=tmp_path / "none")
+    # Under both names with one value it is the same; with two it is not known which is meant.
+    for path in paths:
+        state = load_file(path)
+        save_file({**state, "head.weight": state["embed.weight"].clone()}, path)
+    run(paths, spec=tmp_path / "s.json", out=tmp_path / "both")
+    save_file({**state, "head.weight": state["embed.weight"] + 1}, paths[1])
+    with pytest.raises(InputError, match=r"embed.weight and head.weight are one tied tensor"):
+        run(paths, spec=tmp_path / "s.json", out=tmp_path / "two")

@@ -10,7 +10,14 @@ from torch import nn
 
 from regraft.errors import InputError
 from regraft.models import MLP, ConvSmall
-from regraft.symmetry.checkpoint import check_alike, check_finite, fit_names, read_checkpoint
+from regraft.symmetry.checkpoint import (
+    check_alike,
+    check_finite,
+    check_tied,
+    fit_names,
+    read_checkpoint,
+    tied_names,
+)
 from regraft.train import save_state
 
 
@@ -109,6 +116,37 @@ def test_a_tied_tensor_has_all_its_names(tmp_path):
     found = fit_names(read_checkpoint(path), model)
     same(found, {"0.weight": torch.ones(3, 3), "1.weight": torch.ones(3, 3)})
     assert "0.weight is tied" in found.notes[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn])
+def test_tied_names_with_different_values_are_named(dtype, tmp_path):
+    model = nn.Sequential(*(nn.Linear(3, 3, bias=False) for _ in range(4)))
+    model[1].weight = model[3].weight = model[0].weight
+    assert tied_names(model) == [["0.weight", "1.weight", "3.weight"]]
+    one = torch.arange(9.0).reshape(3, 3)
+    state = {f"{i}.weight": one.to(dtype, copy=True) for i in range(4)}
+    # The same values in another dtype, and of what is no number: another check tells of it.
+    state["1.weight"] = state["1.weight"].to(torch.float16)
+    for name in ("0.weight", "1.weight", "3.weight"):
+        state[name] = torch.where(torch.eye(3) > 0, float("nan"), state[name].float())
+        state[name] = state[name].to(torch.float16 if name == "1.weight" else dtype)
+    found = fit_names(read_checkpoint(written(tmp_path / "a.safetensors", state)), model)
+    check_tied(found, tied_names(model))
+    changed = state["3.weight"].float()
+    changed[0, 1] = 7
+    path = written(tmp_path / "b.safetensors", {**state, "3.weight": changed.to(dtype)})
+    found = fit_names(read_checkpoint(path), model)
+    said("0.weight and 3.weight are one tied tensor", check_tied, found, tied_names(model))
+    # Stored once it has one value.
+    once = {k: v for k, v in state.items() if k in ("2.weight", "3.weight")}
+    found = fit_names(read_checkpoint(written(tmp_path / "c.safetensors", once)), model)
+    check_tied(found, tied_names(model))
+
+
+def test_tensors_that_are_not_dense_are_named(state, tmp_path):
+    packed = {**state, "head.weight": state["head.weight"].to_sparse()}
+    torch.save(packed, tmp_path / "a.pt")
+    said("head.weight is stored as a sparse_coo tensor", read_checkpoint, tmp_path / "a.pt")
 
 
 def said(match, call, *arguments):

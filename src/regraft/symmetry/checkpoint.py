@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pickle
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,9 @@ from torch import Tensor, nn
 from regraft.errors import InputError
 
 from .state import check_state
+from .torch_file import read_torch_file
 
 _INDEX = "model.safetensors.index.json"
-_NESTED = ("state_dict", "model_state_dict", "model", "net", "module", "params")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 _ALWAYS = ("module.", "_orig_mod.")  # what wrappers of torch put there, whatever the model is
 
@@ -133,7 +131,7 @@ def fit_names(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
                     break
             if set(found) == set(expected):
                 break
-    found = _with_tied(found, model)
+    found = _with_tied(found, tied_names(model))
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     check_state(found.sketch, shapes, str(checkpoint.path))
     for name, tensor in expected.items():
@@ -143,6 +141,47 @@ def fit_names(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
                 f"{_dtype(tensor)} there: expected a checkpoint that is not quantised"
             )
     return found.renamed({name: name for name in expected})
+
+
+def tied_names(model: nn.Module) -> list[list[str]]:
+    """Return the names of each parameter that has several."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def check_tied(checkpoint: Checkpoint, ties: Iterable[Sequence[str]]) -> None:
+    """Refuse a checkpoint whose tied names hold different values: which are meant is not known.
+
+    Args:
+        checkpoint: The checkpoint.
+        ties: Names of one tensor, several times.
+
+    Raises:
+        InputError: The first two names that differ.
+    """
+    for names in ties:
+        stored: dict[tuple[Path | None, str], str] = {}
+        for name in names:
+            if name in checkpoint:
+                stored.setdefault(checkpoint.where[name], name)
+        first, *others = stored.values() or ("",)
+        for other in others:
+            if not _same_values(checkpoint[first], checkpoint[other]):
+                raise InputError(
+                    f"{checkpoint.path}: {first} and {other} are one tied tensor of the model and "
+                    "hold different values: delete the one that is not meant from the checkpoint"
+                )
+
+
+def _same_values(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    if a.dtype != b.dtype or (a.is_floating_point() and a.element_size() == 1):
+        a, b = a.double(), b.double()
+    # What is no number is for `check_finite` to tell of.
+    return bool(((a == b) | (torch.isnan(a) & torch.isnan(b))).all())
 
 
 def check_alike(first: Checkpoint, other: Checkpoint) -> None:
@@ -181,14 +220,11 @@ def check_finite(checkpoint: Checkpoint) -> None:
             )
 
 
-def _with_tied(found: Checkpoint, model: nn.Module) -> Checkpoint:
+def _with_tied(found: Checkpoint, ties: list[list[str]]) -> Checkpoint:
     """Give a tied tensor that is stored once all its names."""
-    groups: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        groups.setdefault(id(parameter), []).append(name)
     names = {name: name for name in found}
     added = []
-    for group in groups.values():
+    for group in ties:
         there = [name for name in group if name in found]
         missing = [name for name in group if name not in found]
         if there and missing:
@@ -299,55 +335,9 @@ def _sharded(path: Path, index: Path) -> Checkpoint:
 
 
 def _torch_file(path: Path, file: Path) -> Checkpoint:
-    try:
-        tree = _load(file)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds more than tensors, which would run code when opened: save "
-            "`model.state_dict()` alone, as safetensors or with torch.save"
-        ) from error
-    # torch.load raises nearly anything on a damaged file.
-    except Exception as error:
-        brief = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"{path} cannot be read ({brief}): it is damaged or cut short; copy it again"
-        ) from error
-    state, notes = tree, []
-    while isinstance(state, Mapping) and not _is_state(state):
-        key = next((k for k in _NESTED if isinstance(state.get(k), Mapping)), None)
-        if key is None:
-            break
-        state = state[key]
-        notes.append(f"{path}: the state dict was found under {key!r}")
-    if not isinstance(state, Mapping) or not _is_state(state):
-        keys = (
-            f"it has {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
-        )
-        raise InputError(
-            f"{path} holds no state dict of tensors ({keys or type(state).__name__}): save "
-            "`model.state_dict()`"
-        )
-    loaded = {k: v.detach() for k, v in state.items() if isinstance(v, Tensor)}
-    left = [k for k in state if k not in loaded]
-    if left:
-        notes.append(f"{path}: {', '.join(left[:3])} is no tensor and was left out")
+    loaded, notes = read_torch_file(path, file)
     sketch = {k: torch.empty_like(v, device="meta") for k, v in loaded.items()}
-    return Checkpoint(path, sketch, {k: (None, k) for k in loaded}, loaded, {}, tuple(notes))
-
-
-def _load(file: Path) -> Any:
-    if zipfile.is_zipfile(file):
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # some old archives cannot be mapped
-            return torch.load(file, map_location="cpu", weights_only=True)
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def _is_state(found: Mapping[Any, Any]) -> bool:
-    """Whether a mapping is a state dict: text to tensors, but for a few extras of modules."""
-    tensors = sum(isinstance(v, Tensor) for v in found.values())
-    return bool(tensors) and all(isinstance(k, str) for k in found) and tensors * 2 > len(found)
+    return Checkpoint(path, sketch, {k: (None, k) for k in loaded}, loaded, {}, notes)
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -147,7 +147,13 @@ def gather(
     import torch
 
     from regraft.models import build
-    from regraft.symmetry.checkpoint import check_finite, fit_names, read_checkpoint
+    from regraft.symmetry.checkpoint import (
+        check_finite,
+        check_tied,
+        fit_names,
+        read_checkpoint,
+        tied_names,
+    )
 
     if asked.threads is not None:
         torch.set_num_threads(asked.threads)
@@ -160,13 +166,16 @@ def gather(
         return _bare(asked, found, about[0], has_base=base is not None)
     config = network_config(asked, about[0])
     if asked.inputs is not None:
-        network, inputs = own_network(config, asked.inputs, sketch=sketch)
-        fitted = [fit_names(checkpoint, network) for checkpoint in found]
+        model, inputs = own_network(config, asked.inputs, sketch=sketch)
+        fitted = [fit_names(checkpoint, model) for checkpoint in found]
+        for checkpoint in fitted:
+            check_tied(checkpoint, tied_names(model))
         bare = _bare(asked, fitted, about[0], has_base=base is not None)
-        return replace(bare, config=config, model=network.to(device).eval(), inputs=inputs)
+        return replace(bare, config=config, model=model.to(device).eval(), inputs=inputs)
     splits = load_all(asked, about)
     shape = fitting(asked, config, about[0], splits, found[0])
-    head = head_of(sketched(config, shape), shape)
+    outline = sketched(config, shape)
+    head, ties = head_of(outline, shape), tied_names(outline)
     fitted, counts = [], []
     for checkpoint in found:
         count = shape["num_classes"]
@@ -176,6 +185,7 @@ def gather(
         fitted.append(fit_names(checkpoint, sketched(config, {**shape, "num_classes": count})))
     for checkpoint in fitted:
         check_finite(checkpoint)
+        check_tied(checkpoint, ties)
     notes = [note for checkpoint in fitted for note in checkpoint.notes]
     models = len(asked.checkpoints)
     each = class_names(asked, about, splits, counts[:models])

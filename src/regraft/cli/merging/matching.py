@@ -223,8 +223,18 @@ def _network(given: Gathered) -> Any:
 
 
 def _fill_tied(given: Gathered, spec: PermutationSpec) -> None:
-    """Give tensors that are stored under one of several tied names the others too."""
+    """Give tensors that are stored under one of several tied names the others too.
+
+    Raises:
+        InputError: They are stored under several with different values.
+    """
+    from regraft.symmetry.checkpoint import check_tied
+
+    ties: dict[str, list[str]] = {}
+    for other, name in spec.aliases.items():
+        ties.setdefault(name, [name]).append(other)
     for i, checkpoint in enumerate(given.checkpoints):
+        check_tied(checkpoint, ties.values())
         names = {name: name for name in checkpoint}
         for other, name in spec.aliases.items():
             names.setdefault(other, names.get(name, other))
