@@ -351,6 +351,9 @@ def test_without_the_report_extra_the_merge_is_there_all_the_same(pair, run, mon
     assert any("report.html was left out" in note for note in card["notes"])
 
 
+NAN, INF = float("nan"), float("inf")
+ARITHMETIC = {"method": "task_arithmetic", "base": Path("1.safetensors")}
+TIES = {"method": "ties", "base": Path("1.safetensors")}
 REFUSED = [
     ({"method": "averge"}, "--method averge: expected one of average"),
     ({"method": "ties"}, "give it with --base"),
@@ -358,6 +361,12 @@ REFUSED = [
     ({"density": 0.5}, "--density has no effect on --method average"),
     ({"weights": (1.0,)}, "1 weight(s) for 2 models"),
     ({"weights": (1.0, -1.0)}, "sum to 0"),
+    ({"weights": (1.0, NAN)}, "--weights nan: expected a finite number"),
+    ({"weights": (1.0, INF)}, "--weights inf: expected a finite number"),
+    ({**ARITHMETIC, "scale": NAN}, "--scale nan: expected a finite number"),
+    ({**ARITHMETIC, "scale": -INF}, "--scale -inf: expected a finite number"),
+    ({**TIES, "density": NAN}, "--density nan: expected the share of values to keep, in (0, 1]"),
+    ({**TIES, "density": 1.5}, "--density 1.5: expected the share"),
     ({"points": 1}, "--points 1"),
     ({"repair": "repair"}, "--repair repair takes statistics from images: add --data"),
     ({"match": "ste"}, "--match ste compares what the models do with images: add --data"),
@@ -368,6 +377,10 @@ REFUSED = [
     ({"data": ("digit",)}, "did you mean 'digits'?"),
     ({"class_names": ("a,b",)}, "--class-names is given 1 times for 2 models"),
     ({"mean": (0.5,)}, "--mean and --std go together"),
+    ({"mean": (NAN,), "std": (1.0,)}, "--mean nan: expected a finite number"),
+    ({"mean": (INF,), "std": (1.0,)}, "--mean inf: expected a finite number"),
+    ({"mean": (0.5,), "std": (0.0,)}, "--std 0.0: expected a finite number above 0"),
+    ({"mean": (0.5,), "std": (NAN,)}, "--std nan: expected a finite number above 0"),
     (
         {"mean": (0.5, 0.5), "std": (1.0, 1.0), "data": ("digits",)},
         "have 2 number(s) and data digits",
@@ -383,6 +396,8 @@ REFUSED = [
     ({"spec": Path("1.safetensors")}, "--spec 1.safetensors"),
     ({"samples": 0}, "--samples 0: expected at least 1"),
     ({"lr": 0.0}, "--lr 0.0"),
+    ({"lr": NAN}, "--lr nan: expected a finite number above 0"),
+    ({"width": INF, "model": "mlp"}, "--width inf: expected a finite number above 0"),
     ({"heads": "separate", "match": "ste", "data": ("digits",)}, "--heads union"),
     ({"condensed": ("c.safetensors",)}, "--condensed goes with"),
 ]

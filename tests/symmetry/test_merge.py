@@ -222,7 +222,7 @@ def without(found, name):
         ([state(1)] * 2, {"method": "ties"}, "give the base"),
         ([state(1)] * 3, {"method": "slerp"}, "takes 2 models and was given 3"),
         ([state(1)] * 2, {"weights": [1, -1]}, "sum to 0"),
-        ([state(1)] * 2, {"weights": [1, math.nan]}, "sum to nan"),
+        ([state(1)] * 2, {"weights": [1, math.nan]}, "expected finite numbers"),
         ([state(1)] * 2, {"weights": [1]}, "1 weight"),
         ([state(1), without(state(2), "scale")], {}, "model 2 has no tensor 'scale'"),
         ([without(state(1), "scale"), state(2)], {}, "model 2 has a tensor 'scale'"),
@@ -230,6 +230,8 @@ def without(found, name):
         ([state(1), state(2, scale=torch.tensor(1))], {}, "scale is float32 in model 1 and int64"),
         ([state(1)] * 2, {"method": "ties", "base": state(3), "density": 0.0}, "density=0.0"),
         ([state(1)] * 2, {"method": "ties", "base": state(3), "scope": "x"}, "scope='x'"),
+        ([state(1)] * 2, {"method": "ties", "base": state(3), "scale": math.nan}, "scale=nan: exp"),
+        ([state(1)] * 2, {"weights": [1, math.inf]}, "expected finite numbers"),
         ([state(1)] * 2, {"method": "ties", "base": {}}, "the base has no tensor"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,7 +80,6 @@ class Merge(Alignment):
 
     def _check(self) -> None:
         from regraft.errors import InputError
-        from regraft.symmetry.merge import normalised
         from regraft.symmetry.merge_methods import MERGE_METHODS
 
         self.check_options()
@@ -102,12 +102,7 @@ class Merge(Alignment):
             raise InputError(
                 f"--method {self.method} takes {known.models} models and {count} are given: use average"
             )
-        if self.weights:
-            normalised(self.weights, count)
-        if self.points < 0 or self.points == 1:
-            raise InputError(f"--points {self.points}: expected 0, or at least the two ends")
-        if self.curve_images < 1:
-            raise InputError(f"--curve-images {self.curve_images}: expected at least 1")
+        self._check_numbers()
         if not self.data and self.repair in ("reset", "repair"):
             raise InputError(f"--repair {self.repair} takes statistics from images: add --data")
         if self.inputs is not None and self.heads != "shared":
@@ -117,6 +112,25 @@ class Merge(Alignment):
             raise InputError(
                 f"--stream holds no whole network, which {what} needs: leave one of them out"
             )
+
+    def _check_numbers(self) -> None:
+        from regraft.errors import InputError
+        from regraft.symmetry.merge import normalised
+
+        factors = () if self.scale is None else (("scale", self.scale),)
+        for name, value in (*factors, *(("weights", weight) for weight in self.weights)):
+            if not math.isfinite(value):
+                raise InputError(f"--{name} {value}: expected a finite number")
+        if self.weights:
+            normalised(self.weights, len(self.checkpoints))
+        if self.density is not None and not 0 < self.density <= 1:
+            raise InputError(
+                f"--density {self.density}: expected the share of values to keep, in (0, 1]"
+            )
+        if self.points < 0 or self.points == 1:
+            raise InputError(f"--points {self.points}: expected 0, or at least the two ends")
+        if self.curve_images < 1:
+            raise InputError(f"--curve-images {self.curve_images}: expected at least 1")
 
     def _options(self) -> dict[str, Any]:
         given = {name: getattr(self, name) for name in ("scale", "density", "scope")}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .merging.alignment import Alignment, stamp
+from .merging.alignment import Alignment, check_moments, images_of, stamp
 from .merging.folder import claimed, finished, write_card
 from .output import print_json, say, table
 
@@ -163,6 +163,7 @@ class Transfer:
         if self.source:
             named.append(self.folder)
         fields["files"] = [stamp(Path(path)) for path in named if path is not None]
+        fields |= images_of(() if self.data is None else (self.data,), self.data_root)
         return jsonlib.loads(jsonlib.dumps({"kind": "transfer", **fields}, default=str))
 
     def alignment(self) -> Alignment:
@@ -219,11 +220,10 @@ class Transfer:
             )
         if not math.isfinite(self.scale):
             raise InputError(f"--scale {self.scale}: expected a finite number")
-        if not 0 < self.lr < math.inf:
-            raise InputError(f"--lr {self.lr}: expected a finite number above 0")
+        for name in ("lr", "width"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise InputError(f"--{name} {value}: expected a finite number above 0")
         if not 0 <= self.weight_decay < math.inf:
             raise InputError(f"--weight-decay {self.weight_decay}: expected at least 0")
-        if bool(self.mean) != bool(self.std) or len(self.mean) != len(self.std):
-            raise InputError("--mean and --std go together: give one number of each for a channel")
-        if any(not 0 < value < math.inf for value in self.std):
-            raise InputError(f"--std {self.std}: expected finite numbers above 0")
+        check_moments(self.mean, self.std)

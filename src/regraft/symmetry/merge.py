@@ -120,6 +120,9 @@ def _method(name: str, options: Mapping[str, Any], count: int, base: State | Non
     if unknown:
         takes = f"it takes {', '.join(method.options)}" if method.options else "it takes none"
         raise InputError(f"method {name!r} has no option {unknown[0]!r}: {takes}")
+    for key, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{key}={value}: expected a finite number")
     if count < 2:
         raise InputError(f"{count} model(s) to merge: expected at least two")
     if method.models is not None and count != method.models:
@@ -148,6 +151,9 @@ def normalised(weights: Sequence[float] | None, count: int) -> list[float]:
         return [1 / count] * count
     if len(weights) != count:
         raise InputError(f"{len(weights)} weight(s) for {count} models: expected one for each")
+    for weight in weights:
+        if not math.isfinite(weight):
+            raise InputError(f"weights={tuple(weights)}: expected finite numbers")
     total = math.fsum(weights)
     if not math.isfinite(total) or abs(total) < 1e-12:
         raise InputError(f"weights={tuple(weights)} sum to {total:g}: expected another sum than 0")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json as jsonlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -132,12 +136,11 @@ class Alignment:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"--lr {self.lr}: expected a finite number above 0")
-        if bool(self.mean) != bool(self.std) or len(self.mean) != len(self.std):
-            raise InputError("--mean and --std go together: give one number of each for a channel")
-        if any(not 0 < value < float("inf") for value in self.std):
-            raise InputError(f"--std {self.std}: expected finite numbers above 0")
+        for name in ("lr", "width"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise InputError(f"--{name} {value}: expected a finite number above 0")
+        check_moments(self.mean, self.std)
 
     def _check_inputs(self) -> None:
         from regraft.errors import InputError
@@ -174,7 +177,10 @@ class Alignment:
         return options
 
     def identity(self, kind: str) -> dict[str, Any]:
-        """Return what determines the result, as JSON: the options, and the files by size and time."""
+        """Return what determines the result, as JSON: the options, and the files by size and time.
+
+        Folders of images are told apart by their files; where known sets lie changes no number.
+        """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("out", "json", "threads", "data_root", "download", "accelerator"):
             fields.pop(name)
@@ -183,7 +189,26 @@ class Alignment:
             *(v for v in (fields.get("base"), self.spec, *self.condensed) if v),
         ]
         fields["files"] = [stamp(Path(path)) for path in named]
+        fields |= images_of(self.data, self.data_root)
         return jsonlib.loads(jsonlib.dumps({"kind": kind, **fields}, default=str))
+
+
+def check_moments(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse --mean and --std that images cannot be normalised by.
+
+    Raises:
+        InputError: One is given without the other, or a number is out of its range.
+    """
+    from regraft.errors import InputError
+
+    if len(mean) != len(std):
+        raise InputError("--mean and --std go together: give one number of each for a channel")
+    for value in mean:
+        if not math.isfinite(value):
+            raise InputError(f"--mean {value}: expected a finite number")
+    for value in std:
+        if not 0 < value < math.inf:
+            raise InputError(f"--std {value}: expected a finite number above 0")
 
 
 def stamp(path: Path) -> list[Any]:
@@ -198,6 +223,38 @@ def stamp(path: Path) -> list[Any]:
     elif path.name.endswith(".index.json"):
         files += _tensors(path.parent)
     return [[f.name, s.st_size, s.st_mtime_ns] for f in files if f.is_file() for s in [f.stat()]]
+
+
+def images_of(data: Sequence[str], root: str | None) -> dict[str, list[str | None]]:
+    """Return, as `images`, what tells whether folders of images still hold the same.
+
+    That is a digest of the names, sizes and times of the files of each folder, and None for a known
+    set. Where all are known sets there is nothing to tell.
+    """
+    from regraft.config import DataConfig
+    from regraft.data import graph_names, known_names
+    from regraft.data.load import folder_of
+    from regraft.errors import InputError
+
+    found: list[str | None] = []
+    for name in data:
+        folder = None
+        if name not in (*known_names(), *graph_names()):
+            with contextlib.suppress(InputError):  # whoever loads it tells of one that is not there
+                folder = Path(folder_of(DataConfig(name=name, root=root))).expanduser()
+        found.append(None if folder is None or not folder.is_dir() else _images(folder))
+    return {"images": found} if any(found) else {}
+
+
+def _images(folder: Path) -> str:
+    from regraft.data.folder import image_files
+
+    seen = hashlib.blake2b(digest_size=8)
+    for path in image_files(folder):
+        about = path.stat()
+        name = path.relative_to(folder).as_posix()
+        seen.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    return seen.hexdigest()
 
 
 def _tensors(folder: Path) -> list[Path]:

@@ -83,5 +83,12 @@ def _difference(found: Any, wanted: dict[str, Any]) -> str:
         if found.get(key) != wanted.get(key):
             if key == "files":
                 return "a checkpoint has changed since"
+            if key == "images":
+                # Folders of before this was kept do not say.
+                return (
+                    "the images of --data have changed since"
+                    if key in found
+                    else "it does not say of which images of --data"
+                )
             return f"{key}={found.get(key)!r} instead of {wanted.get(key)!r}"
     return "its options differ"

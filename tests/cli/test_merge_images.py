@@ -1,0 +1,93 @@
+"""A finished folder is finished for the images that it was made with."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+
+@pytest.fixture
+def verb(request, factory, tmp_path):
+    """The words of a command on images, but for --data and --out."""
+    paths = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 3))
+        paths.append(tmp_path / f"{seed}.safetensors")
+        save_file(net.state_dict(), paths[-1])
+    of = ("--model", f"{factory}:small", "--image-size", 8)
+    if request.param == "transfer":
+        ends = ("--from-init", paths[0], "--from-final", paths[1], "--to", paths[0])
+        return ("transfer", *ends, *of, "--steps", 2, "--by", "naive", "--points", 0)
+    more = ("--points", 0) if request.param == "merge" else ()
+    return (request.param, *paths, *of, *more)
+
+
+VERBS = pytest.mark.parametrize("verb", ["merge", "align", "transfer"], indirect=True)
+
+
+@VERBS
+def test_images_that_changed_are_another_question(verb, regraft, refused, image_folder, tmp_path):
+    words = (*verb, "--data", image_folder, "--out", tmp_path / "out")
+    assert regraft(*words)[0] == 0
+    card = (tmp_path / "out" / "card.json").read_bytes()
+
+    def finished():
+        code, out, _ = regraft(*words)
+        return code == 0 and "is finished already" in out
+
+    assert finished()
+    image = image_folder / "bee" / "3.png"
+    about = image.stat()
+    image.rename(tmp_path / "3.png")
+    assert "the images of --data have changed since" in refused(*words)
+    shutil.copy(tmp_path / "3.png", image)
+    assert "have changed since" in refused(*words)
+    os.utime(image, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert finished()
+    image.rename(image_folder / "bee" / "9.png")
+    assert "have changed since" in refused(*words)
+    image_folder.rename(tmp_path / "elsewhere")
+    assert "have changed since" in refused(*words)
+    assert (tmp_path / "out" / "card.json").read_bytes() == card
+
+
+@VERBS
+def test_a_name_below_another_data_root_is_another_folder(
+    verb, regraft, refused, image_folder, tmp_path
+):
+    for root in ("one", "two"):
+        shutil.copytree(image_folder, tmp_path / root / "insects")
+    (tmp_path / "two" / "insects" / "bee" / "3.png").unlink()
+    words = (*verb, "--data", "insects", "--out", tmp_path / "out", "--data-root")
+    assert regraft(*words, tmp_path / "one")[0] == 0
+    assert "have changed since" in refused(*words, tmp_path / "two")
+    # The same images elsewhere are the same.
+    shutil.copytree(tmp_path / "one", tmp_path / "three")
+    assert "is finished already" in regraft(*words, tmp_path / "three")[1]
+
+
+def test_folders_of_before_are_refused_and_kept(regraft, refused, image_folder, factory, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 3))
+    save_file(net.state_dict(), tmp_path / "a.safetensors")
+    words = ("merge", *(tmp_path / "a.safetensors",) * 2, "--model", f"{factory}:small", "--data",
+             image_folder, "--image-size", 8, "--points", 0, "--out", tmp_path / "out")  # fmt: skip
+    assert regraft(*words)[0] == 0
+    file = tmp_path / "out" / "config.json"
+    config = json.loads(file.read_text())
+    del config["options"]["images"]
+    config["digest"] = "0"
+    file.write_text(json.dumps(config))
+    assert "it does not say of which images of --data" in refused(*words)
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_known_sets_say_nothing_so_that_folders_of_before_stay_finished():
+    from regraft.cli.merging.alignment import images_of
+
+    assert images_of((), None) == images_of(("digits", "mnist"), "anywhere") == {}
