@@ -16,19 +16,55 @@ def asked(**options):
     return Alignment(checkpoints=(Path("a"), Path("b")), out=Path("o"), data=("digits",), **options)
 
 
-def test_sources_in_turn_are_one_source_with_every_batch_once():
-    parts = [Points(23, 5, 0), Points(11, 4, 1), Points(3, 3, 2)]
-    both = Together(parts)
+SIZES = ((23, 11, 3), (40, 40), (100, 1), (1, 1, 1), (7,))
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("batch", [1, 4, 50])
+def test_a_batch_of_the_union_has_images_of_all_sources_in_proportion(sizes, batch):
+    parts = [Points(n, batch, seed) for seed, n in enumerate(sizes)]
+    both = Together(parts, sizes)
     assert isinstance(both, BatchSource)
-    whole = list(both.batches(2))
-    assert len(whole) == len(both) == 5 + 3 + 1
-    assert [len(x) for x, _, _ in whole] == [5, 4, 3, 5, 4, 5, 3, 5, 3]
-    expected = torch.cat([x for part in parts for x, _, _ in part.batches(2)])
-    found = torch.cat([x for x, _, _ in whole])
-    assert torch.equal(found.sort(0).values, expected.sort(0).values)
-    for start in (0, 4, 9):
-        rest = list(both.batches(2, start=start))
-        assert all(torch.equal(a[0], b[0]) for a, b in zip(rest, whole[start:], strict=True))
+    owner = {tuple(row.tolist()): i for i, part in enumerate(parts) for row in part.x}
+    label = {tuple(r.tolist()): y for part in parts for r, y in zip(part.x, part.y, strict=True)}
+    for epoch in (0, 2):
+        whole = list(both.batches(epoch))
+        assert len(whole) == len(both) == sum(map(len, parts))
+        assert all(len(x) == len(y) == n > 0 for x, y, n in whole)
+        # Each image once an epoch, in the order of its source and with its label.
+        seen = [tuple(row.tolist()) for x, _, _ in whole for row in x]
+        for i, part in enumerate(parts):
+            own = torch.tensor([row for row in seen if owner[row] == i])
+            assert torch.equal(own, torch.cat([x for x, _, _ in part.batches(epoch)]))
+        labels = torch.cat([y for _, y, _ in whole])
+        assert torch.equal(labels, torch.stack([label[row] for row in seen]))
+        if len(sizes) > 1:
+            assert max(n for _, _, n in whole) - min(n for _, _, n in whole) <= 1
+            for x, _, n in whole:
+                for i, size in enumerate(sizes):
+                    found = sum(owner[tuple(row.tolist())] == i for row in x)
+                    assert abs(found - n * size / sum(sizes)) < 2
+        for start in range(len(both) + 1):
+            rest = list(both.batches(epoch, start=start))
+            assert len(rest) == len(both) - start
+            assert all(torch.equal(a[0], b[0]) for a, b in zip(rest, whole[start:], strict=True))
+        shares = zip(*(both.batches(epoch, rank=r, world=2) for r in range(2)), strict=True)
+        for (one, two), (x, _, n) in zip(shares, whole, strict=True):
+            assert torch.equal(one[0], x[::2])
+            assert torch.equal(two[0], x[1::2])
+            assert one[2] == two[2] == n
+
+
+def test_statistics_over_the_union_have_the_variance_between_the_sets():
+    from regraft.symmetry.repair import reset_batch_norm_
+
+    low, high = Points(60, 20, 0), Points(60, 20, 1)
+    high.x += 10
+    net = torch.nn.Sequential(torch.nn.BatchNorm1d(6))
+    reset_batch_norm_(net, Together([low, high], [60, 60]))
+    expected = torch.cat([low.x, high.x])
+    torch.testing.assert_close(net[0].running_mean, expected.mean(0))
+    torch.testing.assert_close(net[0].running_var, expected.var(0), rtol=0.1, atol=0.1)
 
 
 def test_labels_are_rows_and_a_limit_draws_the_same_images_again():

@@ -115,7 +115,8 @@ class Gathered:
             sets = distinct(self.apart or self.data, lambda data: data.images)
             options: dict[str, Any] = {"limit": limit, "size": size, "seed": seed, "shuffle": True}
             parts = [d.batches(d.splits.train, self.device, **options) for d in sets]
-            self._kept[key] = Kept(Together(parts))
+            sizes = [min(limit, len(d.splits.train)) for d in sets]
+            self._kept[key] = Kept(Together(parts, sizes))
         return self._kept[key]
 
 

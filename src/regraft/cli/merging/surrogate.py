@@ -48,23 +48,26 @@ def surrogates(asked: Alignment, given: Gathered) -> tuple[Together, list[dict[s
         InputError: A class with too few images, or a condensed set of other data.
     """
     sources: list[BatchSource] = []
+    sizes: list[int] = []
     record = []
     for i, data in enumerate(_distinct(given)):
         source, images = _surrogate(asked, given, data, i)
         sources.append(source)
+        sizes.append(images)
         record.append({"data": data.splits.name, "images": images})
-    return Together(sources), record
+    return Together(sources, sizes), record
 
 
 def held_out(asked: Alignment, given: Gathered) -> Together | None:
     """Return validation images of all data sets to compare candidates on, None where one has none."""
-    sets = _distinct(given)
-    parts = [
-        d.batches(d.splits.validation, given.device, limit=asked.samples, seed=asked.seed)
-        for d in sets
-        if d.splits.validation is not None
-    ]
-    return Together(parts) if len(parts) == len(sets) else None
+    parts, sizes = [], []
+    for data in _distinct(given):
+        images = data.splits.validation
+        if images is None:
+            return None
+        parts.append(data.batches(images, given.device, limit=asked.samples, seed=asked.seed))
+        sizes.append(min(asked.samples, len(images)))
+    return Together(parts, sizes)
 
 
 def _distinct(given: Gathered) -> list[Data]:
