@@ -6,8 +6,9 @@ from checkpoints import digits
 from training import Points
 
 from regraft.cli.merging.alignment import Alignment
-from regraft.cli.merging.data import Data, Together, prepared
+from regraft.cli.merging.data import Data, prepared
 from regraft.cli.merging.labels import Labels, label_rows
+from regraft.cli.merging.union import Together
 from regraft.errors import InputError
 from regraft.protocols import BatchSource
 

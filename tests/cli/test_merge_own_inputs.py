@@ -75,6 +75,19 @@ def test_a_network_of_token_ids_is_traced_and_merged_into_itself(stream, pair, t
         torch.testing.assert_close(merged[name], tensor)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_spec_of_before_is_proved_with_the_inputs(stream, pair, tmp_path, capsys):
+    paths, _ = pair
+    assert Align(checkpoints=paths, out=tmp_path / "first", **OPTIONS).run() == 0
+    spec = tmp_path / "first" / "spec.json"
+    capsys.readouterr()
+    options = {"checkpoints": paths, "spec": spec, "stream": stream}
+    assert Merge(out=tmp_path / "proved", **options, **OPTIONS).run() == 0
+    assert json.loads(capsys.readouterr().out)["match"]["spec"]["checked"] < 1e-10
+    assert Merge(out=tmp_path / "bare", **options, json=True).run() == 0
+    assert json.loads(capsys.readouterr().out)["match"]["spec"]["checked"] is None
+
+
 def test_align_takes_such_a_network_too(pair, tmp_path, capsys):
     paths, state = pair
     assert Align(checkpoints=paths, out=tmp_path / "out", **OPTIONS).run() == 0
@@ -91,7 +104,6 @@ def test_align_takes_such_a_network_too(pair, tmp_path, capsys):
         ({"inputs": "tagger_net"}, "--inputs tagger_net: expected package.module:function"),
         ({"model": "mlp"}, "--inputs goes with --model package.module:factory"),
         ({"data": ("digits",)}, "takes no images: leave out --data"),
-        ({"spec": "spec.json"}, "which --spec spares: leave out --spec"),
         ({"width": 2.0}, "--width 2 is for built-in networks"),
         ({"heads": "union"}, "--heads union needs images"),
         ({"inputs": None}, "is traced with --inputs package.module:function"),

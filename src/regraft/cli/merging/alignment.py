@@ -34,7 +34,8 @@ class Alignment:
     """Further keyword arguments of the model's factory, as a JSON object."""
     inputs: str | None = None
     """package.module:function that returns what the network of --model is called with, if that is
-    not images: a tensor, a tuple, or a dict of keyword arguments. Without --data."""
+    not images: a tensor, a tuple, or a dict of keyword arguments. For tracing, and for proving
+    --spec; without --data."""
     spec: Path | None = None
     """A spec.json of an earlier run, instead of tracing the model."""
     match: Matcher = "weights"
@@ -151,13 +152,11 @@ class Alignment:
             )
         if ":" not in str(self.inputs):
             raise InputError(f"--inputs {self.inputs}: expected package.module:function")
-        images = ("data", "classes", "class_names", "image_size", "channels", "mean", "std")
-        for name in (*images, "spec"):
+        for name in ("data", "classes", "class_names", "image_size", "channels", "mean", "std"):
             if getattr(self, name) not in (None, ()):
-                why = "which --spec spares" if name == "spec" else "which then takes no images"
                 raise InputError(
-                    f"--inputs is for tracing a network, {why}: leave out --{name.replace('_', '-')} "
-                    "or --inputs"
+                    f"--inputs is for a network that takes no images: leave out "
+                    f"--{name.replace('_', '-')} or --inputs"
                 )
 
     def options(self) -> dict[str, Any]:

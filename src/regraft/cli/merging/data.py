@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,6 @@ from .alignment import Alignment
 from .labels import BY_NAME, Labels, label_rows
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from regraft.data import FileSet, ImageSet, Splits
     from regraft.protocols import BatchSource
 
@@ -91,69 +89,6 @@ class Data:
         labels = torch.tensor(self.rows)[images.labels.cpu()]
         most = max(self.rows) + 1
         return replace(images, labels=labels.to(images.labels.device), num_classes=most)
-
-
-class Together:
-    """Minibatches of the union of several sources; a `BatchSource`.
-
-    Each batch has images of all of them in proportion, so that batch statistics are the union's.
-    There are as many as the sources have together, of sizes that differ by one at most, and each
-    image comes once an epoch in its source's order. Of one source it is that source.
-
-    Args:
-        sources: The sources.
-        sizes: Number of images of each.
-    """
-
-    def __init__(self, sources: Sequence[BatchSource], sizes: Sequence[int]) -> None:
-        import torch
-
-        self.sources = list(sources)
-        total, steps = sum(sizes), len(self)
-        # Spread over the epoch, image j of n comes at (j + 1/2) / n.
-        places = torch.cat([(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in sizes])
-        owners = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        owners = owners[places.argsort(stable=True)]
-        step = torch.arange(total) * steps // total
-        counts = torch.bincount(step * len(sizes) + owners, minlength=steps * len(sizes))
-        self._counts: list[list[int]] = counts.view(steps, len(sizes)).tolist()
-
-    def __len__(self) -> int:
-        return sum(map(len, self.sources))
-
-    def batches(
-        self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield the batches of an epoch, each source's images behind those of the one before it."""
-        import torch
-
-        if len(self.sources) == 1:
-            yield from self.sources[0].batches(epoch, start=start, rank=rank, world=world)
-            return
-        readers = [_Reader(source.batches(epoch)) for source in self.sources]
-        for step, counts in enumerate(self._counts):
-            parts = [p for r, n in zip(readers, counts, strict=True) for p in r.take(n)]
-            if step >= start:
-                x, y = (torch.cat(found) for found in zip(*parts, strict=True))
-                yield x[rank::world], y[rank::world], len(x)
-
-
-class _Reader:
-    """Images of a source in its order, however many at a time."""
-
-    def __init__(self, batches: Iterator[tuple[Tensor, Tensor, int]]) -> None:
-        self._batches = batches
-        self._left: tuple[Tensor, Tensor] | None = None
-
-    def take(self, count: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the next `count` images and labels, in pieces."""
-        found = []
-        while count:
-            x, y = self._left or next(self._batches)[:2]
-            found.append((x[:count], y[:count]))
-            self._left = (x[count:], y[count:]) if len(x) > count else None
-            count -= len(found[-1][0])
-        return found
 
 
 def load_all(asked: Alignment, about: list[dict[str, Any]]) -> list[Splits]:

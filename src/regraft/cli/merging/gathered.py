@@ -13,7 +13,6 @@ from .alignment import Alignment
 from .classifiers import class_names, head_of, one_size, rows_of
 from .data import (
     Data,
-    Together,
     distinct,
     load_all,
     normalised_notes,
@@ -22,6 +21,7 @@ from .data import (
 )
 from .labels import BY_NAME, Labels
 from .network import fitting, network_config, own_network, sketched
+from .union import Together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,7 +162,7 @@ def gather(
     paths = [*asked.checkpoints, *([] if base is None else [base])]
     read = list(opened or ())
     found = [*read, *(read_checkpoint(path) for path in paths[len(read) :])]
-    about = [_about(checkpoint) for checkpoint in found]
+    about = [said_of(checkpoint) for checkpoint in found]
     if _is_bare(asked, about[0], heads):
         return _bare(asked, found, about[0], has_base=base is not None)
     config = network_config(asked, about[0])
@@ -172,7 +172,8 @@ def gather(
         for checkpoint in fitted:
             check_tied(checkpoint, tied_names(model))
         bare = _bare(asked, fitted, about[0], has_base=base is not None)
-        return replace(bare, config=config, model=model.to(device).eval(), inputs=inputs)
+        model = model if sketch else model.to(device)
+        return replace(bare, config=config, model=model.eval(), inputs=inputs)
     splits = load_all(asked, about)
     shape = fitting(asked, config, about[0], splits, found[0])
     outline = sketched(config, shape)
@@ -274,7 +275,7 @@ def _device(accelerator: str) -> Any:
     return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
 
 
-def _about(checkpoint: Checkpoint) -> dict[str, Any]:
+def said_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what a checkpoint of ours says it is of."""
     try:
         found = jsonlib.loads(checkpoint.metadata.get("regraft.model", "{}"))

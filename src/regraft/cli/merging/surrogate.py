@@ -10,8 +10,9 @@ from regraft.cli.progress import Bar
 from regraft.errors import InputError
 
 from .alignment import Alignment
-from .data import Data, Together, distinct
+from .data import Data, distinct
 from .gathered import Gathered
+from .union import Together
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from regraft.cli.merging.gathered import _about
+from regraft.cli.merging.gathered import said_of
 
 if TYPE_CHECKING:
     from regraft.symmetry.checkpoint import Checkpoint
@@ -60,7 +60,7 @@ def with_new_head(
         like = tuned.sketch[name]
         values = streams.uniform(seed, f"transfer.head/{name}", which, like.numel())
         drawn[name] = (bound * values).reshape(like.shape).to(like.dtype)
-    about = _about(tuned) or {k: v for k, v in _about(base).items() if k != "classes"}
+    about = said_of(tuned) or {k: v for k, v in said_of(base).items() if k != "classes"}
     return replace(
         base,
         sketch={**base.sketch, **{k: tuned.sketch[k] for k in names}},

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from regraft.cli.merging.gathered import _about, gather
+from regraft.cli.merging.gathered import gather, said_of
 from regraft.cli.merging.labels import Labels
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _labelled(asked: Transfer, given: Gathered) -> None:
         given.data[0] = replace(given.data[0], rows=tuple(range(len(classes))))
         return
     for checkpoint in given.checkpoints:
-        said = _about(checkpoint).get("classes")
+        said = said_of(checkpoint).get("classes")
         known = [str(name) for name in said] if isinstance(said, list) else []
         strange = next((name for name in classes if known and name not in known), None)
         if strange is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from regraft.cli.merging.matching import _spec
+from regraft.cli.merging.symmetries import symmetries
 
 if TYPE_CHECKING:
     from regraft.cli.transfer import Transfer
@@ -35,7 +35,7 @@ def transferred(asked: Transfer) -> dict[str, Any]:
     began = time.monotonic()
     found = read(asked)
     given, trajectory, trained = found.given, found.trajectory, found.trained
-    spec, spec_record = _spec(asked.alignment(), given)
+    spec, spec_record = symmetries(asked.alignment(), given)
     work = Work(asked.out, digest(asked.identity()))
     bench = Bench(asked, given)
     along = Along(asked, given, bench, trajectory, found.target, spec, trained, work)
