@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -178,10 +179,8 @@ def own_network(config: ModelConfig, target: str, *, sketch: bool) -> tuple[nn.M
             f"--inputs {target} returned None: expected a tensor, a tuple, or a dict of keyword "
             "arguments"
         )
-    if not sketch:
-        return call(config.name, factory, config.options), inputs
-    try:
-        with torch.device("meta"):
+    if sketch:
+        refused = (InputError, RuntimeError, NotImplementedError)
+        with contextlib.suppress(*refused), torch.device("meta"):
             return call(config.name, factory, config.options), inputs
-    except (InputError, RuntimeError, NotImplementedError):
-        return call(config.name, factory, config.options), inputs
+    return call(config.name, factory, config.options), inputs
