@@ -49,17 +49,7 @@ def lowest_loss(pair: Pair, folders: list[Path], out: Path, options: list[str]) 
     if not (out / "card.json").exists():
         size = [] if pair.a.image_size is None else ["--image-size", str(pair.a.image_size)]
         words = ["merge", *map(str, folders), "--data", pair.a.name, "--data", pair.b.name, *size]
-        words += [
-            "--match",
-            "ste",
-            "--out",
-            str(out),
-            "--seed",
-            str(SEED),
-            "--threads",
-            "2",
-            "--json",
-        ]
+        words += [*f"--match ste --seed {SEED} --threads 2 --json --out".split(), str(out)]
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             code = regraft([*words, *options])

@@ -104,7 +104,7 @@ def test_align_takes_such_a_network_too(pair, tmp_path, capsys):
         ({"inputs": "tagger_net"}, "--inputs tagger_net: expected package.module:function"),
         ({"model": "mlp"}, "--inputs goes with --model package.module:factory"),
         ({"data": ("digits",)}, "takes no images: leave out --data"),
-        ({"width": 2.0}, "--width 2 is for built-in networks"),
+        ({"width": 2.0}, "--width 2 is for networks of images"),
         ({"heads": "union"}, "--heads union needs images"),
         ({"inputs": None}, "is traced with --inputs package.module:function"),
     ],

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# A ticket brings all weights along, so nothing is fetched or loaded for the sake of its options.
-_FETCHING = (
+# A file brings all weights along, so nothing is fetched or loaded for the sake of its options.
+FETCHING = (
     "pretrained",
     "checkpoint_path",
     "checkpoint",
@@ -136,7 +136,7 @@ def facts_of(ticket: Any, path: Path) -> tuple[Any, dict[str, Any]]:
     model, classes, shape = (about[k] for k in ("model", "classes", "input"))
     try:
         asked = model.get("options", {})
-        options = {k: v for k, v in asked.items() if k not in _FETCHING}
+        options = {k: v for k, v in asked.items() if k not in FETCHING}
         if asked.get("weights") and model.get("name") == "torchvision/inception_v3":
             options.setdefault("transform_input", True)  # what the weights would have set
         fields: dict[str, Any] = {**model, "options": options}

@@ -151,6 +151,10 @@ class Alignment:
             )
         if ":" not in str(self.inputs):
             raise InputError(f"--inputs {self.inputs}: expected package.module:function")
+        if self.width != 1:
+            raise InputError(
+                f"--width {self.width:g} is for networks of images: use --model-options with --inputs"
+            )
         for name in ("data", "classes", "class_names", "image_size", "channels", "mean", "std"):
             if getattr(self, name) not in (None, ()):
                 raise InputError(

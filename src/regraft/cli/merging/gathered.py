@@ -20,7 +20,7 @@ from .data import (
     prepared_apart,
 )
 from .labels import BY_NAME, Labels
-from .network import fitting, network_config, own_network, sketched
+from .network import fitting, made, network_config, own_inputs, sketched
 from .union import Together
 
 if TYPE_CHECKING:
@@ -147,7 +147,6 @@ def gather(
     """
     import torch
 
-    from regraft.models import build
     from regraft.symmetry.checkpoint import (
         check_finite,
         check_tied,
@@ -167,12 +166,12 @@ def gather(
         return _bare(asked, found, about[0], has_base=base is not None)
     config = network_config(asked, about[0])
     if asked.inputs is not None:
-        model, inputs = own_network(config, asked.inputs, sketch=sketch)
+        inputs = own_inputs(asked.inputs)
+        model = sketched(config, {}) if sketch else made(config, {}).to(device)
         fitted = [fit_names(checkpoint, model) for checkpoint in found]
         for checkpoint in fitted:
             check_tied(checkpoint, tied_names(model))
         bare = _bare(asked, fitted, about[0], has_base=base is not None)
-        model = model if sketch else model.to(device)
         return replace(bare, config=config, model=model.eval(), inputs=inputs)
     splits = load_all(asked, about)
     shape = fitting(asked, config, about[0], splits, found[0])
@@ -195,7 +194,7 @@ def gather(
     states = [dict(checkpoint) for checkpoint in fitted]
     states, classes = one_size(states, counts, names, head, heads, paths)
     shape["num_classes"] = len(classes) if classes else max(counts)
-    model = sketched(config, shape) if sketch else build(config, **shape).to(device)
+    model = sketched(config, shape) if sketch else made(config, shape).to(device)
     apart: list[Data] = []
     if heads == "separate" and splits:
         apart = prepared_apart(asked, splits, about, each, counts[:models])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from regraft.cli.network import FETCHING, is_elsewhere
 
 from .alignment import Alignment
 from .classifiers import head_of, rows_of
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 # Images that a network is tried with where nothing says what it takes.
 _SHAPES = ((3, 224), (1, 28), (3, 32), (1, 32), (3, 28), (3, 64), (3, 96), (3, 128), (1, 8))
-_FETCHING = ("pretrained", "weights", "checkpoint_path", "weights_backbone", "pretrained_cfg")
 
 
 def network_config(asked: Alignment, about: dict[str, Any]) -> ModelConfig:
@@ -42,13 +42,13 @@ def network_config(asked: Alignment, about: dict[str, Any]) -> ModelConfig:
             "torchvision/resnet18 or package.module:factory"
         )
     name = said["name"]
-    if ":" in name or "/" in name.removeprefix("timm/").removeprefix("torchvision/"):
+    if is_elsewhere(name):
         raise InputError(
             f"{path} names {name}, which is code outside the checkpoint: pass --model {name} if you "
             "trust it"
         )
     try:
-        options = {k: v for k, v in dict(said.get("options", {})).items() if k not in _FETCHING}
+        options = {k: v for k, v in dict(said.get("options", {})).items() if k not in FETCHING}
         return ModelConfig(name=name, width=float(said.get("width", 1.0)), options=options)
     except (TypeError, ValueError) as error:
         raise InputError(
@@ -129,42 +129,42 @@ def _first_fit(
     raise problem or InputError(f"{checkpoint.path} fits no {config.name}")
 
 
+def made(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
+    """Build a network for images, or where `shape` is empty what its factory makes of its options."""
+    from regraft.models import build
+    from regraft.models.external import call, imported
+
+    if shape:
+        return build(config, **shape)
+    return call(config.name, imported(config.name), config.options)
+
+
 def sketched(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
-    """Build a network without memory for its weights, where that can be done."""
+    """Build a network without memory for its weights, where that can be done; see `made`."""
     import torch
 
     from regraft.errors import InputError
-    from regraft.models import build
 
     try:
         with torch.device("meta"):
-            return build(config, **shape)
+            return made(config, shape)
     except (InputError, RuntimeError, NotImplementedError):
-        return build(config, **shape)  # which says what is wrong, if anything is
+        return made(config, shape)  # which says what is wrong, if anything is
 
 
-def own_network(config: ModelConfig, target: str, *, sketch: bool) -> tuple[nn.Module, Any]:
-    """Return the network of a factory, and what its forward is called with.
-
-    The factory is given `config.options` alone; nothing is assumed of what it takes or returns.
+def own_inputs(target: str) -> Any:
+    """Return what a network that takes no images is called with.
 
     Args:
-        config: The network, as `package.module:factory`.
         target: `package.module:function`, which is called without arguments and returns a tensor, a
             tuple of positional arguments, or a dict of keyword arguments.
-        sketch: Build it without memory for its weights, where that can be done.
 
     Raises:
-        InputError: Either cannot be imported or fails, a width is given, or there are no inputs.
+        InputError: It cannot be imported, fails, or returns nothing.
     """
-    import torch
-
     from regraft.errors import InputError
-    from regraft.models.external import call, imported
+    from regraft.models.external import imported
 
-    if config.width != 1:
-        raise InputError(f"--width {config.width:g} is for built-in networks: use --model-options")
-    factory = imported(config.name)
     function = imported(target, "inputs")
     try:
         inputs = function()
@@ -179,8 +179,4 @@ def own_network(config: ModelConfig, target: str, *, sketch: bool) -> tuple[nn.M
             f"--inputs {target} returned None: expected a tensor, a tuple, or a dict of keyword "
             "arguments"
         )
-    if sketch:
-        refused = (InputError, RuntimeError, NotImplementedError)
-        with contextlib.suppress(*refused), torch.device("meta"):
-            return call(config.name, factory, config.options), inputs
-    return call(config.name, factory, config.options), inputs
+    return inputs

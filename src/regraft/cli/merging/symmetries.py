@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .alignment import Alignment
 from .gathered import Gathered
+from .network import made
 
 if TYPE_CHECKING:
     from regraft.symmetry.spec import PermutationSpec
@@ -86,18 +87,13 @@ def _network(given: Gathered) -> Any:
     """Return the network; where only a sketch of it is there, it is built unless it is large."""
     import torch
 
-    from regraft.models import build
-    from regraft.models.external import call, imported
-
     model = given.model
     if model is None or given.config is None or not any(p.is_meta for p in model.parameters()):
         return model
     if sum(p.numel() for p in model.parameters()) > _PROVABLE:
         return None
     with torch.random.fork_rng(devices=[]):
-        if given.inputs is not None:
-            return call(given.config.name, imported(given.config.name), given.config.options)
-        return build(given.config, **given.shape)
+        return made(given.config, given.shape)
 
 
 def _fill_tied(given: Gathered, spec: PermutationSpec) -> None:

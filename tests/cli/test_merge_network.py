@@ -1,0 +1,32 @@
+"""What a checkpoint may say of the network that it is of."""
+
+from pathlib import Path
+
+import pytest
+
+from regraft.cli.merging.alignment import Alignment
+from regraft.cli.merging.network import network_config
+from regraft.errors import InputError
+
+ASKED = Alignment(checkpoints=(Path("a.safetensors"), Path("b.safetensors")), out=Path("out"))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "pretrained",
+        "checkpoint",
+        "checkpoint_path",
+        "pretrained_backbone",
+        "pretrained_cfg_overlay",
+    ],
+)
+def test_a_header_cannot_make_a_merge_fetch_or_open_anything(option):
+    about = {"model": {"name": "timm/resnet18", "options": {option: "there", "drop_rate": 0.1}}}
+    assert network_config(ASKED, about).options == {"drop_rate": 0.1}
+
+
+@pytest.mark.parametrize("name", ["os:getcwd", "timm/hf-hub:some/one", "elsewhere/net"])
+def test_code_that_a_header_names_is_not_run(name):
+    with pytest.raises(InputError, match="which is code outside the checkpoint"):
+        network_config(ASKED, {"model": {"name": name}})
