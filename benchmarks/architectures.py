@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from regraft.files import write_text
-from regraft.symmetry import trace
+from regraft.symmetry.trace import trace
 from regraft.train import command_line, environment
 
 Build = Callable[[], tuple[nn.Module, Any]]
@@ -186,7 +186,7 @@ def reasons(spec: Any) -> dict[str, int]:
 def markdown(rows: list[dict[str, Any]], command: str) -> str:
     lines = [
         "# Permutation symmetries, by architecture",
-        "What `regraft.symmetry.trace` finds in networks that it knows nothing about: groups of "
+        "What `regraft.symmetry.trace.trace` finds in networks that it knows nothing about: groups of "
         "interchangeable units (nested ones, as dimensions within heads, in brackets), the share of the "
         "positions on all axes of matrices and kernels that may move, what is pinned, the error "
         "|f(πθ) - f(θ)| / |f(θ)| of random permutations of everything at once in float64, and the time "

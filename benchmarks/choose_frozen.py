@@ -19,10 +19,10 @@ from statistics import fmean
 
 from rich.console import Console
 
-from regraft.recipes.frozen import CORA_CHOSEN, cora_task
-from regraft.recipes.frozen_arms import Settings, Task, twins
-from regraft.recipes.job import Job
-from regraft.recipes.pool import run_all
+from regraft.jobs.pool import run_all
+from regraft.jobs.train import Job
+from regraft.recipes.frozen.arms import Settings, Task, twins
+from regraft.recipes.frozen.recipe import CORA_CHOSEN, cora_task
 
 SEEDS = (11, 12)
 KINDS = {

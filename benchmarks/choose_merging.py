@@ -17,10 +17,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from regraft.recipes.merging import FEW, FULL, SCRATCH, mlp_pair
-from regraft.recipes.merging_job import MergeJob
-from regraft.recipes.pool import run_all
-from regraft.recipes.runnable import with_sources
+from regraft.jobs.base import with_sources
+from regraft.jobs.merge.job import MergeJob
+from regraft.jobs.pool import run_all
+from regraft.recipes.merging.recipe import FEW, FULL, SCRATCH, mlp_pair
 
 SEED = 11
 SMALL = ("condensed", "random", "herding")

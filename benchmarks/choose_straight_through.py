@@ -23,9 +23,9 @@ import torch
 from rich.console import Console
 
 from regraft.cli import main as regraft
-from regraft.recipes.job import Job
-from regraft.recipes.merging import FASHION, SMALL_MNIST, Pair, mlp_pair, resnet_pair
-from regraft.recipes.pool import run_all
+from regraft.jobs.pool import run_all
+from regraft.jobs.train import Job
+from regraft.recipes.merging.recipe import FASHION, SMALL_MNIST, Pair, mlp_pair, resnet_pair
 
 SEED = 11
 OTHER = 1011

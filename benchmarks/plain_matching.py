@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from regraft import streams
-from regraft.symmetry.spec import PermutationSpec
+from regraft.symmetry.spec.spec import PermutationSpec
 
 IGNORED = ("running_mean", "running_var", "num_batches_tracked")
 

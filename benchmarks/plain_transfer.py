@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from regraft import streams
 from regraft.protocols import BatchSource
-from regraft.symmetry.learning_transfer.gradients import EPOCHS
-from regraft.symmetry.learning_transfer.trajectory import Trajectory
-from regraft.symmetry.spec import PermutationSpec
+from regraft.symmetry.spec.spec import PermutationSpec
+from regraft.symmetry.transfer.gradients import EPOCHS
+from regraft.symmetry.transfer.trajectory import Trajectory
 
 State = dict[str, Tensor]
 
@@ -45,7 +45,7 @@ def plain_transfer(
 ) -> Plain:
     """Transfer with all pairs anew at each step (GMT), or with the newest alone (FGMT).
 
-    Pair t is of the batches that `regraft.symmetry.learning_transfer.transfer` draws for it, however often it is
+    Pair t is of the batches that `regraft.symmetry.transfer.transfer` draws for it, however often it is
     computed.
     """
     states = [state for _, state in line]

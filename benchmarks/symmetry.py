@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from measure import Ratio, in_rounds, write
 from plain_matching import plain_match
 from regraft.models import MLP
-from regraft.symmetry.match import match
-from regraft.symmetry.solver.objective import Objective
-from regraft.symmetry.solver.pairs import Pairs
-from regraft.symmetry.spec import PermutationSpec
-from regraft.symmetry.trace import trace
+from regraft.symmetry.match.match import match
+from regraft.symmetry.match.solver.objective import Objective
+from regraft.symmetry.match.solver.pairs import Pairs
+from regraft.symmetry.spec.spec import PermutationSpec
+from regraft.symmetry.trace.trace import trace
 from regraft.train import command_line, keep_freed_memory
 
 State = dict[str, Tensor]

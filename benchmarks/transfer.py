@@ -30,11 +30,11 @@ from plain_transfer import Plain, plain_transfer
 from regraft.config import DataConfig, ModelConfig
 from regraft.data import ImageSet, Splits, TensorLoader, load
 from regraft.models import build
-from regraft.symmetry.learning_transfer.gradients import Gradients
-from regraft.symmetry.learning_transfer.trajectory import Trajectory
-from regraft.symmetry.learning_transfer.transfer import Method, Transferred, transfer
-from regraft.symmetry.spec import PermutationSpec
-from regraft.symmetry.trace import trace
+from regraft.symmetry.spec.spec import PermutationSpec
+from regraft.symmetry.trace.trace import trace
+from regraft.symmetry.transfer.gradients import Gradients
+from regraft.symmetry.transfer.trajectory import Trajectory
+from regraft.symmetry.transfer.transfer import Method, Transferred, transfer
 from regraft.train import command_line, keep_freed_memory
 
 State = dict[str, Tensor]

@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from regraft.symmetry import Gradients, Trajectory, TrajectoryRecorder, trace, transfer
+from regraft.symmetry import Gradients, Trajectory, TrajectoryRecorder, transfer
+from regraft.symmetry.trace import trace
 
 
 def network(seed: int) -> nn.Module:

@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from regraft.symmetry import Gradients, Trajectory, trace, transfer
+from regraft.symmetry import Gradients, Trajectory, transfer
+from regraft.symmetry.trace import trace
 
 
 def base(seed: int) -> nn.Module:

@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from regraft.symmetry import Gradients, Trajectory, agreement, trace, transfer
+from regraft.symmetry import Gradients, Trajectory, agreement, transfer
+from regraft.symmetry.trace import trace
 
 
 class Coded(nn.Module):

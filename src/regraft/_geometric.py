@@ -7,7 +7,7 @@ import sys
 import warnings
 from typing import Any
 
-from regraft.errors import MissingExtraError
+from .errors import MissingExtraError
 
 
 def geometric(module: str, purpose: str) -> Any:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regraft._shapes import Bool, Float, Int
+from ._shapes import Bool, Float, Int
 
 VERSION = 1
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkpoints import CONV, checkpoint, trained
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from checkpoints import CONV, checkpoint, trained
 from regraft.cli.align import Align
 from regraft.errors import InputError
 from regraft.models import build
-from regraft.symmetry.spec import PermutationSpec
-from regraft.symmetry.trace import trace
+from regraft.symmetry.spec.spec import PermutationSpec
+from regraft.symmetry.trace.trace import trace
 
 
 @pytest.fixture

@@ -328,7 +328,7 @@ def test_a_random_start_is_said_on_the_terminal_and_in_the_card(regraft, clear):
 def test_a_random_start_is_refused_to_methods_that_hold_on_to_it_only(method):
     from regraft.config import FinetuneConfig
     from regraft.features import METHODS as REGISTERED
-    from regraft.recipes.finetune import _HOLDING_ON, _needs_pretrained
+    from regraft.jobs.finetune.job import _HOLDING_ON, _needs_pretrained
 
     assert set(REGISTERED) >= _HOLDING_ON
     assert not _needs_pretrained(FinetuneConfig(method=method))
@@ -377,14 +377,14 @@ def test_an_error_before_the_first_checkpoint_leaves_the_folder_to_the_corrected
         raise ValueError("somebody else's code")
 
     with monkeypatch.context() as patch:
-        patch.setattr("regraft.recipes.finetune_trial.fit", broken)
+        patch.setattr("regraft.jobs.finetune.trial.fit", broken)
         code, _, err = regraft(*words, "--weight", 0.1)
     assert code == 1
     assert "somebody else's code" in err
     assert not Path("run").exists()
     # After a checkpoint there is something to go on from.
     with monkeypatch.context() as patch:
-        patch.setattr("regraft.recipes.finetune.write_result", broken)
+        patch.setattr("regraft.jobs.finetune.job.write_result", broken)
         assert regraft(*words, "--weight", 0.1)[0] == 1
     assert Path("run/checkpoint.safetensors").exists()
     answer(*words, "--weight", 0.1)
@@ -404,7 +404,7 @@ def test_another_runs_folder_is_kept(answer, refused, clear):
 def test_images_that_changed_meanwhile_are_noticed(regraft, refused, clear, monkeypatch):
     words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
     with monkeypatch.context() as patch:
-        patch.setattr("regraft.recipes.finetune.write_result", interrupted)
+        patch.setattr("regraft.jobs.finetune.job.write_result", interrupted)
         assert regraft(*words)[0] == 130
     Image.new("RGB", (9, 9)).save(clear / "ant" / "new.png")
     assert "was started with other data" in refused(*words)
@@ -439,7 +439,7 @@ def test_a_full_disk_ends_in_one_sentence_and_the_command_goes_on(regraft, clear
         raise RegraftError(f"writing {path} failed (No space left on device): free some space")
 
     with monkeypatch.context() as patch:
-        patch.setattr("regraft.recipes.finetune_files.write_tensors", full)
+        patch.setattr("regraft.jobs.finetune.files.write_tensors", full)
         code, _, err = regraft(*words)
     assert code == 1
     assert "No space left" in err.splitlines()[-1]

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import CONV, MLP, checkpoint, digits, trained
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from checkpoints import CONV, MLP, checkpoint, digits, trained
 from regraft.cli import merge as merge_verb
 from regraft.cli.align import Align
 from regraft.cli.merge import Merge
 from regraft.errors import InputError, MissingExtraError, RegraftError
 from regraft.models import build
-from regraft.symmetry.connectivity import measure
-from regraft.symmetry.merge import merge
-from regraft.symmetry.spec import PermutationSpec
-from regraft.symmetry.trace import trace
+from regraft.symmetry.merge.connectivity import measure
+from regraft.symmetry.merge.merge import merge
+from regraft.symmetry.spec.spec import PermutationSpec
+from regraft.symmetry.trace.trace import trace
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def network(config, state, classes=10):
 
 
 def accuracy(model):
-    from regraft.cli.merging.data import Data
+    from regraft.jobs.merge.data import Data
 
     splits = digits()
     data = Data(splits, splits.mean, splits.std, tuple(range(10)))
@@ -340,7 +340,7 @@ def test_it_tells_in_words(pair, tmp_path, capsys):
 
 
 def test_without_the_report_extra_the_merge_is_there_all_the_same(pair, run, monkeypatch):
-    from regraft.cli.merging import page as merge_page
+    from regraft.jobs.merge import page as merge_page
 
     def missing(card):
         raise MissingExtraError("jinja2", "report", "writing a report page")

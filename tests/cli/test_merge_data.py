@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import digits
 from training import Points
 
-from regraft.cli.merging.alignment import Alignment
-from regraft.cli.merging.data import Data, prepared
-from regraft.cli.merging.labels import Labels, label_rows
-from regraft.cli.merging.union import Together
+from checkpoints import digits
 from regraft.errors import InputError
+from regraft.jobs.merge.alignment import Alignment
+from regraft.jobs.merge.data import Data, prepared
+from regraft.jobs.merge.labels import Labels, label_rows
+from regraft.jobs.merge.union import Together
 from regraft.protocols import BatchSource
 
 
@@ -57,7 +57,7 @@ def test_a_batch_of_the_union_has_images_of_all_sources_in_proportion(sizes, bat
 
 
 def test_statistics_over_the_union_have_the_variance_between_the_sets():
-    from regraft.symmetry.repair import reset_batch_norm_
+    from regraft.symmetry.merge.repair import reset_batch_norm_
 
     low, high = Points(60, 20, 0), Points(60, 20, 1)
     high.x += 10

@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
-from checkpoints import checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from checkpoints import checkpoint
 from regraft.cli.merge import Merge
 from regraft.errors import InputError
 

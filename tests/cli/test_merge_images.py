@@ -88,6 +88,6 @@ def test_folders_of_before_are_refused_and_kept(regraft, refused, image_folder, 
 
 
 def test_known_sets_say_nothing_so_that_folders_of_before_stay_finished():
-    from regraft.cli.merging.alignment import images_of
+    from regraft.jobs.merge.alignment import images_of
 
     assert images_of((), None) == images_of(("digits", "mnist"), "anywhere") == {}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from regraft.cli.merging.alignment import Alignment
-from regraft.cli.merging.network import network_config
 from regraft.errors import InputError
+from regraft.jobs.merge.alignment import Alignment
+from regraft.jobs.merge.network import network_config
 
 ASKED = Alignment(checkpoints=(Path("a.safetensors"), Path("b.safetensors")), out=Path("out"))
 

@@ -6,17 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from checkpoints import CONV, MLP, checkpoint, digits, trained
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from checkpoints import CONV, MLP, checkpoint, digits, trained
 from regraft.cli.align import Align
 from regraft.cli.merge import Merge
-from regraft.cli.merging.data import Data
-from regraft.cli.merging.gathered import gather
 from regraft.errors import InputError
+from regraft.jobs.merge.data import Data
+from regraft.jobs.merge.gathered import gather
 from regraft.models import build
-from regraft.symmetry.connectivity import measure
+from regraft.symmetry.merge.connectivity import measure
 from regraft.train import outputs
 
 HALVES = [(0, 1, 2, 3, 4), (3, 4, 5, 6, 7, 8, 9)]

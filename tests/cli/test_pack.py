@@ -103,7 +103,7 @@ def test_a_folder_of_something_else_says_what_to_do(refused, verb, tmp_path):
 def test_a_ticket_of_more_weights_than_bytes_is_unpacked_only_by_force(
     answer, refused, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("regraft.tickets.unpacked._MAX_BITLESS", 1 << 10)
+    monkeypatch.setattr("regraft.tickets.file.unpacked._MAX_BITLESS", 1 << 10)
     save_ticket("a.ticket", edge_popup(torch.nn.Linear(64, 64), sparsity=0.0))
     words = ("ticket", "unpack", "a.ticket", "--out", tmp_path / "folder")
     assert "claims 4096 weights that it has no bits for" in refused(*words)

@@ -1,6 +1,6 @@
 import pytest
 
-from regraft.cli.progress import Bar, is_first_process, loss_and_accuracy
+from regraft.jobs.progress import Bar, is_first_process, loss_and_accuracy
 
 
 def test_a_bar_counts_on_standard_error(capsys, monkeypatch):

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.data import load_graph, load_known
+from regraft.jobs.train import Job, run_in
 from regraft.models import build
-from regraft.recipes.job import Job, run_in
 from regraft.tickets import Freezing, edge_popup, fill, load_ticket, save_ticket
 
 QUICK = ("--epochs", 1, "--train-size", 100, "--batch-size", 20, "--width", 0.5, "--every", 2)

@@ -2,12 +2,12 @@ import json
 
 import pytest
 import torch
-from checkpoints import digits
 from safetensors.torch import load_file, save_file
 from transfers import WIDE, about, between, run
 
-from regraft.symmetry.learning_transfer.trajectory import Trajectory
-from regraft.symmetry.spec import PermutationSpec
+from checkpoints import digits
+from regraft.symmetry.spec.spec import PermutationSpec
+from regraft.symmetry.transfer.trajectory import Trajectory
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from transfers import WIDE, about, run
 
 from regraft import streams
-from regraft.symmetry.spec import PermutationSpec
+from regraft.symmetry.spec.spec import PermutationSpec
 
 HEAD = ("head.weight", "head.bias")
 

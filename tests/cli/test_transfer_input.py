@@ -2,9 +2,10 @@ import json
 
 import pytest
 import torch
-from checkpoints import checkpoint
 from safetensors.torch import load_file, save_file
 from transfers import about, between, rewritten, run
+
+from checkpoints import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file
 from transfers import WIDE, about, between, rewritten, run
 
-from regraft.cli.transferring.benefit import notes_of, paired
-from regraft.cli.transferring.card import _training
 from regraft.config import ModelConfig
 from regraft.errors import InputError
+from regraft.jobs.transfer.benefit import notes_of, paired
+from regraft.jobs.transfer.card import _training
 
 
 def test_a_source_that_has_learnt_nothing_gains_nothing_and_the_card_says_so(answer, tmp_path):
@@ -47,7 +47,7 @@ def test_an_agreement_that_cannot_be_measured_ends_no_transfer(answer, monkeypat
         raise InputError("batches: they are too small for batch statistics")
 
     monkeypatch.setattr(
-        importlib.import_module("regraft.symmetry.learning_transfer.agreement"), "agreement", refuse
+        importlib.import_module("regraft.symmetry.transfer.agreement"), "agreement", refuse
     )
     a, b = run(tmp_path / "a", 1, epochs=1), run(tmp_path / "b", 2, epochs=1)
     found = answer(

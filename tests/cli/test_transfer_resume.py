@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transfers import between, run
 
 # By its name, as the package has a function of that name.
-module = importlib.import_module("regraft.symmetry.learning_transfer.transfer")
+module = importlib.import_module("regraft.symmetry.transfer.transfer")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_recording_that_has_changed_is_another_question(answer, refused, runs,
 
 
 def test_of_an_index_of_shards_the_shards_count(tmp_path):
-    from regraft.cli.merging.alignment import stamp
+    from regraft.jobs.merge.alignment import stamp
 
     shard, index = tmp_path / "model-1.safetensors", tmp_path / "model.safetensors.index.json"
     shard.write_bytes(b"1")

@@ -231,7 +231,7 @@ def test_a_missing_set_names_the_folder_and_the_command(find_refused, tmp_path):
 )
 def test_a_missing_extra_names_its_install_line(module, words, install, find_refused, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr("regraft.recipes.job._loaded", {})
+    monkeypatch.setattr("regraft.jobs.train._loaded", {})
     assert install in find_refused(*words, code=3)
 
 
@@ -266,7 +266,7 @@ def test_data_that_changed_under_a_run_is_refused(
     (tmp_path / "run" / "result.json").unlink()
     first = sorted(image_folder.rglob("*.png"))[0]
     (first.parent / "more.png").write_bytes(first.read_bytes())
-    monkeypatch.setattr("regraft.recipes.job._loaded", {})  # as in a process of its own
+    monkeypatch.setattr("regraft.jobs.train._loaded", {})  # as in a process of its own
     assert "was started with other data" in refused(*words)
 
 

@@ -55,7 +55,7 @@ def test_the_width_factor_of_a_thin_resnet_scales_every_layer():
 
 
 def test_units_of_a_thin_resnet_are_free_stage_by_stage_and_block_by_block():
-    from regraft.symmetry.trace import trace
+    from regraft.symmetry.trace.trace import trace
 
     spec = trace(ThinResNet(20, 10, width=0.25), torch.randn(2, 3, 8, 8))
     # One residual stream a stage, one inner group a block.

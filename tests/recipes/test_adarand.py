@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 
 from regraft.config import RuntimeConfig
 from regraft.errors import DivergenceError, InputError
+from regraft.jobs.base import with_sources
+from regraft.jobs.finetune.analysis import conditional_entropy, describe, entropy
+from regraft.jobs.finetune.tuned_job import TransferJob
+from regraft.jobs.finetune.tuned_select import SelectJob
+from regraft.jobs.finetune.tuned_task import Task, Tuning
 from regraft.recipes import SCALES, load_recipe, reproduce
-from regraft.recipes import adarand as module
-from regraft.recipes.adarand_analysis import conditional_entropy, describe, entropy
-from regraft.recipes.adarand_arms import ARMS, MAIN, Budget, transfer
-from regraft.recipes.adarand_job import TransferJob
-from regraft.recipes.adarand_reading import by_pair, lasts, read
-from regraft.recipes.adarand_select import SelectJob
-from regraft.recipes.adarand_task import Task, Tuning
-from regraft.recipes.runnable import with_sources
+from regraft.recipes.adarand import recipe as module
+from regraft.recipes.adarand.arms import ARMS, MAIN, Budget, transfer
+from regraft.recipes.adarand.claims import by_pair, lasts, read
 from regraft.report import Result, Run, rows
 from regraft.train import read_json
 
@@ -304,7 +304,7 @@ def test_a_network_whose_last_step_broke_it_has_diverged(finished, tmp_path, mon
     plain = found["plain", 1][0]
     link(plain.sources[:1], root, tmp_path)
     broken = {"metrics": {"test_accuracy": 30.0, "test_loss": math.nan}, "seconds": 1.0}
-    monkeypatch.setattr("regraft.recipes.adarand_task.fit", lambda *_, **__: broken)
+    monkeypatch.setattr("regraft.jobs.finetune.tuned_task.fit", lambda *_, **__: broken)
     tuning = Tuning(method="plain", lr=0.1)
     result = dataclasses.replace(plain, choice=None, tuning=tuning, points=0).run(tmp_path)
     assert result["metrics"] == {"test_accuracy": 20.0, "diverged": 1.0, "lr": 0.1}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from regraft.models import build
 from regraft.recipes import SCALES, load_recipe
 from regraft.recipes.compare import gap
-from regraft.recipes.frozen_arms import density_of, entropy
-from regraft.recipes.frozen_reading import read
+from regraft.recipes.frozen.arms import density_of, entropy
+from regraft.recipes.frozen.claims import read
 from regraft.report import Result, Run, rows
 from regraft.tickets import Freezing, prepare, quantise, save_ticket, stored_bytes
 

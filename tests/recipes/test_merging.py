@@ -10,14 +10,14 @@ from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
 from regraft.data import load
 from regraft.errors import InputError
 from regraft.generators import CondenseConfig, CondensedSet
+from regraft.jobs.base import with_sources
+from regraft.jobs.merge.job import MergeConfig
+from regraft.jobs.merge.sets import Sets
 from regraft.models import build
 from regraft.recipes import SCALES, load_recipe, reproduce
-from regraft.recipes import merging as module
-from regraft.recipes.merging import Pair, turned
-from regraft.recipes.merging_data import Sets
-from regraft.recipes.merging_job import MergeConfig
-from regraft.recipes.merging_reading import by_angle, read, slopes
-from regraft.recipes.runnable import with_sources
+from regraft.recipes.merging import recipe as module
+from regraft.recipes.merging.claims import by_angle, read, slopes
+from regraft.recipes.merging.recipe import Pair, turned
 from regraft.report import Result, Run, rows
 from regraft.train import read_json
 

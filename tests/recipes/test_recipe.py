@@ -8,8 +8,9 @@ import pytest
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.errors import InputError, RegraftError
-from regraft.recipes import RECIPES, SCALES, Job, iterand, load_recipe, reproduce, run_job
-from regraft.recipes.iterand import equal_accuracy_widths
+from regraft.recipes import RECIPES, SCALES, Job, load_recipe, reproduce, run_job
+from regraft.recipes.iterand import recipe as iterand
+from regraft.recipes.iterand.recipe import equal_accuracy_widths
 from regraft.recipes.recipe import _commits
 from regraft.report import Result, Run
 
@@ -257,8 +258,8 @@ def test_a_recipe_leaves_its_report_and_runs_nothing_twice(tmp_path, monkeypatch
         assert (job.folder(out) / kept).exists() == expected
 
     before = stamps(out)
-    monkeypatch.setattr("regraft.recipes.job.load", lambda _: pytest.fail("data were loaded"))
-    monkeypatch.setattr("regraft.recipes.job._loaded", {})
+    monkeypatch.setattr("regraft.jobs.train.load", lambda _: pytest.fail("data were loaded"))
+    monkeypatch.setattr("regraft.jobs.train._loaded", {})
     again = reproduce(recipe, out, workers=1, results=results)
     assert stamps(out) == before
     assert again.rows == first.rows

@@ -9,16 +9,16 @@ import torch
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
 from regraft.data import load
 from regraft.errors import InputError
+from regraft.jobs.base import with_sources
+from regraft.jobs.record import RecordedJob, images_of
+from regraft.jobs.transfer.config import TransferConfig
+from regraft.jobs.transfer.job import TransferJob, pair_of
 from regraft.models import build
 from regraft.recipes import SCALES, load_recipe, reproduce
-from regraft.recipes import transfer as module
-from regraft.recipes.recorded_job import RecordedJob, images_of
-from regraft.recipes.runnable import with_sources
-from regraft.recipes.transfer import Experiment
-from regraft.recipes.transfer_config import TransferConfig
-from regraft.recipes.transfer_figures import seconds_to, training_curve
-from regraft.recipes.transfer_job import TransferJob, pair_of
-from regraft.recipes.transfer_reading import FAR, read
+from regraft.recipes.transfer import recipe as module
+from regraft.recipes.transfer.claims import FAR, read
+from regraft.recipes.transfer.figures import seconds_to, training_curve
+from regraft.recipes.transfer.recipe import Experiment
 from regraft.report import Result, Run, read_run, rows
 from regraft.train import load_state, read_json
 
@@ -163,7 +163,7 @@ def test_what_cannot_be_transferred_is_refused(tmp_path, monkeypatch):
     whole = dataclasses.replace(job.source, data=dataclasses.replace(MLP.data, validation=0.0))
     with pytest.raises(InputError, match="no validation images"):
         whole.run(tmp_path)
-    monkeypatch.setattr("regraft.recipes.recorded_job.load_once", lambda config: object())
+    monkeypatch.setattr("regraft.jobs.record.load_once", lambda config: object())
     with pytest.raises(InputError, match="'cora' is a graph: a transfer needs images"):
         images_of(DataConfig(name="cora"))
 
@@ -317,14 +317,14 @@ def test_a_transfer_that_was_killed_is_not_computed_again(finished, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         job.run(tmp_path, progress=stop)
     monkeypatch.setattr(
-        "regraft.recipes.transfer_work.transfer", lambda *a, **k: pytest.fail("again")
+        "regraft.jobs.transfer.recipe_work.transfer", lambda *a, **k: pytest.fail("again")
     )
     again = job.run(tmp_path)
     same = {k for k in result["metrics"] if not k.endswith("seconds")}
     assert {k: again["metrics"][k] for k in same} == {k: result["metrics"][k] for k in same}
     history = [read_run(job.folder(place)).history for place in (root, tmp_path)]
     assert history[0] == history[1]
-    monkeypatch.setattr("regraft.recipes.transfer_job.images_of", lambda *a: pytest.fail("read"))
+    monkeypatch.setattr("regraft.jobs.transfer.job.images_of", lambda *a: pytest.fail("read"))
     assert job.run(tmp_path)["metrics"] == again["metrics"]
 
 

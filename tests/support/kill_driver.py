@@ -19,7 +19,7 @@ import sklearn.datasets  # noqa: F401
 
 import regraft.cli
 import regraft.cli.find
-import regraft.recipes.job
+import regraft.jobs.train
 
 
 def start(arguments):

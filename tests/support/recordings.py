@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from regraft.symmetry.learning_transfer.recorder import TrajectoryRecorder
+from regraft.symmetry.transfer.recorder import TrajectoryRecorder
 
 
 def network(seed=0):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regraft.symmetry.spec import Group, PermutationSpec, Site
+from regraft.symmetry.spec.spec import Group, PermutationSpec, Site
 
 
 def plain(n: int, *, start: int = 0) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from regraft import streams
-from regraft.symmetry.permutation import compose, inverse
-from regraft.symmetry.spec import Group, PermutationSpec
+from regraft.symmetry.spec.permutation import compose, inverse
+from regraft.symmetry.spec.spec import Group, PermutationSpec
 
 IGNORED = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from symmetry_specs import mlp, random_state
 
-from regraft.symmetry.learning_transfer.trajectory import Trajectory
+from regraft.symmetry.transfer.trajectory import Trajectory
 
 
 class Source:

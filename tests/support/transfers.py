@@ -3,14 +3,14 @@
 import json
 
 import torch
-from checkpoints import digits
 from safetensors.torch import load_file, save_file
 
+from checkpoints import digits
 from regraft.config import ModelConfig, to_dict
 from regraft.data import TensorLoader
 from regraft.models import build
-from regraft.symmetry.heads import find_head
-from regraft.symmetry.learning_transfer.recorder import TrajectoryRecorder
+from regraft.symmetry.merge.heads import find_head
+from regraft.symmetry.transfer.recorder import TrajectoryRecorder
 
 WIDE = ModelConfig(name="mlp", options={"widths": [64, 48]})
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from regraft.errors import InputError
 from regraft.tickets import IteRand, bake, edge_popup, gather, gather_state
-from regraft.tickets.packed import pack, unpack
+from regraft.tickets.file.packed import pack, unpack
 
 
 class Pair(nn.Module):

@@ -2,7 +2,7 @@
 
 import sys
 
-from regraft.cli import main
+from . import main
 
 
 def run() -> None:

@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .merging.alignment import Alignment
-from .merging.card import describe, make_card, summary, write_documents
-from .merging.folder import claimed, finished, write_card
-from .merging.gathered import gather
-from .merging.labels import Labels
-from .merging.matching import align, write_alignment
+from regraft.jobs.merge.alignment import Alignment
+from regraft.jobs.merge.card import describe, make_card, summary, write_documents
+from regraft.jobs.merge.gathered import gather
+from regraft.jobs.merge.labels import Labels
+from regraft.jobs.merge.matching import align, write_alignment
+from regraft.train.result_folder import claimed, finished, write_card
+
 from .output import print_json, say
 
 
@@ -50,7 +51,7 @@ class Align(Alignment):
         return 0
 
     def _aligned(self) -> dict[str, Any]:
-        from regraft.symmetry.stream import write_stream
+        from regraft.checkpoints.stream import write_stream
 
         began = time.monotonic()
         # Only straight-through matching looks at labels; any images will do for the others.

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from .network import network_of
+from regraft.jobs.predict.network import network_of
+
 from .output import print_json, say
 
 

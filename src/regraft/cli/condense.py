@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from regraft.jobs.progress import Bar, is_first_process
+
 from .output import print_json, say, table
-from .progress import Bar, is_first_process
 
 # Mirrored, a character is another one or none.
 _CHARACTERS = ("digits", "mnist", "kmnist", "emnist", "emnist_digits", "emnist_balanced")
@@ -92,7 +93,7 @@ class Condense:
         from regraft.data import load
         from regraft.errors import InputError
         from regraft.generators import CondensedSet, Condenser
-        from regraft.recipes.job import fingerprint
+        from regraft.jobs.train import fingerprint
         from regraft.report.picture import contact_sheet, png
         from regraft.train import RunFolder, keep_freed_memory
 
@@ -259,8 +260,7 @@ class Condense:
 
     def _evaluate(self, splits: Any, condensed: Any, runtime: Any) -> list[dict[str, Any]]:
         from regraft.config import ModelConfig
-
-        from .condensing.scores import Trial, summary
+        from regraft.jobs.condense.scores import Trial, summary
 
         model = self._model()
         if self.evaluate_model is not None:
@@ -287,9 +287,8 @@ class Condense:
         model: Any,
     ) -> None:
         from regraft.files import write_bytes, write_text
+        from regraft.jobs.condense.page import page
         from regraft.report.wording import duration
-
-        from .condensing.page import page
 
         config = condenser.config
         facts = {

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .labelled import labelled
+from regraft.jobs.predict.labelled import labelled
+from regraft.jobs.predict.used_images import Seen
+
 from .output import print_json, say, table
-from .seen import Seen
 
 _BATCH = 100
 
@@ -51,9 +52,8 @@ class Evaluate:
 
         from regraft.errors import InputError
         from regraft.files import write_text
+        from regraft.jobs.predict.finetuned import load_finetuned
         from regraft.train import evaluation
-
-        from .finetuned import load_finetuned
 
         if self.threads is not None:
             if self.threads < 1:

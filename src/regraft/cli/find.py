@@ -20,9 +20,9 @@ from regraft.config import (
     TicketConfig,
     TicketMethod,
 )
+from regraft.jobs.progress import Bar, is_first_process
 
 from .output import print_json, say
-from .progress import Bar, is_first_process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class Find:
         """Search, show progress, and tell what was found."""
         from regraft.config import check
         from regraft.errors import InputError, MissingExtraError
-        from regraft.recipes.job import Job, run_in
+        from regraft.jobs.train import Job, run_in
         from regraft.report.wording import size
         from regraft.train import keep_freed_memory
 

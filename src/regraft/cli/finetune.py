@@ -21,9 +21,9 @@ from regraft.config import (
     Schedule,
     SearchConfig,
 )
+from regraft.jobs.stages import Stages
 
 from .output import print_json, say
-from .stages import Stages
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 # What the folder of a run has before there is anything to go on from, and what there is then.
@@ -146,7 +146,7 @@ class Finetune:
     def run(self) -> int:
         """Fine-tune, show progress, and tell what was found."""
         from regraft.errors import InputError
-        from regraft.recipes.finetune import run_finetune
+        from regraft.jobs.finetune.job import run_finetune
         from regraft.train import keep_freed_memory
 
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -177,7 +177,7 @@ class Finetune:
             InputError: An argument that cannot be understood, or a Regraft file that does not say
                 what it is of.
         """
-        from regraft.recipes.finetune import FinetuneJob
+        from regraft.jobs.finetune.job import FinetuneJob
 
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         model, checkpoint, size, channels = self._network()
@@ -255,9 +255,8 @@ class Finetune:
 def _known(checkpoint: Path, name: str | None) -> dict[str, Any]:
     """Return what a Regraft file says of itself: nothing for another file."""
     from regraft.errors import InputError
-    from regraft.recipes.start import read_checkpoint
-
-    from .network import facts_of, is_elsewhere
+    from regraft.jobs.finetune.start import read_checkpoint
+    from regraft.jobs.predict.network import facts_of, is_elsewhere
 
     found = read_checkpoint(checkpoint)
     if not found.about:

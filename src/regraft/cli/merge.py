@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .merging.alignment import Alignment
-from .merging.card import describe, make_card, score_table, summary, write_documents
-from .merging.folder import claimed, finished, write_card
-from .merging.gathered import Gathered, gather
-from .merging.matching import Aligned, align, write_alignment
-from .merging.scores import Bench, State, told
+from regraft.jobs.merge.alignment import Alignment
+from regraft.jobs.merge.card import describe, make_card, score_table, summary, write_documents
+from regraft.jobs.merge.gathered import Gathered, gather
+from regraft.jobs.merge.matching import Aligned, align, write_alignment
+from regraft.jobs.merge.scores import Bench, State, told
+from regraft.train.result_folder import claimed, finished, write_card
+
 from .output import print_json, say, table
 
 if TYPE_CHECKING:
-    from regraft.symmetry.repair import Repaired
+    from regraft.symmetry.merge.repair import Repaired
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class Merge(Alignment):
 
     def _check(self) -> None:
         from regraft.errors import InputError
-        from regraft.symmetry.merge_methods import MERGE_METHODS
+        from regraft.symmetry.merge.methods import MERGE_METHODS
 
         self.check_options()
         known = MERGE_METHODS.get(self.method)
@@ -115,7 +116,7 @@ class Merge(Alignment):
 
     def _check_numbers(self) -> None:
         from regraft.errors import InputError
-        from regraft.symmetry.merge import normalised
+        from regraft.symmetry.merge.merge import normalised
 
         factors = () if self.scale is None else (("scale", self.scale),)
         for name, value in (*factors, *(("weights", weight) for weight in self.weights)):
@@ -137,8 +138,8 @@ class Merge(Alignment):
         return {k: v for k, v in given.items() if v is not None}
 
     def _merged(self) -> dict[str, Any]:
-        from regraft.symmetry.heads import share_rows
-        from regraft.symmetry.merge import merge
+        from regraft.symmetry.merge.heads import share_rows
+        from regraft.symmetry.merge.merge import merge
 
         began = time.monotonic()
         given = gather(self, base=self.base, heads=self.heads)
@@ -172,7 +173,7 @@ class Merge(Alignment):
     def _repaired(
         self, given: Gathered, merged: State, parents: list[State]
     ) -> tuple[State, Repaired]:
-        from regraft.symmetry.repair import Repaired, repair
+        from regraft.symmetry.merge.repair import Repaired, repair
 
         if not given.data:
             return merged, Repaired(
@@ -228,7 +229,7 @@ class Merge(Alignment):
         self, given: Gathered, aligned: Aligned, states: list[State], result: State
     ) -> list[str]:
         from regraft.files import write_tensors
-        from regraft.symmetry.heads import separate_heads
+        from regraft.symmetry.merge.heads import separate_heads
 
         files = {"model.safetensors": (result, describe(given))}
         if self.heads == "separate" and given.head:
@@ -244,9 +245,9 @@ class Merge(Alignment):
         return [*files, *write_alignment(self.out, aligned), *condensed]
 
     def _streamed(self) -> dict[str, Any]:
-        from regraft.symmetry.merge import merge_tensors
-        from regraft.symmetry.repair import Repaired
-        from regraft.symmetry.stream import write_stream
+        from regraft.checkpoints.stream import write_stream
+        from regraft.symmetry.merge.merge import merge_tensors
+        from regraft.symmetry.merge.repair import Repaired
 
         began = time.monotonic()
         given = gather(self, base=self.base, sketch=self.match == "none" or self.spec is not None)

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from .network import compare_sketch, facts_of
+from regraft.jobs.predict.network import compare_sketch, facts_of
+from regraft.jobs.predict.pictures import Preparation
+
 from .output import print_json, say
-from .pictures import Preparation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +201,7 @@ def _is_pickle(path: Path) -> bool:
 def _checkpoint(path: Path, data_root: str | None) -> Any:
     from regraft.config import DataConfig, ModelConfig, TicketConfig
     from regraft.errors import InputError
-    from regraft.recipes.job import Job, facts, load_once
+    from regraft.jobs.train import Job, facts, load_once
     from regraft.tickets import gather_state
     from regraft.train import load_state
     from regraft.train.loop import finished_state

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from regraft.jobs.predict.pictures import decoded, files_of
+from regraft.jobs.predict.predictions import as_csv, best, headings
+
 from .output import print_json, table
-from .pictures import decoded, files_of
-from .predictions import as_csv, best, headings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,7 @@ class Predict:
 
         from regraft.errors import InputError
         from regraft.files import write_text
-
-        from .finetuned import load_finetuned
+        from regraft.jobs.predict.finetuned import load_finetuned
 
         if not self.images:
             raise InputError("images: name image files or folders")

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .labelled import labelled
-from .network import facts_of, network_of
+from regraft.jobs.predict.labelled import labelled
+from regraft.jobs.predict.network import facts_of, network_of
+from regraft.jobs.predict.pictures import Preparation, decoded, files_of
+from regraft.jobs.predict.predictions import as_csv, best, csv_text, headings
+
 from .output import print_json, say, table
-from .pictures import Preparation, decoded, files_of
-from .predictions import as_csv, best, csv_text, headings
 
 _INT = "a whole number or null"
 _SPLIT = {"graph_split": "text", "split_seed": "a whole number", "train_size": _INT, "shots": _INT}

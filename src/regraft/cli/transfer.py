@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .merging.alignment import Alignment, check_moments, images_of, stamp
-from .merging.folder import claimed, finished, write_card
+from regraft.jobs.merge.alignment import Alignment, check_moments, images_of, stamp
+from regraft.train.result_folder import claimed, finished, write_card
+
 from .output import print_json, say, table
 
 Method = Literal["gmt", "fgmt", "naive", "oracle", "initial_weights"]
@@ -118,9 +119,9 @@ class Transfer:
 
     def run(self) -> int:
         """Transfer, measure, train on, and write the folder."""
-        from .transferring.card import score_table, summary, write_documents
-        from .transferring.transferring import transferred
-        from .transferring.work import Work
+        from regraft.jobs.transfer.card import score_table, summary, write_documents
+        from regraft.jobs.transfer.transferring import transferred
+        from regraft.jobs.transfer.work import Work
 
         self._check()
         identity = self.identity()

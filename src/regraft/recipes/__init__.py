@@ -1,8 +1,9 @@
 """The papers' experiments as complete configs, and the command that runs and reads them."""
 
-from .job import Job, run_in, run_job
+from regraft.jobs.base import Runnable
+from regraft.jobs.train import Job, run_in, run_job
+
 from .recipe import RECIPES, SCALES, Outcome, Reading, Recipe, load_recipe, reproduce
-from .runnable import Runnable
 
 __all__ = [
     "RECIPES",

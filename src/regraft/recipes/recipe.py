@@ -13,6 +13,8 @@ from typing import Any
 
 from regraft.errors import InputError
 from regraft.files import make_folder, write_text
+from regraft.jobs.base import Runnable
+from regraft.jobs.pool import default_workers, run_all
 from regraft.report import (
     Claim,
     Row,
@@ -24,9 +26,6 @@ from regraft.report import (
     write_results,
 )
 from regraft.train import command_line
-
-from .pool import default_workers, run_all
-from .runnable import Runnable
 
 RECIPES = {
     "adarand": "regraft.recipes.adarand",

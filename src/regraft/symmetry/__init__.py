@@ -1,13 +1,36 @@
 """Trained weights reused: permutation symmetry, matching, merging, connectivity."""
 
-from .activations import Activations
-from .check import SymmetryError, check
-from .checkpoint import Checkpoint, check_alike, check_finite, fit_names, read_checkpoint
-from .connectivity import Curve, Measured, Plane, interpolation, measure, plane
-from .cycle_consistent import cycle_consistent
-from .heads import Ensemble, find_head, separate_heads, union_classes, union_heads, widen_heads
-from .lazy import Permuted
-from .learning_transfer import (
+from regraft.checkpoints.read import (
+    Checkpoint,
+    check_alike,
+    check_finite,
+    fit_names,
+    read_checkpoint,
+)
+
+from .match.activations import Activations
+from .match.cycle_consistent import cycle_consistent
+from .match.many import ManyMatch, align_many, between
+from .match.match import Match, match
+from .match.solver.assignment import assign
+from .match.straight_through import StraightThrough, StraightThroughConfig, straight_through
+from .merge.connectivity import Curve, Measured, Plane, interpolation, measure, plane
+from .merge.heads import (
+    Ensemble,
+    find_head,
+    separate_heads,
+    union_classes,
+    union_heads,
+    widen_heads,
+)
+from .merge.merge import MergeMethod, merge, merge_method, merge_tensors
+from .merge.repair import Repaired, repair, repair_, reset_batch_norm_
+from .spec.permutation import Permutation, compose, inverse
+from .spec.permuted import Permuted
+from .spec.spec import Group, PermutationSpec, Pin, Site
+from .trace.check import SymmetryError, check
+from .trace.trace import trace
+from .transfer import (
     Agreement,
     Gradients,
     Trajectory,
@@ -16,16 +39,7 @@ from .learning_transfer import (
     agreement,
     transfer,
 )
-from .many import ManyMatch, align_many, between
-from .match import Match, match
-from .merge import MergeMethod, merge, merge_method, merge_tensors
-from .mode_connectivity import Connection, connect
-from .permutation import Permutation, compose, inverse
-from .repair import Repaired, repair, repair_, reset_batch_norm_
-from .solver.assignment import assign
-from .spec import Group, PermutationSpec, Pin, Site
-from .straight_through import StraightThrough, StraightThroughConfig, straight_through
-from .trace import trace
+from .transfer.mode_connectivity import Connection, connect
 
 __all__ = [
     "Activations",

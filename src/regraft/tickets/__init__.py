@@ -5,12 +5,13 @@ from .arms import ARMS, Arm, prepare
 from .bake import bake
 from .controls import apply_masks, random_masks, shuffled, shuffled_masks, unmask
 from .edge_popup import edge_popup
+from .file.packed import find_ticket, load_ticket, save_ticket, write_ticket
+from .file.unpacked import read_unpacked, write_unpacked
 from .freeze import Freezing, FrozenPattern
 from .frozen import FrozenMask, build_mask
 from .gather import gather, gather_state
 from .iterand import IteRand, rerandomize_
 from .mask import FixedMask, GlobalScope, Mask, masks, named_masks, sparsity
-from .packed import find_ticket, load_ticket, save_ticket, write_ticket
 from .partly import partly_masked_weight
 from .quantise import Quantised, load_quantised, quantise, save_quantised
 from .schedule import SparsitySchedule, score_penalty
@@ -18,7 +19,6 @@ from .select import ThresholdSelector, pruned_count, topk_mask
 from .source import WeightSource
 from .straight_through import masked_weight
 from .ticket import Ticket, TicketLayer, fill, stored_bytes
-from .unpacked import read_unpacked, write_unpacked
 
 __all__ = [
     "ARMS",

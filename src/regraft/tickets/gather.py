@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from regraft.errors import InputError
 
-from .coder import Bits
+from .file.coder import Bits
 from .freeze import FrozenPattern
 from .frozen import build_mask
 from .mask import GlobalScope, Mask, named_masks

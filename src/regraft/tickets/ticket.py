@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from regraft.errors import InputError
 
-from .coder import Bits, entropy_bits
+from .file.coder import Bits, entropy_bits
 from .freeze import FrozenPattern
 from .mask import kept_scale
 from .source import WeightSource

@@ -1,1 +1,0 @@
-"""What `regraft condense` shows of its images: scores and a page."""

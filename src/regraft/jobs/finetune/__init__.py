@@ -1,0 +1,1 @@
+"""A pretrained network fine-tuned on few images: start, search on validation, training, result."""

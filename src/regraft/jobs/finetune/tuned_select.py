@@ -1,0 +1,180 @@
+"""An arm's learning rate, weight and options, chosen on validation images with seeds never reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from regraft.config import RuntimeConfig, check
+from regraft.errors import DivergenceError, InputError
+from regraft.files import write_text
+from regraft.jobs.base import folder_of, open_folder
+from regraft.jobs.train import Job, fingerprint, load_once, runtime_identity
+from regraft.train import RunFolder, make_fabric, read_json
+from regraft.train.loop import Progress
+
+from .tuned_task import Task, Tuning, tune, tuning_config
+
+FILE = "choice.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectJob:
+    """Every trial of a grid at every selection seed; the best mean validation accuracy wins.
+
+    Of equal ones the lower mean validation loss wins, then the earlier in the grid. One that
+    diverges at any seed is out. The folder holds `choice.json` with all trials.
+
+    Attributes:
+        setting: Name of the setting that the choice is for, below `selection/`.
+        arm: The method's name in tables.
+        task: Data and network; test images are not looked at.
+        grid: What is tried, all of one method.
+        seeds: Selection seeds, disjoint from those reported.
+    """
+
+    setting: str
+    arm: str
+    control: str | None = None
+    task: Task
+    grid: tuple[Tuning, ...]
+    seeds: tuple[int, ...] = (1001, 1002)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    @property
+    def sources(self) -> Sequence[Job]:
+        """The source networks of the selection seeds."""
+        tasks = (self.task.with_seed(seed) for seed in self.seeds)
+        return tuple(task.source for task in tasks if task.source is not None)
+
+    def config(self) -> dict[str, Any]:
+        """Return the JSON form of everything that determines the choice."""
+        return {
+            "task": self.task.with_seed(self.seeds[0]).config(),
+            "grid": [tuning_config(tuning) for tuning in self.grid],
+            "seeds": list(self.seeds),
+            "runtime": runtime_identity(replace(self.runtime, seed=self.seeds[0])),
+        }
+
+    def folder(self, root: Path) -> Path:
+        """Return the run's own folder below `root`."""
+        return folder_of(self._first(), root)
+
+    def _first(self) -> SelectJob:
+        """Return the same choice under its first seed, which its folder is named by."""
+        return replace(self, runtime=replace(self.runtime, seed=self.seeds[0]))
+
+    def with_seed(self, seed: int) -> SelectJob:
+        """Return the same choice: it has seeds of its own."""
+        return self
+
+    def with_data_root(self, root: str) -> SelectJob:
+        """Return the same choice with the data sets below `root`."""
+        return replace(self, task=self.task.with_data_root(root))
+
+    def chosen(self, root: Path) -> dict[str, Any]:
+        """Return `lr`, `weight` and `options` of the finished choice.
+
+        Raises:
+            InputError: It is not finished.
+        """
+        found = read_json(self.folder(root) / FILE)
+        if found is None:
+            raise InputError(
+                f"{self.folder(root) / FILE} is missing: {self.arm} needs its learning rate and "
+                "weight chosen first"
+            )
+        return found["chosen"]
+
+    def run(self, root: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+        """Try everything, or go on, or return the result of a finished choice.
+
+        Raises:
+            DivergenceError: Every pair diverged.
+            RegraftError: Whatever keeps the run from its end, in one sentence.
+        """
+        if not self.grid or not self.seeds:
+            raise InputError("grid or seeds is empty: expected something to choose from")
+        check(self.task.data, self.task.model, self.task.optim, self.runtime)
+        with open_folder(self._first(), root) as folder:
+            if folder.result is not None:
+                return folder.result
+            fabric = make_fabric(self.runtime)
+            folder.pin("data", fingerprint(load_once(self.task.data)))
+            folder.truncate_metrics(0)
+            trials, seconds = [], 0.0
+            for i, tuning in enumerate(self.grid):
+                found = [self._trial(i, seed, root, fabric, progress) for seed in self.seeds]
+                seconds += sum(f["seconds"] for f in found)
+                trials.append(_averaged(tuning, found))
+            usable = [t for t in trials if "diverged" not in t]
+            if not usable:
+                raise DivergenceError(
+                    f"every trial of {self.arm} in {self.setting} diverged "
+                    f"({trials[-1]['diverged']}): give lower learning rates"
+                )
+            best = max(usable, key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
+            chosen = {key: best[key] for key in ("lr", "weight", "options")}
+            if folder.writes:
+                text = json.dumps({"chosen": chosen, "trials": trials}, indent=2)
+                write_text(folder.path / FILE, text + "\n")
+            metrics = {"trials": len(trials) * len(self.seeds), "lr": best["lr"]}
+            metrics |= {k: best[k] for k in ("validation_accuracy", "validation_loss")}
+            if best["weight"] is not None:
+                metrics["weight"] = best["weight"]
+            result = {"metrics": metrics, "seconds": round(seconds, 3)}
+            folder.finish(result)
+            return {"schema": 1, **result}
+
+    def _trial(
+        self,
+        number: int,
+        seed: int,
+        root: Path,
+        fabric: Any,
+        progress: Progress | None,
+    ) -> dict[str, Any]:
+        tuning = self.grid[number]
+        runtime = replace(self.runtime, seed=seed)
+        with RunFolder(
+            self.folder(root) / "trials" / f"{number:02d}" / f"seed{seed}",
+            config={**self.config(), "tuning": tuning_config(tuning)},
+            setting=self.setting,
+            arm=self.arm,
+            seed=seed,
+        ) as folder:
+            result = folder.result
+            if result is None:
+                try:
+                    result = tune(
+                        self.task.with_seed(seed),
+                        tuning,
+                        runtime=runtime,
+                        root=root,
+                        folder=folder,
+                        fabric=fabric,
+                        part="validation",
+                        progress=progress,
+                    )
+                except DivergenceError as error:
+                    result = {"metrics": {}, "seconds": 0.0, "diverged": str(error)}
+                folder.finish(result)
+            # What a trial learned is in its result; weights would fill the disk.
+            (folder.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        return result
+
+
+def _averaged(tuning: Tuning, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a trial's means over the seeds, or why it is out."""
+    trial = tuning_config(tuning)
+    del trial["method"]
+    for result in found:
+        if "diverged" in result:
+            return {**trial, "diverged": result["diverged"]}
+    for key in ("validation_accuracy", "validation_loss"):
+        values = [result["metrics"][key] for result in found]
+        trial[key] = sum(values) / len(values)
+    return trial

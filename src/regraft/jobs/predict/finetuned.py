@@ -1,0 +1,100 @@
+"""A finished model of `regraft finetune`, ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .network import facts_of, is_elsewhere
+from .pictures import Preparation
+
+
+@dataclass(frozen=True, eq=False)
+class Finetuned:
+    """The network in evaluation mode, what its file says it is of, and how images are prepared."""
+
+    path: Path
+    about: dict[str, Any]
+    network: Any
+    preparation: Preparation
+    temperature: float
+    device: Any
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes, in the order of the outputs."""
+        return self.about["classes"]
+
+    def logits(self, batches: Iterable[Any]) -> Any:
+        """Return the outputs [n, K] for batches of prepared images."""
+        import torch
+
+        with torch.inference_mode():
+            found = [self.network(x.to(self.device)).float().cpu() for x in batches]
+        return torch.cat(found)
+
+    def probabilities(self, logits: Any) -> Any:
+        """Return calibrated probabilities [n, K]."""
+        return (logits / self.temperature).softmax(1)
+
+
+def load_finetuned(path: Path, *, model: str | None, accelerator: str) -> Finetuned:
+    """Load a result folder, or the model.safetensors in it.
+
+    Code outside Regraft's own dependencies is imported only when the caller names it with `model`.
+
+    Raises:
+        InputError: There is no such file, it is damaged or does not say what it is of, it names a
+            factory that the caller has not, or its tensors do not fit the network.
+    """
+    import dataclasses
+
+    import torch
+
+    from regraft.errors import InputError
+    from regraft.jobs.finetune.start import read_checkpoint
+    from regraft.models import build
+
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError("accelerator='cuda': no GPU is available here; use cpu or auto")
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        unfinished = (path / "config.json").exists()
+        hint = (
+            "its run has not finished: start the same command again"
+            if unfinished
+            else "give the folder that `regraft finetune` made"
+        )
+        raise InputError(f"{file}: no such file; {hint}")
+    stored = read_checkpoint(file)
+    config, shape = facts_of(stored, file)
+    if shape.get("graph"):
+        raise InputError(f"{file} is a network for graphs: expected one for images")
+    if model is None and is_elsewhere(config.name):
+        raise InputError(
+            f"{file} names the factory {config.name}, which is code outside the file: pass "
+            f"--model {config.name} if you trust it"
+        )
+    if model is not None:
+        config = dataclasses.replace(config, name=model)
+    preparation = Preparation.of(stored, file)
+    temperature = stored.about.get("temperature", 1.0)
+    if type(temperature) not in (int, float) or not 0 < temperature < float("inf"):
+        raise InputError(f"{file} has temperature={temperature!r}: expected a number above 0")
+    network = build(config, **shape)
+    try:
+        network.load_state_dict(dict(stored.tensors))
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise InputError(f"{file} does not fit the network {config.name} ({first})") from error
+    device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    return Finetuned(
+        file,
+        dict(stored.about),
+        network.to(device).eval(),
+        preparation,
+        float(temperature),
+        device,
+    )

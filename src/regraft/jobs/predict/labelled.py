@@ -1,0 +1,145 @@
+"""The labelled images a network is measured on: a known set's, or those of a user's folder."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from regraft.errors import InputError
+
+from .used_images import Seen
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Images of a data set that a network knows the classes of.
+
+    Attributes:
+        name: The data set.
+        split: `test`, `all` of a folder without test images, or what `Seen.choose` says.
+        images: An `ImageSet`, or a `FileSet` whose files are decoded as they are needed.
+        labels: int64 [n], in the network's order.
+        note: What the user has to know of the choice of images; empty where nothing was left out.
+    """
+
+    name: str
+    split: str
+    images: Any
+    labels: Any
+    note: str = ""
+
+    def pixels(self, size: int) -> Iterator[Any]:
+        """Yield the images in batches, uint8 [b, C, H, W]; a folder of any size fits into memory.
+
+        Raises:
+            InputError: Files cannot be decoded; the message names the first ones.
+        """
+        import torch
+
+        from regraft.data import ImageSet
+
+        for rows in torch.arange(len(self.labels)).split(size):
+            # Threads decode into the batch, outside of the mode that the caller predicts in.
+            with torch.inference_mode(False):
+                part = self.images.subset(rows)
+                pixels = part.images if isinstance(part, ImageSet) else part.decoded()
+            yield pixels
+
+
+def labelled(
+    ticket: Any,
+    path: Path,
+    name: str,
+    root: str | None,
+    *,
+    download: bool,
+    seen: Seen | None = None,
+    unreadable: Any = "refuse",
+) -> Labelled:
+    """Return the images of a data set to measure a network on, as the network takes them.
+
+    Args:
+        ticket: What the network's file says it is of.
+        path: The file, for errors.
+        name: A known set, or a folder here or below the data root.
+        root: Data root.
+        download: Fetch a known set that is missing.
+        seen: Which images of a folder the network was made with; all are taken without it.
+        unreadable: What is done about images that cannot be decoded, see `scan_folder`.
+
+    Raises:
+        InputError: No such set or folder, one with classes or channels the network has not, or no
+            image that it was not made with.
+    """
+    import torch
+
+    from regraft.data import ImageSet, graph_names, known_names, load_known, resize
+    from regraft.data.channels import to_channels
+
+    shape, classes = ticket.about["input"], ticket.about["classes"]
+    size, channels = shape["image_size"], shape["channels"]
+    if name in graph_names():
+        raise InputError(
+            f"{name} is a graph and {path} takes images: give a set of images, or a folder"
+        )
+    note = ""
+    if name in known_names():
+        known = load_known(name, root, download=download)
+        images, split, there = known.test, "test", known.classes
+        pixels = resize(images.images, size)
+        if {channels, images.channels} == {1, 3}:  # as training brings images to its channels
+            pixels = to_channels(pixels, channels)
+        images = ImageSet(pixels, images.labels, images.num_classes)
+    else:
+        where = _place(name, root)
+        images, split, there, note = _folder(where, size, unreadable, seen)
+        if channels == 1:
+            images = replace(images, channels=1)
+        name = where.resolve().name
+    strange = [c for c in there if c not in classes]
+    if strange:
+        raise InputError(
+            f"data {name} has the class {strange[0]!r}, which {path} does not know: it knows "
+            f"{', '.join(map(str, classes[:10]))}{', ...' if len(classes) > 10 else ''}"
+        )
+    if images.channels != channels:
+        raise InputError(
+            f"data {name} has images of {images.channels} channel(s) and {path} takes {channels}: "
+            "give the set it was found on, or one like it"
+        )
+    index = torch.tensor([classes.index(c) for c in there])
+    return Labelled(name, split, images, index[images.labels], note)
+
+
+def _place(name: str, root: str | None) -> Path:
+    """Return the folder a name stands for, here or below the data root."""
+    from regraft.data import data_root, known_names
+
+    here = Path(name).expanduser()
+    found = next((p for p in (here, data_root(root) / name) if p.is_dir()), None)
+    if found is None:
+        close = difflib.get_close_matches(name, known_names(), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(
+            f"data {name!r} is neither a known set nor a folder: {hint}known are "
+            f"{', '.join(known_names())}"
+        )
+    return found
+
+
+def _folder(
+    where: Path, size: int, unreadable: Any, seen: Seen | None
+) -> tuple[Any, str, tuple[str, ...], str]:
+    from regraft.data import scan_folder
+    from regraft.data.folder import joined
+
+    found = scan_folder(where, image_size=size, unreadable=unreadable)
+    whole = joined(found)
+    files, split = (whole, "all") if found.test is None else (found.test, "test")
+    if seen is None:
+        return files, split, found.classes, ""
+    chosen = seen.choose(where, files, whole, split)
+    return chosen.files, chosen.split, found.classes, chosen.note

@@ -1,0 +1,5 @@
+"""The recipe `adarand`: arms, scales and claims."""
+
+from .recipe import recipe
+
+__all__ = ["recipe"]

@@ -1,0 +1,171 @@
+"""The arms of the recipe `adarand`: methods, and the grid that each is tuned on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from regraft.config import RuntimeConfig
+from regraft.jobs.base import Runnable
+from regraft.jobs.finetune.tuned_job import TransferJob
+from regraft.jobs.finetune.tuned_select import SelectJob
+from regraft.jobs.finetune.tuned_task import Task, Tuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A method and what it is tuned on.
+
+    Attributes:
+        method: A name of `regraft.features.METHODS`.
+        options: Its options.
+        weights: Weights to choose from; none for a method without one.
+        levels: More options to choose from, each with as many values as there are weights.
+        pace: Factor of the budget's learning rates, for a method that diverges at them.
+        scratch: Start from random weights.
+    """
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
+    levels: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    pace: float = 1.0
+    scratch: bool = False
+
+
+def _adarand(**options: Any) -> Arm:
+    # Around what the default would be in runs of this length; the paper's 1e-2 belongs to 25,000 steps.
+    levels = {"prior_lr": (2e-4, 6e-4, 2e-3)}
+    return Arm(method="adarand", options=options, weights=(0.3, 1.0, 3.0), levels=levels)
+
+
+def _delta(**options: Any) -> Arm:
+    # Its pull grows with the size of the maps: at the others' rates it diverges, with 0.48 above all.
+    return Arm(method="delta", options=options, weights=(0.02, 0.1, 0.48), pace=0.3)
+
+
+ARMS: dict[str, Arm] = {
+    "scratch": Arm(method="plain", scratch=True),
+    "plain": Arm(method="plain"),
+    "adarand": _adarand(),
+    "adarand_orthogonal": _adarand(prior="orthogonal"),
+    "adarand_without_noise": _adarand(spread="none"),
+    "randreg_class": Arm(method="randreg", options={"kind": "class"}, weights=(0.3, 1.0, 3.0)),
+    "randreg_source": Arm(method="randreg", options={"kind": "source"}, weights=(0.1, 0.3, 1.0)),
+    "randreg_normal": Arm(method="randreg", options={"kind": "normal"}, weights=(0.01, 0.1, 1.0)),
+    "randreg_uniform": Arm(method="randreg", options={"kind": "uniform"}, weights=(0.01, 0.1, 1.0)),
+    "feature_norm": Arm(method="feature_norm", weights=(0.03, 0.1, 0.3)),
+    "l2sp": Arm(method="l2sp", weights=(0.001, 0.01, 0.1)),
+    "delta": _delta(),
+    "delta_attention": _delta(attention=True),
+    "bss": Arm(method="bss", weights=(1e-4, 1e-3, 1e-2)),
+    "supcon": Arm(method="supcon", weights=(0.1, 0.3, 1.0)),
+    "core_tuning": Arm(method="core_tuning", weights=(0.1, 1.0, 10.0)),
+    "co_tuning": Arm(method="co_tuning", weights=(0.3, 1.0, 3.0)),
+    "dr_tune": Arm(method="dr_tune", weights=(0.1, 0.3, 1.0)),
+    "lp_ft": Arm(method="lp_ft"),
+    "bitfit": Arm(method="bitfit"),
+}
+"""Every arm by its name in tables. scratch and plain come first: they are what others are held to."""
+
+MAIN = ("scratch", "plain", "adarand", "randreg_class", "feature_norm")
+"""The arms of data reduction curves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What every arm is tuned with: as many trials, whether it has a weight or not.
+
+    Attributes:
+        rates: Learning rates of an arm with a weight; they are tried with each of its weights.
+        fine: Learning rates of an arm without one.
+        seeds: Selection seeds.
+    """
+
+    rates: tuple[float, ...] = (0.05, 0.15, 0.4)
+    fine: tuple[float, ...] = (0.01, 0.03, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0)
+    seeds: tuple[int, ...] = (1001, 1002)
+
+    def grid(self, arm: Arm) -> tuple[Tuning, ...]:
+        """Return what an arm tries.
+
+        Every learning rate meets every weight. An option with levels takes a Latin square's: each
+        of its values meets each learning rate and each weight once, and trials stay as many.
+        """
+        plain = Tuning(method=arm.method, options=arm.options)
+        if not arm.weights:
+            return tuple(replace(plain, lr=lr) for lr in self.fine)
+        found = []
+        for i, lr in enumerate(arm.pace * rate for rate in self.rates):
+            for j, weight in enumerate(arm.weights):
+                more = {name: v[(i + j) % len(v)] for name, v in arm.levels.items()}
+                found.append(replace(plain, lr=lr, weight=weight, options={**arm.options, **more}))
+        return tuple(found)
+
+
+def transfer(
+    setting: str,
+    task: Task,
+    arms: Sequence[str],
+    *,
+    budget: Budget,
+    runtime: RuntimeConfig,
+    points: Mapping[str, int] | None = None,
+) -> list[TransferJob]:
+    """Return the arms of a setting, each with its own selection.
+
+    Args:
+        setting: Name of the setting.
+        task: Data and network.
+        arms: Names of `ARMS`.
+        budget: What they are tuned with.
+        runtime: Where to compute.
+        points: Times that the features of an arm are described.
+    """
+    jobs = []
+    for name in arms:
+        arm = ARMS[name]
+        own = task.from_scratch() if arm.scratch else task
+        tuning = Tuning(method=arm.method, options=arm.options)
+        choice = SelectJob(
+            setting=f"selection/{setting}",
+            arm=name,
+            task=own,
+            grid=budget.grid(arm),
+            seeds=budget.seeds,
+            runtime=runtime,
+        )
+        jobs.append(
+            TransferJob(
+                setting=setting,
+                arm=name,
+                control=None if name == "plain" else "plain",
+                task=own,
+                tuning=tuning,
+                choice=choice,
+                points=(points or {}).get(name, 0),
+                runtime=runtime,
+            )
+        )
+    return jobs
+
+
+def published(
+    setting: str, task: Task, arms: Mapping[str, Tuning], *, runtime: RuntimeConfig
+) -> list[Runnable]:
+    """Return arms at settings that a paper gives, with nothing chosen here."""
+    return [
+        TransferJob(
+            setting=setting,
+            arm=name,
+            control=None if name == "plain" else "plain",
+            # These two hold weights to their start; any other decay would pull them off it.
+            task=replace(task, optim=replace(task.optim, weight_decay=0.0))
+            if tuning.method in ("l2sp", "delta")
+            else task,
+            tuning=tuning,
+            runtime=runtime,
+        )
+        for name, tuning in arms.items()
+    ]

@@ -1,0 +1,238 @@
+"""Partly frozen tickets against everything else that fits into the same bytes.
+
+`cpu`: (a) Cora, three graph networks, ten seeds: tickets against the weight-trained twin, with their
+bytes, and against trained networks that are as small; (b) Fashion-MNIST, three strided
+convolutions, frozen shares 0 to 0.9, three seeds: accuracy against file size. Its runs added up to
+50 minutes on two busy cores; on quiet ones it was not timed. `gpu`: ResNet-18 on CIFAR-10-JPEG
+(neither tuned nor measured yet). `paper`: the published sets (card B3): Conv6 and ResNet-18 on
+CIFAR-10, ResNet-50 on ImageNet, GIN on ogbn-arxiv; bring GPUs. `smoke`: digits, half a minute.
+
+References:
+    Otsuka et al., "Partially frozen random networks contain compact strong lottery tickets",
+    TMLR 2025.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from regraft.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+    TicketConfig,
+)
+from regraft.jobs.train import Job
+from regraft.recipes.recipe import Recipe
+
+from .arms import Settings, Task, pareto, twins
+from .claims import read
+
+
+def recipe(scale: str, seeds: int | None = None) -> Recipe:
+    """Return the recipe at a scale."""
+    jobs = {"smoke": _smoke, "cpu": _cpu, "gpu": _gpu, "paper": _paper}[scale](seeds)
+    return Recipe(
+        name="frozen",
+        scale=scale,
+        title=f"Partly frozen tickets against their bytes ({scale})",
+        asked=(
+            "Freezing a random share of a random network (pruned for good, or locked) leaves fewer "
+            "mask bits to store. How good is such a ticket against the same network with trained "
+            "weights, against tickets of the whole or of a randomly pruned network, and against "
+            "trained networks that take as many bytes?"
+        ),
+        jobs=jobs,
+        read=read,
+    )
+
+
+_SEARCHED = TicketConfig(
+    method="edge_popup",
+    scope="global",
+    score="magnitude",
+    score_init="kaiming_normal",
+    weight_init="signed_kaiming_constant",
+)
+_ADAMW = OptimConfig(
+    optimizer="adamw", lr=0.01, weight_decay=0.0, schedule="cosine", epochs=100, select="best"
+)
+_CORA = {"num_classes": 7, "graph": True, "features": 1433}
+_DROP = {"dropout": 0.5}
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What `benchmarks/choose_frozen.py` chose for one network on Cora: learning rates and dropout."""
+
+    split: str
+    name: str
+    search: float
+    train: float
+    tiny: tuple[float, float]
+    narrow: tuple[float, float]
+    sparse: tuple[float, float]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    narrow_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+CORA_CHOSEN = (
+    _Chosen("full", "gcn", 0.003, 0.003, (0.03, 0.0), (0.03, 0.0), (0.03, 0.5)),
+    _Chosen("full", "gin", 0.03, 0.003, (0.1, 0.5), (0.03, 0.5), (0.1, 0.5)),
+    _Chosen(
+        "full",
+        "gat",
+        0.01,
+        0.03,
+        (0.01, 0.5),
+        (0.01, 0.5),
+        (0.1, 0.5),
+        options={"hidden": 32},
+        narrow_options={"heads": 1, "hidden": 256},
+    ),
+    _Chosen("public", "gcn", 0.01, 0.01, (0.1, 0.0), (0.03, 0.0), (0.03, 0.5)),
+)
+
+
+def cora_task(chosen: _Chosen) -> Task:
+    """Return one network on Cora."""
+
+    def other(lr: float, dropout: float, options: Mapping[str, Any], epochs: int) -> Settings:
+        optim = replace(_ADAMW, lr=lr, epochs=epochs)
+        return Settings(optim, {**options, "dropout": dropout})
+
+    return Task(
+        setting=f"cora/{chosen.split}/{chosen.name}",
+        data=DataConfig(name="cora", graph_split=chosen.split, features="l2"),  # pyrefly: ignore
+        model=ModelConfig(name=chosen.name, options={**_DROP, **chosen.options}),
+        shape=_CORA,
+        search=replace(_ADAMW, lr=chosen.search),
+        train=replace(_ADAMW, lr=chosen.train),
+        ticket=replace(_SEARCHED, dynamic_scale=True),
+        runtime=RuntimeConfig(accelerator="cpu", threads=1, checkpoint_seconds=300.0),
+        overhead=300,
+        tiny=other(*chosen.tiny, chosen.narrow_options, 200),
+        narrow=other(*chosen.narrow, chosen.narrow_options, 200),
+        sparse=other(*chosen.sparse, {}, 100),
+    )
+
+
+def _smoke(seeds: int | None) -> list[Job]:
+    optim = OptimConfig(lr=0.4, epochs=60, batch_size=64)
+    task = Task(
+        setting="digits/conv_small",
+        data=DataConfig(name="digits", validation=0.1),
+        model=ModelConfig(name="conv_small"),
+        shape={"num_classes": 10, "channels": 1, "image_size": 8},
+        search=optim,
+        train=replace(optim, lr=0.1),
+        ticket=_SEARCHED,
+        runtime=RuntimeConfig(accelerator="cpu", threads=1, eval_every=10),
+        overhead=700,
+        **_all_as(replace(optim, lr=0.1)),
+    )
+    return _seeded(pareto(task, (0.0, 0.5), 0.5), seeds or 3)
+
+
+def _cpu(seeds: int | None) -> list[Job]:
+    graphs = [job for chosen in CORA_CHOSEN for job in twins(cora_task(chosen))]
+    # Best validation accuracy with seed 11: for the search at F = 0, of learning rates 0.1, 0.4 and
+    # 1.6, with uniform and with constant weights; for training (half of the width, before and after
+    # rounding), of 0.1, 0.2 and 0.4; for sparse training at F = 0.5, of 0.02 to 0.4.
+    optim = OptimConfig(lr=0.4, epochs=5, batch_size=128)
+    images = Task(
+        setting="fashion_mnist/conv_small",
+        data=DataConfig(name="fashion_mnist", validation=0.1),
+        model=ModelConfig(name="conv_small"),
+        shape={"num_classes": 10, "channels": 1, "image_size": 28},
+        search=optim,
+        train=replace(optim, lr=0.2),
+        ticket=_SEARCHED,
+        runtime=RuntimeConfig(accelerator="cpu", threads=1),
+        overhead=700,
+        tiny=Settings(replace(optim, lr=0.2)),
+        narrow=Settings(replace(optim, lr=0.2)),
+        sparse=Settings(replace(optim, lr=0.05)),
+    )
+    sweep = pareto(images, (0.0, 0.3, 0.5, 0.7, 0.9), 0.5)
+    return _seeded(graphs, seeds or 10) + _seeded(sweep, seeds or 3)
+
+
+def _gpu(seeds: int | None) -> list[Job]:
+    optim = OptimConfig(lr=0.1, weight_decay=1e-4, epochs=30, batch_size=128)
+    task = Task(
+        setting="cifar10_jpeg/resnet18",
+        data=DataConfig(name="cifar10_jpeg", augment="crop-flip"),
+        model=ModelConfig(name="resnet18"),
+        shape={"num_classes": 10, "channels": 3, "image_size": 32},
+        search=optim,
+        train=optim,
+        overhead=2000,
+        **_all_as(optim),
+        ticket=_SEARCHED,
+        runtime=RuntimeConfig(accelerator="cuda", precision="bf16-mixed", threads=4, eval_every=4),
+    )
+    return _seeded(pareto(task, (0.0, 0.5, 0.8), 0.5), seeds or 3)
+
+
+def _paper(seeds: int | None) -> list[Job]:
+    """Return the published settings (card B3)."""
+    jobs: list[Job] = []
+    shares = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9)
+    cifar = OptimConfig(lr=0.1, weight_decay=1e-4, epochs=100, batch_size=128, schedule="cosine")
+    for name in ("conv6", "resnet18"):
+        task = Task(
+            setting=f"cifar10/{name}",
+            data=DataConfig(name="cifar10", augment="crop-flip", validation=0.2),
+            model=ModelConfig(name=name, options={"bias": False} if name == "conv6" else {}),
+            shape={"num_classes": 10, "channels": 3, "image_size": 32},
+            search=cifar,
+            train=cifar,
+            overhead=2000,
+            **_all_as(cifar),
+            ticket=replace(_SEARCHED, weight_init="kaiming_uniform"),
+            runtime=RuntimeConfig(eval_every=5),
+        )
+        jobs += pareto(task, shares, 0.5)
+    arxiv = replace(_ADAMW, epochs=400)
+    jobs += twins(
+        Task(
+            setting="ogbn-arxiv/public/gin",
+            data=DataConfig(name="ogbn-arxiv", graph_split="public"),
+            model=ModelConfig(name="gin", options={"layers": 4, "hidden": 386}),
+            shape={"num_classes": 40, "graph": True, "features": 128},
+            search=arxiv,
+            train=arxiv,
+            overhead=2000,
+            **_all_as(arxiv),
+            ticket=replace(_SEARCHED, weight_init="kaiming_uniform"),
+            runtime=RuntimeConfig(),
+        )
+    )
+    imagenet = replace(cifar, batch_size=256)
+    task = Task(
+        setting="imagenet/resnet50",
+        data=DataConfig(name="imagenet", validation=0.2, augment="resized-crop-flip"),
+        model=ModelConfig(name="torchvision/resnet50"),
+        shape={"num_classes": 1000, "channels": 3, "image_size": 224},
+        search=imagenet,
+        train=imagenet,
+        overhead=2000,
+        **_all_as(imagenet),
+        ticket=replace(_SEARCHED, dynamic_scale=True),
+        runtime=RuntimeConfig(eval_every=5),
+    )
+    jobs += pareto(task, (0.0, 0.5, 0.7), 0.5, "epl")
+    return _seeded(jobs, seeds or 3)
+
+
+def _all_as(optim: OptimConfig) -> dict[str, Any]:
+    """Return the settings of the trained controls where nothing was chosen for each by itself."""
+    return {name: Settings(optim) for name in ("tiny", "narrow", "sparse")}
+
+
+def _seeded(jobs: list[Job], seeds: int) -> list[Job]:
+    return [job.with_seed(seed) for job in jobs for seed in range(1, seeds + 1)]

@@ -1,0 +1,310 @@
+"""Statistics of merged networks put right: BatchNorm reset, and REPAIR of every channel.
+
+An average of networks has the right directions and too little variance: activations shrink layer by
+layer. Networks with BatchNorm need their running statistics taken anew; in others each channel of a
+convolution or linear layer is given the mean and standard deviation that its parents have there,
+fused into the weights, so that architecture and names stay as they are. Labels are not needed.
+
+References:
+    Jordan et al., "REPAIR: renormalizing permuted activations for interpolation repair", ICLR 2023,
+    section 3.
+    Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI 2018
+    (statistics taken anew).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from regraft.checkpoints.state import check_state
+from regraft.errors import InputError
+from regraft.protocols import BatchSource
+
+from .channels import Channels, Moments, affine_, moments, repairable
+from .merge import normalised
+
+Batches: TypeAlias = Iterable[Any] | BatchSource
+"""Images [b, ...], tuples that begin with them, or a `BatchSource`; can be read more than once."""
+
+RepairMode = Literal["auto", "reset", "repair", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """What was done to a merged network.
+
+    Attributes:
+        mode: `reset` (BatchNorm statistics), `repair` (REPAIR, after a reset where there is
+            BatchNorm) or `none`.
+        reason: Why, in a sentence.
+        norms: Number of normalisations whose statistics were taken anew.
+        layers: Layers whose channels were given their goal.
+        scaled_only: Those among them without a bias, which have the goal's deviation alone.
+        reused: Layers that were left as they are because they run several times in one pass or
+            share their weights with another: one correction cannot serve all of their uses.
+        images: Images that the statistics come from.
+    """
+
+    mode: str
+    reason: str
+    norms: int = 0
+    layers: tuple[str, ...] = ()
+    scaled_only: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
+    images: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
+
+def reset_batch_norm_(model: nn.Module, batches: Batches) -> int:
+    """Take running statistics anew, as the mean over all batches (momentum None).
+
+    Everything else of the network is in evaluation mode meanwhile, so dropout does not disturb them.
+    A network without such statistics is left as it is. Modes and momenta are kept.
+
+    Args:
+        model: The network, changed in place.
+        batches: One pass over what the statistics are to come from.
+
+    Returns:
+        Number of normalisations that were reset.
+
+    Raises:
+        InputError: There are no batches, or they are too small for statistics.
+    """
+    norms: list[Any] = [m for m in model.modules() if _has_statistics(m)]
+    if not norms:
+        return 0
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        with torch.no_grad():
+            count = sum(len(model(x)) for x in images(batches, model))
+    except ValueError as error:  # torch refuses a batch with a single value for a channel
+        raise InputError(
+            f"BatchNorm statistics cannot be taken from these batches ({error}): use larger ones"
+        ) from error
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes:
+            module.training = training
+    if not count:
+        raise InputError(
+            "there are no batches to take BatchNorm statistics from: give at least one"
+        )
+    return len(norms)
+
+
+def repair_(
+    model: nn.Module,
+    parents: Sequence[Mapping[str, Tensor]],
+    batches: Batches,
+    *,
+    weights: Sequence[float] | None = None,
+    mode: RepairMode = "auto",
+    exact: bool = True,
+) -> Repaired:
+    """Put the statistics of a merged network right, in place.
+
+    The goal of each channel is μ = Σ w_i μ_i and σ = Σ w_i σ_i over the parents, at the outputs of
+    every convolution and linear layer that no BatchNorm follows, those that give the network's
+    output left out, and at those of every BatchNorm. With the channel's own mean m and deviation s
+    the layer becomes (σ / s) (f(x) - m) + μ. A layer that runs several times in one pass, or shares
+    its weights with another, is left as it is.
+
+    Args:
+        model: The network with the merged weights.
+        parents: State dicts of the aligned models it was merged from.
+        batches: What statistics come from; read once for each parent, and once for each layer with
+            `exact`, once in all without.
+        weights: Weights of the merge, by default equal.
+        mode: `reset` takes BatchNorm statistics anew and `repair` does that and then REPAIR;
+            `auto` is `reset` for networks with BatchNorm and `repair` for others.
+        exact: Correct one layer after the other, so that the statistics over all batches are the
+            goal's to rounding. Without it all layers are corrected in one pass, each batch by its
+            own statistics and the fused weights by their mean, as in the paper; equal for a single
+            batch.
+
+    Raises:
+        InputError: No batches, an unknown mode, or weights that do not fit.
+    """
+    if mode not in ("auto", "reset", "repair", "none"):
+        raise InputError(f"repair={mode!r}: expected auto, reset, repair or none")
+    if mode == "none":
+        return Repaired(mode="none", reason="it was turned off")
+    shares = normalised(weights, len(parents))
+    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    for i, parent in enumerate(parents, start=1):
+        check_state(parent, shapes, f"parent {i}")
+    has_norms = any(_has_statistics(m) for m in model.modules())
+    if mode == "reset" and not has_norms:
+        return Repaired(
+            mode="none", reason="the network has no running statistics of BatchNorm to reset"
+        )
+    count = sum(len(x) for x in images(batches, model))
+    norms = reset_batch_norm_(model, batches)
+    if mode == "reset" or (mode == "auto" and has_norms):
+        why = "the network has BatchNorm" if mode == "auto" else "it was asked for"
+        return Repaired(mode="reset", reason=why, norms=norms, images=count)
+    return _repair(model, parents, batches, shares, norms, count, mode, exact=exact)
+
+
+def repair(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    parents: Sequence[Mapping[str, Tensor]],
+    batches: Batches,
+    **options: Any,
+) -> tuple[dict[str, Tensor], Repaired]:
+    """Return the state dict with its statistics put right, and what was done.
+
+    Args:
+        model: A network of the architecture; it is not changed.
+        state: The merged state dict.
+        parents: State dicts of the aligned models.
+        batches: As in `repair_`.
+        options: Further arguments of `repair_`.
+    """
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(dict(state))
+    done = repair_(twin, parents, batches, **options)
+    found = {k: v.detach().clone() for k, v in twin.state_dict().items()}
+    return {k: found[k].to(v.device, v.dtype) for k, v in state.items()}, done
+
+
+def images(batches: Batches, model: nn.Module) -> Iterator[Tensor]:
+    """Yield the images of batches on the device and in the dtype of a network."""
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    # A batch source makes its batches anew for every pass.
+    source: Any = batches.batches(0) if isinstance(batches, BatchSource) else batches
+    for batch in source:
+        x = batch if isinstance(batch, Tensor) else batch[0]
+        moved = x.to(like.device)
+        yield moved.to(like.dtype) if moved.is_floating_point() else moved
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return (
+        isinstance(getattr(module, "running_mean", None), Tensor)
+        and hasattr(module, "reset_running_stats")
+        and hasattr(module, "momentum")
+    )
+
+
+def _repair(
+    model: nn.Module,
+    parents: Sequence[Mapping[str, Tensor]],
+    batches: Batches,
+    shares: list[float],
+    norms: int,
+    count: int,
+    mode: str,
+    *,
+    exact: bool,
+) -> Repaired:
+    with evaluating(model), torch.no_grad():
+        first = next(images(batches, model), None)
+        if first is None:
+            raise InputError("there are no batches to take statistics from: give at least one")
+        able = repairable(model, first)
+        sites = able.layers
+        goals = _goals(model, parents, batches, sites, shares)
+        if exact:
+            for name, site in sites.items():
+                found = moments(model, {name: site}, images(batches, model), stop=True)[name]
+                affine_(site, found, goals[name])
+        else:
+            _one_pass(model, sites, goals, batches)
+    reason = "it was asked for" if mode == "repair" else "the network has no BatchNorm to reset"
+    return Repaired(
+        mode="repair",
+        reason=reason if sites else "no layer has channels that could be given their goal",
+        norms=norms,
+        layers=tuple(sites),
+        scaled_only=tuple(k for k, s in sites.items() if getattr(s.module, "bias", None) is None),
+        reused=able.reused,
+        images=count,
+    )
+
+
+def _goals(
+    model: nn.Module,
+    parents: Sequence[Mapping[str, Tensor]],
+    batches: Batches,
+    sites: Mapping[str, Channels],
+    shares: list[float],
+) -> dict[str, Moments]:
+    own = {k: v.clone() for k, v in model.state_dict().items()}
+    measured = []
+    try:
+        for parent in parents:
+            model.load_state_dict(dict(parent))
+            measured.append(moments(model, sites, images(batches, model)))
+    finally:
+        model.load_state_dict(own)
+    return {
+        name: Moments(
+            sum(w * m[name].mean for w, m in zip(shares, measured, strict=True)),
+            sum(w * m[name].std for w, m in zip(shares, measured, strict=True)),
+        )
+        for name in sites
+    }
+
+
+def _one_pass(
+    model: nn.Module,
+    sites: Mapping[str, Channels],
+    goals: Mapping[str, Moments],
+    batches: Batches,
+) -> None:
+    """Correct every batch by its own statistics on the way, then fuse their cumulative mean."""
+    sums: dict[str, list[Tensor]] = {}
+    counts = dict.fromkeys(sites, 0)
+
+    def correct(name: str, site: Channels) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            found = site.of(output)
+            variance = found.std.square()
+            total = sums.setdefault(name, [torch.zeros_like(found.mean) for _ in range(2)])
+            total[0] += found.mean
+            total[1] += variance
+            counts[name] += 1
+            return site.corrected(output, found, goals[name])
+
+        return hook
+
+    with contextlib.ExitStack() as stack:
+        for name, site in sites.items():
+            stack.callback(site.module.register_forward_hook(correct(name, site)).remove)
+        for x in images(batches, model):
+            model(x)
+    for name, site in sites.items():
+        mean, variance = (total / counts[name] for total in sums[name])
+        affine_(site, Moments(mean, variance.sqrt()), goals[name])
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode and leave every part in the mode it was found in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

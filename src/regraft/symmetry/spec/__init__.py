@@ -1,0 +1,16 @@
+"""What may be permuted, in which tensors and where; permutations and their algebra."""
+
+from .permutation import Permutation, compose, inverse
+from .permuted import Permuted
+from .spec import Group, PermutationSpec, Pin, Site
+
+__all__ = [
+    "Group",
+    "Permutation",
+    "PermutationSpec",
+    "Permuted",
+    "Pin",
+    "Site",
+    "compose",
+    "inverse",
+]

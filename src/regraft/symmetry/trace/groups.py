@@ -1,0 +1,308 @@
+"""From classes of nodes to groups of interchangeable units.
+
+Units are interchangeable if they lie in the same places, belong to the same larger units, bear the
+same marks, and if what belongs to one corresponds, one to one, to what belongs to the other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from regraft.symmetry.spec.spec import Group, Pin, Site
+
+from .classes import Classes, Place
+
+_Key = tuple[Any, ...]
+"""What units have in common; its last entry are their owners that may move."""
+
+
+@dataclass
+class _Family:
+    """A group in the making: units [copies][size]."""
+
+    units: list[list[int]]
+    parent: _Family | None
+    name: str = ""
+    sites: list[Site] = field(default_factory=list)
+
+
+def groups(
+    found: Classes,
+    order: Mapping[Place, int],
+    over: Mapping[Place, tuple[int, int]],
+) -> tuple[dict[str, Group], dict[int, _Family]]:
+    """Return the groups by name, parents first, and the family of each class that moves.
+
+    Args:
+        found: The classes of a network.
+        order: Rank of each axis, by which groups are named and sites are listed.
+        over: For an axis that lies over another: that axis, and how many of its slices each copy is
+            about.
+    """
+    resolver = _Resolver(found, order)
+    families = resolver.families()
+    matrices = {tensor for tensor, axis in order if axis == 1 and tensor.endswith("weight")}
+    used: set[str] = set()
+    result: dict[str, Group] = {}
+    for family in families:
+        sites = resolver.sites(family, over)
+        if not sites:
+            continue
+        family.name = _name(family, sites, matrices, used)
+        used.add(family.name)
+        result[family.name] = Group(
+            family.name,
+            len(family.units[0]),
+            tuple(sites),
+            None if family.parent is None else family.parent.name,
+            len(family.units),
+        )
+    return result, {c: f for f in families for copy in f.units for c in copy if f.name}
+
+
+def _name(family: _Family, sites: list[Site], matrices: Container[str], used: set[str]) -> str:
+    # The first layer that mentions the units, in the order of the network, is most often their own.
+    site = next((s for s in sites if s.tensor in matrices), sites[0])
+    stem = site.tensor.removesuffix(".weight").removesuffix(".bias")
+    name = stem if family.parent is None else f"{family.parent.name}/{stem.rpartition('.')[2]}"
+    number = 2
+    whole = name
+    while whole in used:
+        whole, number = f"{name}#{number}", number + 1
+    return whole
+
+
+class _Resolver:
+    def __init__(self, found: Classes, order: Mapping[Place, int]) -> None:
+        self.found, self.order = found, order
+        self._below: dict[int, list[int]] = {}
+        self._keys: dict[int, _Key] = {}
+
+    def families(self) -> list[_Family]:
+        found = self.found
+        buckets: dict[_Key, list[int]] = defaultdict(list)
+        everything = sorted(set(found.places) | set(found.children), key=self._first)
+        for c in everything:
+            if c in found.fixed:
+                continue
+            buckets[(*self._key(c), self._free_parents(c))].append(c)
+        families: list[_Family] = []
+        member: dict[int, tuple[_Family, int]] = {}
+        # Parents come before children: what the units of a parent hold are copies of one family.
+        levels: dict[int, list[_Key]] = defaultdict(list)
+        for key, members in buckets.items():
+            levels[self._depth(members[0])].append(key)
+        for depth in sorted(levels):
+            for same in self._siblings(levels[depth], buckets, member):
+                family = self._family(same, member)
+                if family is None:
+                    continue
+                families.append(family)
+                for i, copy in enumerate(family.units):
+                    for j, c in enumerate(copy):
+                        member[c] = (family, i * len(copy) + j)
+        return families
+
+    def _depth(self, c: int) -> int:
+        return 1 + max(map(self._depth, self._free_parents(c)), default=-1)
+
+    def _siblings(
+        self, ready: Iterable[_Key], buckets: Mapping, member: Mapping
+    ) -> list[list[tuple[int | None, list[int]]]]:
+        """Gather buckets that are copies of each other in the units of one parent family."""
+        together: dict[_Key, list[tuple[int | None, list[int]]]] = defaultdict(list)
+        for key in ready:
+            parents = key[-1]
+            moving = [p for p in parents if p in member]
+            for members in self._interchangeable(buckets[key]):
+                if len(members) < 2:
+                    continue
+                if not moving:
+                    together[(key, members[0])].append((None, members))
+                elif len(moving) == 1:
+                    family, unit = member[moving[0]]
+                    still = frozenset(p for p in parents if p not in member)
+                    together[(*key[:-1], still, id(family), len(members))].append((unit, members))
+        return list(together.values())
+
+    def _family(
+        self, copies: list[tuple[int | None, list[int]]], member: Mapping
+    ) -> _Family | None:
+        if copies[0][0] is None:
+            return _Family([copies[0][1]], None)
+        copies = sorted(copies)
+        one = copies[0][1][0]
+        moving = next(p for p in self._free_parents(one) if p in member)
+        parent = member[moving][0]
+        size = sum(map(len, parent.units))
+        if [unit for unit, _ in copies] != list(range(size)):
+            return None
+        return _Family([members for _, members in copies], parent)
+
+    def _interchangeable(self, members: list[int]) -> list[list[int]]:
+        if not any(c in self.found.children for c in members):
+            return [members]
+        kinds: list[list[int]] = []
+        for c in members:
+            for kind in kinds:
+                if self._corresponds(kind[0], c):
+                    kind.append(c)
+                    break
+            else:
+                kinds.append([c])
+        return kinds
+
+    def _corresponds(self, a: int, b: int) -> bool:
+        below_a, below_b = self.below(a), self.below(b)
+        if len(below_a) != len(below_b):
+            return False
+        to = dict(zip(below_a, below_b, strict=True))
+        if len(to) != len(set(below_b)):
+            return False
+        none: frozenset[int] = frozenset()
+        for x, y in to.items():
+            if x in self.found.fixed or y in self.found.fixed:
+                return False
+            if x != a and self._key(x) != self._key(y):
+                return False
+            if x != a:
+                owners = self.found.parents.get(x, none)
+                if {to.get(p, p) for p in owners} != self.found.parents.get(y, none):
+                    return False
+        return True
+
+    def below(self, c: int) -> list[int]:
+        """Return a class and all that belongs to it, in an order that corresponds between equals."""
+        if c not in self._below:
+            found = dict.fromkeys([c])
+            todo = [c]
+            while todo:
+                owner = todo.pop(0)
+                kids = self.found.children.get(owner, ())
+                for child in sorted(kids, key=lambda k: (self._key(k)[0], self._first(k))):
+                    if child not in found:
+                        found[child] = None
+                        todo.append(child)
+            self._below[c] = list(found)
+        return self._below[c]
+
+    def _first(self, c: int) -> tuple[int, int, int, int]:
+        places = self.found.places.get(c)
+        if not places:
+            kids = self.found.children.get(c, ())
+            return min((self._first(k) for k in kids), default=(1 << 30, 0, 0, c))
+        return min((self.order[p], copy, at, 0) for p, copy, at in places)
+
+    def _key(self, c: int) -> _Key:
+        """Return what equals have in common: places, marks, and owners that stay."""
+        if c not in self._keys:
+            counts: dict[int, int] = defaultdict(int)
+            for place, _, _ in self.found.places.get(c, ()):
+                counts[self.order[place]] += 1
+            owners = self.found.parents.get(c, frozenset())
+            self._keys[c] = (
+                tuple(sorted(counts.items())),
+                self.found.marks.get(c, frozenset()),
+                frozenset(p for p in owners if p in self.found.fixed),
+            )
+        return self._keys[c]
+
+    def _free_parents(self, c: int) -> frozenset[int]:
+        owners = self.found.parents.get(c, frozenset())
+        return frozenset(p for p in owners if p not in self.found.fixed)
+
+    def sites(self, family: _Family, over: Mapping[Place, tuple[int, int]]) -> list[Site]:
+        """Return where the units of a family lie, axis by axis."""
+        positions: dict[Place, list[list[list[int]]]] = {}
+        slices: dict[Place, list[list[int]]] = {}
+        for i, copy in enumerate(family.units):
+            for j, unit in enumerate(copy):
+                for place, copies, at in self._occupied(unit, over):
+                    if place not in positions:
+                        positions[place] = [[[] for _ in same] for same in family.units]
+                    positions[place][i][j] += at
+                    if copies is not None:
+                        if place not in slices:
+                            slices[place] = [[] for _ in family.units]
+                        slices[place][i] = copies
+        found = []
+        for place in sorted(positions, key=lambda p: self.order[p]):
+            index = torch.tensor(positions[place], dtype=torch.int64)
+            if place not in slices:
+                found.append(Site(place[0], place[1], index))
+                continue
+            axis, each = over[place]
+            rows = torch.tensor(slices[place])[:, :, None] * each + torch.arange(each)
+            found.append(Site(place[0], place[1], index, axis, rows.flatten(1)))
+        return found
+
+    def _occupied(
+        self, unit: int, over: Mapping[Place, tuple[int, int]]
+    ) -> list[tuple[Place, list[int] | None, list[int]]]:
+        """Return for each axis of a unit: the copies it is about (None: all), and its positions."""
+        by_place: dict[Place, list[tuple[int, int]]] = defaultdict(list)
+        for c in self.below(unit):
+            for place, copy, at in sorted(self.found.places.get(c, ())):
+                # What lies over a block moves with the block's own axis, not with this one.
+                if place in over and c != unit:
+                    continue
+                by_place[place].append((copy, at))
+        found: list[tuple[Place, list[int] | None, list[int]]] = []
+        for place, where in by_place.items():
+            if place not in over:
+                found.append((place, None, [at for _, at in where]))
+                continue
+            copies = sorted({copy for copy, _ in where})
+            at = [a for copy, a in where if copy == copies[0]]
+            everywhere = len(copies) == self._copies[place]
+            found.append((place, None if everywhere else copies, at))
+        return found
+
+    @property
+    def _copies(self) -> dict[Place, int]:
+        if not hasattr(self, "_copy_counts"):
+            self._copy_counts: dict[Place, int] = defaultdict(int)
+            for places in self.found.places.values():
+                for place, copy, _ in places:
+                    self._copy_counts[place] = max(self._copy_counts[place], copy + 1)
+        return self._copy_counts
+
+
+def pins(
+    found: Classes,
+    order: Mapping[Place, int],
+    moving: Mapping[int, object],
+    quiet: Iterable[Place],
+) -> tuple[Pin, ...]:
+    """Return for every axis that cannot move wholly how much of it stays, and why."""
+    stays: dict[Place, dict[int, str]] = defaultdict(dict)
+    sizes: dict[Place, int] = defaultdict(int)
+    moved = set(moving)
+    for c in moving:
+        _add_below(found, c, moved)
+    silent = set(quiet)
+    for c, places in found.places.items():
+        for place, _, at in places:
+            sizes[place] = max(sizes[place], at + 1)
+            if c not in moved and place not in silent:
+                stays[place].setdefault(at, found.fixed.get(c, _ALONE))
+    result = []
+    for place in sorted(stays, key=lambda p: order[p]):
+        reasons = list(dict.fromkeys(stays[place].values()))
+        result.append(Pin(*place, sizes[place], len(stays[place]), "; ".join(reasons[:3])))
+    return tuple(result)
+
+
+_ALONE = "no other position has the same part in the network"
+
+
+def _add_below(found: Classes, c: int, into: set[int]) -> None:
+    for child in found.children.get(c, ()):
+        if child not in into:
+            into.add(child)
+            _add_below(found, child, into)

@@ -1,0 +1,76 @@
+"""Parts that only training uses, such as auxiliary heads: they do not follow the units that they read.
+
+A network is traced as it is evaluated. What `forward` leaves out then stays in place while the units of
+the trunk move, and it reads other units than before when the network is trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from regraft.symmetry.spec.spec import TRAINING_ONLY, UNUSED, PermutationSpec, Pin
+
+from .check import in_double
+from .export import cast, double, inputs_of
+
+
+def marked(spec: PermutationSpec, model: nn.Module, example_inputs: Any) -> PermutationSpec:
+    """Return a spec whose pins tell what training uses and evaluation does not.
+
+    Of that, only tensors are meant that may read units which move: one of their axes is as long as an
+    axis that moves. Where the network does not run in training mode, all unused ones may be read then.
+    """
+    lengths = {spec.shapes[s.tensor][s.axis] for group in spec for s in group.sites}
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    unused = {p.tensor for p in spec.pins if p.reason == UNUSED and p.tensor in parameters}
+    unused = {name for name in unused if lengths.intersection(spec.shapes[name])}
+    if not unused:
+        return spec
+    used = _used_in_training(model, example_inputs, unused)
+
+    def told(pin: Pin) -> Pin:
+        idle = pin.reason == UNUSED and pin.tensor in used
+        return replace(pin, reason=TRAINING_ONLY) if idle else pin
+
+    return replace(spec, pins=tuple(map(told, spec.pins)))
+
+
+def _used_in_training(model: nn.Module, inputs: Any, names: Collection[str]) -> Collection[str]:
+    if any(p.is_meta for p in model.parameters()):
+        return names
+    twin = double(model)
+    named = {n: p for n, p in twin.named_parameters(remove_duplicate=False) if n in names}
+    seen = _Seen({id(p) for p in named.values()})
+    args, kwargs = inputs_of(cast(inputs, torch.float64))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), in_double(twin), seen:
+            twin.train()
+            twin(*args, **kwargs)
+    # Somebody else's forward may raise anything, and in training ask for labels.
+    except Exception:
+        return names
+    return {name for name, p in named.items() if id(p) in seen.found}
+
+
+class _Seen(TorchFunctionMode):
+    """Note which of some tensors any operation takes."""
+
+    def __init__(self, wanted: set[int]) -> None:
+        super().__init__()
+        self.wanted = wanted
+        self.found: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in torch.utils._pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and id(leaf) in self.wanted:
+                self.found.add(id(leaf))
+        return func(*args, **(kwargs or {}))
+
+
+__all__ = ["marked"]

@@ -1,0 +1,1 @@
+"""The `.ticket` file: a seed, entropy-coded masks, and what no seed gives back."""

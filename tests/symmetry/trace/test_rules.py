@@ -1,0 +1,188 @@
+"""Operations beyond plain layers: what they leave free, proved on every one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from regraft.symmetry.trace.trace import trace
+
+X, IMAGE = torch.randn(3, 4), torch.randn(2, 3, 8, 8)
+
+
+class Block(nn.Module):
+    def __init__(self, forward, **layers):
+        super().__init__()
+        self.inner = nn.ModuleDict(layers)
+        self.run = forward
+
+    def forward(self, x):
+        return self.run(self.inner, x)
+
+
+def linear(*sizes):
+    return nn.Linear(*sizes)
+
+
+def shapes(spec):
+    return sorted(group.shape for group in spec)
+
+
+def standardised(weight):
+    variance, mean = torch.var_mean(weight, dim=[1, 2, 3], keepdim=True, unbiased=False)
+    return (weight - mean) / torch.sqrt(variance + 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("forward", "expected"),
+    [
+        (lambda m, x: m.out((h := m.a(x)) - torch.var_mean(h, 1, keepdim=True)[1]), [(6,)]),
+        (lambda m, x: m.out((h := m.a(x)) / torch.std_mean(h, 1, keepdim=True)[0]), [(6,)]),
+        (
+            lambda m, x: m.out((h := m.a(x)) / (1 + torch.aminmax(h, dim=1, keepdim=True)[1])),
+            [(6,)],
+        ),
+        (lambda m, x: m.out((h := m.a(x)) - h.median(1, keepdim=True)[0]), [(6,)]),
+        (lambda m, x: m.out((h := m.a(x)) * F.cosine_similarity(h, h + 1)[:, None]), [(6,)]),
+        (lambda m, x: m.out((h := m.a(x)) * F.pairwise_distance(h, h + 1, keepdim=True)), [(6,)]),
+        (lambda m, x: m.out(torch.hstack([m.a(x)])), [(6,)]),
+        (lambda m, x: m.out(torch.vstack([m.a(x), m.a(x + 1)])), [(6,)]),
+        (lambda m, x: m.out(m.a(x).unfold(0, 2, 1).mean(-1)), [(6,)]),
+        (lambda m, x: torch.exp(-torch.cdist(m.a(x), m.out.weight)), [(6,)]),
+        (lambda m, x: m.out(torch.diff(m.a(x), dim=0, prepend=m.a(x)[:1])), [(6,)]),
+        (lambda m, x: m.out(torch.diff(m.a(x), dim=0, prepend=torch.arange(6.0)[None])), []),
+        (lambda m, x: m.out(m.a(x)) + m.a(x).median(1, keepdim=True)[1], []),
+    ],
+)
+def test_reductions_and_joins(forward, expected):
+    assert shapes(trace(Block(forward, a=linear(4, 6), out=linear(6, 2)), X)) == expected
+
+
+def test_tensors_side_by_side_move_each_for_itself():
+    model = Block(
+        lambda m, x: m.out(torch.hstack([m.a(x), m.b(x)]).relu()),
+        a=linear(4, 6), b=linear(4, 5), out=linear(11, 2),
+    )  # fmt: skip
+    assert shapes(trace(model, X)) == [(5,), (6,)]
+
+
+def test_weight_standardisation():
+    def forward(m, x):
+        x = F.relu(F.group_norm(F.conv2d(x, standardised(m.a.weight), m.a.bias), 4))
+        return m.out(F.conv2d(x, standardised(m.b.weight), m.b.bias).mean((2, 3)))
+
+    model = Block(forward, a=nn.Conv2d(3, 16, 3), b=nn.Conv2d(16, 6, 3), out=linear(6, 2))
+    assert shapes(trace(model, IMAGE)) == [(4,), (4, 4), (6,)]
+
+
+@pytest.mark.parametrize("standard", [standardised, lambda w: w - w.mean((1, 2, 3), keepdim=True)])
+def test_a_standardised_grouped_convolution_is_as_free_as_a_plain_one(standard):
+    def forward(m, x):
+        return m.out(F.conv2d(m.a(x), standard(m.b.weight), groups=4).mean((2, 3)))
+
+    model = Block(forward, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 12, 3, groups=4), out=linear(12, 2))
+    assert shapes(trace(model, IMAGE)) == [(4,), (4, 2), (4, 3)]
+
+
+def test_a_pruned_grouped_convolution_moves_its_mask():
+    class Pruned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, groups=4)
+            self.out = nn.Linear(12, 2)
+            self.register_buffer("mask", torch.ones(12, 2, 3, 3, dtype=torch.bool))
+
+        def forward(self, x):
+            h = F.conv2d(self.a(x), self.b.weight * self.mask, groups=4)
+            return self.out(h.mean((2, 3)))
+
+    spec = trace(Pruned(), IMAGE)
+    assert {group.shape for group in spec} >= {(4,), (4, 3)}
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm])
+def test_spectral_norm(norm):
+    model = nn.Sequential(
+        norm(nn.Conv2d(3, 6, 3)), nn.ReLU(), norm(nn.Conv2d(6, 5, 3)), nn.ReLU(), nn.Flatten(),
+        nn.Linear(5 * 16, 2),
+    )  # fmt: skip
+    assert shapes(trace(model, IMAGE)) == [(5,), (6,)]
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_recurrent_cells(cell, steps):
+    def forward(m, x):
+        state = None
+        for _ in range(steps):
+            state = m.c(m.a(x), state)
+        return m.out(state[0] if isinstance(state, tuple) else state)
+
+    model = Block(forward, a=linear(4, 5), c=cell(5, 6), out=linear(6, 2))
+    assert shapes(trace(model, X)) == [(5,), (6,)]
+
+
+@pytest.mark.parametrize(("layers", "both"), [(2, False), (1, True), (2, True)])
+def test_a_learnt_initial_state_moves_by_units_and_not_by_layers(layers, both):
+    class Learnt(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(4, 6, layers, batch_first=True, bidirectional=both)
+            self.start = nn.Parameter(torch.randn(layers * (1 + both), 1, 6))
+            self.out = nn.Linear(6 * (1 + both), 2)
+
+        def forward(self, x):
+            start = self.start.expand(-1, x.shape[0], -1).contiguous()
+            return self.out(self.gru(x, start)[0].mean(1))
+
+    spec = trace(Learnt(), torch.randn(3, 5, 4))  # a warning of a failed proof is an error here
+    assert shapes(spec) == [(6,)]
+    assert {site.axis for group in spec for site in group.sites if site.tensor == "start"} == {2}
+
+
+def test_a_decoder_that_starts_where_an_encoder_ended_is_free_layer_by_layer():
+    class Translator(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.LSTM(4, 6, 2, batch_first=True)
+            self.decoder = nn.LSTM(4, 6, 2, batch_first=True)
+            self.out = nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.out(self.decoder(x, self.encoder(x)[1])[0].mean(1))
+
+    assert shapes(trace(Translator(), torch.randn(3, 5, 4))) == [(6,), (6,)]
+
+
+def test_windows_keep_their_positions():
+    def forward(m, x):
+        patches = F.unfold(m.a(x), 2, stride=2)
+        return m.out(F.fold(patches.relu(), (8, 8), 2, stride=2).mean((2, 3)))
+
+    model = Block(forward, a=nn.Conv2d(3, 6, 1), out=linear(6, 2))
+    assert shapes(trace(model, IMAGE)) == [(6,)]
+    model = Block(
+        lambda m, x: m.out(F.unfold(m.a(x), 2).mean(2)), a=nn.Conv2d(3, 6, 1), out=linear(24, 2)
+    )
+    assert shapes(trace(model, IMAGE)) == [(6,)]
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_embeddings(mode):
+    model = Block(
+        lambda m, x: m.out(torch.relu(m.e(x))), e=nn.EmbeddingBag(9, 6, mode=mode), out=linear(6, 2)
+    )
+    assert shapes(trace(model, torch.randint(0, 9, (2, 4)))) == [(6,)]
+
+
+@pytest.mark.parametrize(
+    ("forward", "operation"),
+    [
+        (lambda m, x: m.out(torch.fft.rfft(m.a(x), dim=0).abs()), "fft_rfft"),
+        (lambda m, x: m.out(torch.tensordot(m.a(x), torch.eye(1), dims=0).flatten(1)), "tensordot"),
+    ],
+)
+def test_what_no_rule_covers_is_named(forward, operation):
+    spec = trace(Block(forward, a=linear(4, 6), out=linear(6, 2)), X)
+    assert not len(spec)
+    assert any(f"operation {operation}, which no rule covers" in pin.reason for pin in spec.pins)
