@@ -72,7 +72,7 @@ def make_card(kind: str, given: Gathered, aligned: Aligned, more: dict[str, Any]
         notes.append(
             f"the running statistics ({statistics[0]} and {len(statistics) - 1} more) are averages of "
             "those of the models and need a reset before use: merge again with --data, or call "
-            "regraft.symmetry.merge.repair.reset_batch_norm_(model, batches)"
+            "regraft.symmetry.reset_batch_norm_(model, batches)"
         )
     if kind == "merge" and given.classes and given.data:
         notes.append(

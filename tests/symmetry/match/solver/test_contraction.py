@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from symmetry_specs import random_state, zoo
 
+from regraft.symmetry.match.solver import contraction
 from regraft.symmetry.match.solver.contraction import Gains, arrangement
 from regraft.symmetry.match.solver.pairs import Pairs
 from regraft.symmetry.spec.permutation import compose
@@ -64,7 +65,7 @@ def test_many_pairs_are_contracted_in_pieces(monkeypatch):
     now = dict(spec.random(0))
     block = pairs.blocks[0]
     whole = Gains(block, pairs).update(now, {})
-    monkeypatch.setattr("regraft.symmetry.match.solver.contraction._CHUNK", 1)
+    monkeypatch.setattr(contraction, "_CHUNK", 1)
     pieces = Gains(block, pairs).update(now, {})
     for name, matrix in whole.items():
         torch.testing.assert_close(pieces[name], matrix)
