@@ -145,3 +145,82 @@ def test_folders_that_may_be_parts_or_classes_are_refused(tmp_path, make_images,
         pytest.skip("this file system does not tell them apart")
     with pytest.raises(InputError, match=said):
         scan_folder(tmp_path)
+
+
+def test_a_part_other_than_train_may_lack_classes(tmp_path, make_images):
+    for cls in ("a", "b", "c"):
+        make_images(tmp_path / "train" / cls, 2)
+    make_images(tmp_path / "val" / "b", 2)
+    (tmp_path / "val" / "a").mkdir()
+    make_images(tmp_path / "test" / "c", 1)
+    folder = scan_folder(tmp_path)
+    assert folder.classes == ("a", "b", "c")
+    assert folder.validation.labels.tolist() == [1, 1]
+    assert folder.test.labels.tolist() == [2]
+
+
+def test_a_part_without_any_image_is_refused(tmp_path, make_images):
+    for cls in ("a", "b"):
+        make_images(tmp_path / "train" / cls, 2)
+        (tmp_path / "val" / cls).mkdir(parents=True)
+    with pytest.raises(InputError, match="val has no images"):
+        scan_folder(tmp_path)
+
+
+def test_one_class_can_be_measured(tmp_path, make_images):
+    make_images(tmp_path / "a", 2)
+    assert scan_folder(tmp_path, fewest=1).classes == ("a",)
+
+
+@pytest.mark.parametrize("name", ["Dev", "eval"])
+def test_dev_and_eval_are_validation_images(tmp_path, make_images, name):
+    for part in ("train", name):
+        for cls in ("a", "b"):
+            make_images(tmp_path / part / cls, 2)
+    assert len(scan_folder(tmp_path).validation) == 4
+
+
+def test_a_folder_of_classes_beside_train_is_named(tmp_path, make_images):
+    for part in ("train", "extra"):
+        for cls in ("a", "b"):
+            make_images(tmp_path / part / cls, 2)
+    with pytest.warns(UserWarning, match="left out the folder.*'extra' beside 'train'"):
+        assert len(scan_folder(tmp_path).train) == 4
+
+
+def test_folders_of_thumbnails_are_no_images_and_no_classes(tmp_path, make_images):
+    for name in ("a", "b", "@eaDir", "__MACOSX", "a/@eaDir", "b/.thumbs"):
+        make_images(tmp_path / name, 2)
+    folder = scan_folder(tmp_path)
+    assert folder.classes == ("a", "b")
+    assert len(folder.train) == 4
+
+
+def test_images_behind_links_to_folders_are_found_once(tmp_path, make_images):
+    make_images(tmp_path / "elsewhere" / "deep", 2)
+    make_images(tmp_path / "data" / "b", 1)
+    (tmp_path / "data" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "back").symlink_to(tmp_path / "elsewhere")
+    folder = scan_folder(tmp_path / "data")
+    assert folder.train.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".jpe", ".tga", ".JPG"])
+def test_less_common_endings_are_taken(tmp_path, make_images, ending):
+    make_images(tmp_path / "a", 1)
+    make_images(tmp_path / "b", 1)
+    kind = "TGA" if ending == ".tga" else "JPEG"
+    image = pytest.importorskip("PIL.Image").new("RGB", (8, 8), (1, 2, 3))
+    image.save(tmp_path / "a" / f"x{ending}", kind)
+    folder = scan_folder(tmp_path, image_size=8)
+    assert folder.train.labels.tolist() == [0, 0, 1]
+    assert folder.train.decoded().shape == (3, 3, 8, 8)
+
+
+def test_pictures_that_cannot_be_opened_are_named_and_counted(tmp_path, make_images):
+    for cls in ("a", "b"):
+        make_images(tmp_path / cls, 1)
+    for name in ("x.svg", "y.CR2"):
+        (tmp_path / "a" / name).write_bytes(b"?")
+    with pytest.warns(UserWarning, match=r"left out 2 picture\(s\).*x.svg, y.CR2"):
+        assert len(scan_folder(tmp_path).train) == 2

@@ -58,6 +58,18 @@ def test_a_list_gives_the_same_parts_again_whatever_else_is_asked(tmp_path):
     assert load_partition(config(root, split_seed=5)).rows != first.rows
 
 
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+def test_a_list_that_a_spreadsheet_saved_is_read(tmp_path, separator):
+    root = folder(tmp_path / "x", {"a": 10, "b": 20})
+    first = load_partition(config(root))
+    file = tmp_path / "split.csv"
+    text = first.to_csv().replace(",", separator).replace("\n", "\r\n")
+    lines = text.split("\r\n")
+    lines.insert(3, separator * 2)
+    file.write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
+    assert load_partition(config(root), listed=file).rows == first.rows
+
+
 def test_a_folders_own_parts_are_used_as_they_are(tmp_path):
     root = tmp_path / "x"
     for where, n in (("train", 8), ("val", 3), ("test", 2)):

@@ -3,6 +3,7 @@
 from .augment import Draws, augment, draw
 from .channels import with_channels
 from .coreset import coreset, herding, k_center
+from .decode import decode, picture_size
 from .folder import Folder, scan_folder
 from .graph import Graph, NodeBatches, graph_fingerprint, load_graph
 from .images import ImageSet, Splits, channel_moments, resize
@@ -18,7 +19,7 @@ from .known import (
     known_names,
     load_known,
 )
-from .lazy import FileSet, decode
+from .lazy import FileSet
 from .load import load
 from .loader import FolderLoader, TensorLoader
 from .mixup import Mixup
@@ -60,6 +61,7 @@ __all__ = [
     "load_known",
     "load_partition",
     "per_class_subset",
+    "picture_size",
     "resize",
     "rotate",
     "scan_folder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,27 +12,14 @@ import torch
 
 from regraft.errors import InputError
 
+from .decode import is_left_out, is_picture, picture_endings
 from .lazy import FileSet, refuse
 
-_EXTENSIONS = frozenset(
-    (
-        ".bmp",
-        ".gif",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    )
-)
+_NO_CLASSES = frozenset(("@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found"))
+"""Folders that storage systems and archives leave beside one's own: thumbnails, bins, resource forks."""
 _PARTS = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
+    "val": ("val", "valid", "validation", "dev", "eval"),
     "test": ("test", "testing"),
 }
 
@@ -47,24 +35,34 @@ class Folder:
 
 
 def scan_folder(
-    path: str | Path, *, image_size: int = 224, unreadable: Literal["refuse", "skip"] = "refuse"
+    path: str | Path,
+    *,
+    image_size: int = 224,
+    unreadable: Literal["refuse", "skip"] = "refuse",
+    fewest: int = 2,
 ) -> Folder:
     """Find the images of a folder and their classes, without keeping any image in memory.
 
     The layout is PATH/CLASS/IMAGE, or PATH/{train,val,test}/CLASS/IMAGE, of which only `train` is
-    needed. The parts may be written in any case, and as training, valid, validation or testing.
-    Images may lie in folders below their class. Classes and images are sorted by name.
+    needed. The parts may be written in any case, and as training, valid, validation, dev, eval or
+    testing; `val` and `test` may lack classes of `train`. Images may lie in folders below their class,
+    also behind links. Taken is what Pillow opens, by its ending; a warning names and counts pictures of
+    other formats, and folders of classes beside `train` that are none of the parts. Hidden folders and
+    those that storage systems make (`@eaDir`, `__MACOSX`, ...) are passed over. Classes and images are
+    sorted by name.
 
     Args:
         path: The folder.
         image_size: Side in pixels to which images are brought.
         unreadable: With `skip`, every image is decoded once to leave out, with a warning, those
             that cannot be; with `refuse`, decoding such an image later raises and names it.
+        fewest: Classes that there have to be: two to train a classifier, one to measure it.
 
     Raises:
         InputError: A missing folder, no class folders, a single class, classes whose names differ
-            in case only, a class without images, a class in `val` or `test` that `train` does not
-            have, or folders that can be read as parts and as classes.
+            in case only, a class without images to train on, a class in `val` or `test` that `train`
+            does not have, a part without any image, or folders that can be read as parts and as
+            classes.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
@@ -74,10 +72,13 @@ def scan_folder(
         raise InputError(f"image_size={image_size}: expected at least 1 pixel")
     found = _parts_of(root)
     if not found:
-        classes = _class_names(root)
+        classes = _class_names(root, fewest)
         return Folder(_scan(root, classes, image_size, unreadable), None, None, classes)
-    classes = _class_names(found["train"])
-    parts = {k: _scan(folder, classes, image_size, unreadable) for k, folder in found.items()}
+    classes = _class_names(found["train"], fewest)
+    parts = {
+        part: _scan(folder, classes, image_size, unreadable, whole=part == "train")
+        for part, folder in found.items()
+    }
     return Folder(parts["train"], parts.get("val"), parts.get("test"), classes)
 
 
@@ -112,6 +113,14 @@ def _parts_of(root: Path) -> dict[str, Path]:
                 f"{classes[0]!r} with images: a part of the images beside a class; move the classes "
                 f"into {found['train'].name!r}, or rename it if it is a class"
             )
+        unused = [p.name for p in strangers if any(_holds_images(q) for q in _subfolders(p))]
+        if unused:
+            names = ", ".join(map(repr, unused))
+            warnings.warn(
+                f"{root}: left out the folder(s) {names} beside {found['train'].name!r}, which are no "
+                "part by their name: rename them to val or test if they are one",
+                stacklevel=2,
+            )
         # A class of `train` that is missing elsewhere is told by `_scan`, so is a flat part.
         return found
     if divided and not strangers:
@@ -129,21 +138,25 @@ def _parts_of(root: Path) -> dict[str, Path]:
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(p.suffix.lower() in _EXTENSIONS and p.is_file() for p in folder.iterdir())
+    return any(is_picture(p) and p.is_file() for p in folder.iterdir())
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    found = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return sorted(found, key=lambda p: p.name)
+    below = (p for p in folder.iterdir() if p.is_dir() and not _is_passed_over(p.name))
+    return sorted(below, key=lambda p: p.name)
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in _NO_CLASSES
+
+
+def _class_names(folder: Path, fewest: int) -> tuple[str, ...]:
     names = tuple(p.name for p in _subfolders(folder))
     if not names:
         raise InputError(
             f"{folder} has no class folders: put the images of each class into a subfolder of it"
         )
-    if len(names) == 1:
+    if len(names) < fewest:
         raise InputError(
             f"{folder} has a single class, {names[0]!r}: a classifier needs at least two, "
             "each in a subfolder of its own"
@@ -160,20 +173,51 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files below a folder, hidden ones left out, sorted by their place."""
-    found = [
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in _EXTENSIONS
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-        and p.is_file()
-    ]
-    return sorted(found, key=lambda p: p.relative_to(folder).as_posix())
+    """Return the image files below a folder, hidden ones left out, sorted by their place.
+
+    Links to folders are followed, each folder once. A warning names and counts pictures of formats that
+    cannot be opened here.
+    """
+    files = _files_below(folder)
+    others = [p.relative_to(folder).as_posix() for p in files if is_left_out(p)]
+    if others:
+        more = ", ..." if len(others) > 5 else ""
+        cure = (
+            ": pip install pillow-heif"
+            if any(n.lower().endswith(("heic", "heif")) for n in others)
+            else ""
+        )
+        warnings.warn(
+            f"{folder}: left out {len(others)} picture(s) of formats that Pillow does not open here "
+            f"({', '.join(others[:5])}{more}){cure}",
+            stacklevel=2,
+        )
+    return [p for p in files if is_picture(p)]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    files: list[Path] = []
+    entered: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        # A link may lead back to where it lies.
+        folders[:] = [] if real in entered else [n for n in folders if not _is_passed_over(n)]
+        if real not in entered:
+            files += [Path(place, n) for n in names if not n.startswith(".")]
+        entered.add(real)
+    files = [p for p in files if p.is_file()]
+    return sorted(files, key=lambda p: p.relative_to(folder).as_posix())
 
 
 def _scan(
-    folder: Path, classes: tuple[str, ...], size: int, unreadable: Literal["refuse", "skip"]
+    folder: Path,
+    classes: tuple[str, ...],
+    size: int,
+    unreadable: Literal["refuse", "skip"],
+    *,
+    whole: bool = True,
 ) -> FileSet:
+    """Return the files of a part; `whole` says that every class must have some."""
     strangers = [p.name for p in _subfolders(folder) if p.name not in classes]
     if strangers:
         raise InputError(
@@ -182,25 +226,31 @@ def _scan(
         )
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = image_files(folder / name) if (folder / name).is_dir() else []
-        if not found:
+        files = image_files(folder / name) if (folder / name).is_dir() else []
+        if not files and whole:
             raise InputError(
                 f"class folder {folder / name} has no images "
-                f"({', '.join(sorted(_EXTENSIONS))}): add some or remove the folder"
+                f"({', '.join(sorted(picture_endings()))}): add some or remove the folder"
             )
-        paths += found
-        labels += [label] * len(found)
+        paths += files
+        labels += [label] * len(files)
+    if not paths:
+        raise InputError(
+            f"{folder} has no images: put those of each class into a subfolder of it, or remove it"
+        )
     files = FileSet(tuple(paths), torch.tensor(labels, dtype=torch.int64), len(classes), size)
-    return files if unreadable == "refuse" else _without_unreadable(files, folder, classes)
+    return files if unreadable == "refuse" else _without_unreadable(files, folder, classes, whole)
 
 
-def _without_unreadable(files: FileSet, folder: Path, classes: tuple[str, ...]) -> FileSet:
+def _without_unreadable(
+    files: FileSet, folder: Path, classes: tuple[str, ...], whole: bool
+) -> FileSet:
     bad = files.unreadable()
     if not bad:
         return files
     keep = torch.tensor([i for i in range(len(files)) if i not in bad], dtype=torch.int64)
     left = torch.bincount(files.labels[keep], minlength=len(classes))
-    if not bool(left.all()):
+    if not len(keep) or (whole and not bool(left.all())):
         name = classes[int((left == 0).nonzero()[0])]
         refuse([f"no image of class {name!r} in {folder} can be read", *bad.values()])
     listed = "; ".join(list(bad.values())[:20]) + ("; ..." if len(bad) > 20 else "")

@@ -11,52 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from regraft.errors import InputError, MissingExtraError
+from regraft.errors import InputError
+
+from .decode import decode
 
 _T = TypeVar("_T")
-
-
-def decode(path: Path, image_size: int) -> Tensor:
-    """Decode one image to RGB, turn it upright, fit its shorter side and cut out the centre.
-
-    Grayscale and palette images become RGB, transparency is laid over white, and the orientation
-    a camera noted (EXIF) is applied.
-
-    Args:
-        path: An image file.
-        image_size: Side of the result in pixels.
-
-    Returns:
-        uint8 [3, image_size, image_size].
-
-    Raises:
-        InputError: The file cannot be decoded; the message names it.
-        MissingExtraError: Pillow is not installed.
-    """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise MissingExtraError("pillow", "vision", "decoding images") from error
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):
-                levels = np.asarray(image).astype(np.uint16) >> 8
-                image = Image.fromarray(levels.astype(np.uint8))
-            if image.has_transparency_data:
-                front = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
-            image = image.convert("RGB")
-            fitted = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
-            pixels = np.array(fitted)
-    # Pillow's plugins raise nearly anything on damaged files.
-    except Exception as error:
-        raise InputError(f"{path} cannot be decoded as an image ({error})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def grey(pixels: Tensor) -> Tensor:

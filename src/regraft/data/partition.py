@@ -214,8 +214,7 @@ def _as_listed(
     place = {name: i for i, name in enumerate(names)}
     found: dict[str, list[int]] = {part: [] for part in _PARTS}
     seen: set[str] = set()
-    for line, row in enumerate(read_list(listed), start=2):
-        name, label, part = row
+    for line, (name, label, part) in read_list(listed):
         if part not in _PARTS:
             raise InputError(
                 f"{listed}, line {line}: split {part!r}, expected one of {', '.join(_PARTS)}"
@@ -244,19 +243,28 @@ def _as_listed(
     return parts
 
 
-def read_list(listed: Path) -> list[list[str]]:
-    """Return the lines of a list: image, class, split.
+def read_list(listed: Path) -> list[tuple[int, list[str]]]:
+    """Return the rows of a list, each with its line: image, class, split.
+
+    A list that a spreadsheet saved is read too: with a byte order mark, semicolons or tabs, empty lines.
 
     Raises:
         InputError: It cannot be read, or has other columns.
     """
     try:
-        lines = list(csv.reader(io.StringIO(listed.read_text(encoding="utf-8"))))
+        text = listed.read_text(encoding="utf-8-sig")
+        # A spreadsheet writes what its country separates columns by.
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        lines = list(csv.reader(io.StringIO(text), delimiter=separator))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{listed} cannot be read as a list of images ({error})") from error
-    if not lines or lines[0] != ["image", "class", "split"]:
+    if not lines or [name.strip().lower() for name in lines[0]] != ["image", "class", "split"]:
         raise InputError(f"{listed}: expected a CSV file with the columns image,class,split")
+    rows = []
     for number, line in enumerate(lines[1:], start=2):
+        if not any(cell.strip() for cell in line):
+            continue
         if len(line) != 3:
             raise InputError(f"{listed}, line {number}: {len(line)} columns, expected 3")
-    return lines[1:]
+        rows.append((number, line))
+    return rows

@@ -37,7 +37,7 @@ class Seen:
         file = model.parent / "split.csv"
         if not file.is_file():
             return None
-        return cls(file, {name: part for name, _, part in read_list(file)})
+        return cls(file, {name: part for _, (name, _, part) in read_list(file)})
 
     def choose(self, root: Path, files: Any, whole: Any, split: str) -> Chosen:
         """Return the files that training and choosing did not see.
