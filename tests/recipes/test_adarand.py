@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import json
 import math
 from pathlib import Path
@@ -17,11 +18,12 @@ from regraft.jobs.finetune.tuned_job import TransferJob
 from regraft.jobs.finetune.tuned_select import SelectJob
 from regraft.jobs.finetune.tuned_task import Task, Tuning
 from regraft.recipes import SCALES, load_recipe, reproduce
-from regraft.recipes.adarand import recipe as module
 from regraft.recipes.adarand.arms import ARMS, MAIN, Budget, transfer
 from regraft.recipes.adarand.claims import by_pair, lasts, read
 from regraft.report import Result, Run, rows
 from regraft.train import read_json
+
+module = importlib.import_module("regraft.recipes.adarand.recipe")
 
 SMOKE = module._smoke()
 SETTING = SMOKE[0].setting

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from regraft.jobs.merge.job import MergeConfig
 from regraft.jobs.merge.sets import Sets
 from regraft.models import build
 from regraft.recipes import SCALES, load_recipe, reproduce
-from regraft.recipes.merging import recipe as module
 from regraft.recipes.merging.claims import by_angle, read, slopes
 from regraft.recipes.merging.recipe import Pair, turned
 from regraft.report import Result, Run, rows
 from regraft.train import read_json
+
+module = importlib.import_module("regraft.recipes.merging.recipe")
 
 CPU = torch.device("cpu")
 DIGITS = DataConfig(name="digits", normalize="none", train_size=200)

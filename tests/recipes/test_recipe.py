@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import json
 import math
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.errors import InputError, RegraftError
 from regraft.recipes import RECIPES, SCALES, Job, load_recipe, reproduce, run_job
-from regraft.recipes.iterand import recipe as iterand
 from regraft.recipes.iterand.recipe import equal_accuracy_widths
 from regraft.recipes.recipe import _commits
 from regraft.report import Result, Run
+
+iterand = importlib.import_module("regraft.recipes.iterand.recipe")
 
 # What is asked for.
 

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import math
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from regraft.jobs.transfer.config import TransferConfig
 from regraft.jobs.transfer.job import TransferJob, pair_of
 from regraft.models import build
 from regraft.recipes import SCALES, load_recipe, reproduce
-from regraft.recipes.transfer import recipe as module
 from regraft.recipes.transfer.claims import FAR, read
 from regraft.recipes.transfer.figures import seconds_to, training_curve
 from regraft.recipes.transfer.recipe import Experiment
 from regraft.report import Result, Run, read_run, rows
 from regraft.train import load_state, read_json
+
+module = importlib.import_module("regraft.recipes.transfer.recipe")
 
 LOW = OptimConfig(lr=0.05, weight_decay=0.0, epochs=4, batch_size=50, schedule="constant")
 MLP = Experiment(
