@@ -70,3 +70,30 @@ def test_unmasking_gives_the_whole_random_network():
 def test_a_plain_model_is_refused():
     with pytest.raises(InputError, match="no masked weight"):
         bake(conv_net())
+
+
+class Keeps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.last = nn.Linear(6, 8), nn.Linear(8, 2), None
+
+    def forward(self, x):
+        self.last = torch.relu(self.body(x))
+        return self.head(self.last)
+
+
+def test_it_bakes_right_after_a_backward_pass_whatever_a_network_keeps():
+    model, x = edge_popup(Keeps(), seed=1), torch.randn(4, 6)
+    model(x).sum().backward()
+    assert torch.equal(bake(model)(x), model(x))
+
+
+def test_a_masked_lstm_is_baked_right_after_a_backward_pass():
+    model = edge_popup(nn.LSTM(6, 8, batch_first=True), params=["weight_*"], seed=1)
+    x = torch.randn(4, 5, 6)
+    model(x)[0].sum().backward()
+    baked = bake(model)
+    assert torch.equal(baked(x)[0], model(x)[0])
+    with torch.no_grad():
+        baked.weight_ih_l0.mul_(2)
+    assert not torch.equal(baked(x)[0], model(x)[0])  # its weights are what it computes with

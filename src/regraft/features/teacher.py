@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft.errors import InputError
+from regraft.models.copying import copy_module
 
 from .method import Context
 from .samples import moved
@@ -77,7 +77,7 @@ class Teacher(nn.Module):
 
     def __init__(self, tap: Tap, layers: Sequence[str] = ()) -> None:
         super().__init__()
-        network = copy.deepcopy(tap.model)
+        network = copy_module(tap.model)
         for module in network.modules():
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
                 for key in [k for k, hook in hooks.items() if _records(hook)]:

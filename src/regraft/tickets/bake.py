@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from regraft.errors import InputError
+from regraft.models.copying import copy_module
 
 from .mask import FixedMask, Mask, named_masks
 
@@ -26,7 +25,7 @@ def bake(model: nn.Module) -> nn.Module:
     """
     if not any(True for _ in named_masks(model)):
         raise InputError("model has no masked weight: mask it first, with `edge_popup(model)`")
-    baked = copy.deepcopy(model)
+    baked = copy_module(model)
     weights: dict[int, nn.Parameter] = {}
     for module in [m for m in baked.modules() if parametrize.is_parametrized(m)]:
         entries = dict(module.parametrizations.items())  # pyrefly: ignore

@@ -15,7 +15,6 @@ References:
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 
 from regraft.errors import InputError
 from regraft.files import write_tensors
+from regraft.models.copying import copy_module
 
 from .edge_popup import choose
 
@@ -78,7 +78,7 @@ class Quantised:
         Raises:
             InputError: The architecture is another one.
         """
-        filled = copy.deepcopy(model)
+        filled = copy_module(model)
         try:
             filled.load_state_dict(self.state_dict())
         except RuntimeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from regraft.config import ModelConfig
 from regraft.errors import InputError
 from regraft.features import freeze_batchnorm_
 from regraft.features.samples import preserved
+from regraft.models.copying import copy_module
 
 HUBS = ("timm/", "torchvision/")
 # Options that fetch weights, which the file of a trained network brings along.
@@ -100,7 +100,7 @@ def refuse_single_images(model: nn.Module, images: Tensor, *, frozen: bool) -> N
     Raises:
         InputError: It cannot.
     """
-    tried = freeze_batchnorm_(copy.deepcopy(model)) if frozen else model
+    tried = freeze_batchnorm_(copy_module(model)) if frozen else model
     try:
         with preserved(tried, "train"):
             tried(images)

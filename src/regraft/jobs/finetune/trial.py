@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from regraft.config import FinetuneConfig, OptimConfig, RuntimeConfig
 from regraft.errors import DivergenceError, InputError
 from regraft.features import METHODS, Method, Objective, freeze_batchnorm_
 from regraft.features import build as build_method
+from regraft.models.copying import copy_module
 from regraft.protocols import BatchSource
 from regraft.train import Average, Batches, RunFolder, fit, layerwise_groups, outputs
 from regraft.train.loop import Progress
@@ -158,7 +158,7 @@ class Workshop:
     def _prepared(self, weight: float | None, epochs: int) -> tuple[nn.Module, Method]:
         # Nothing that ran before may decide what is drawn from here on.
         torch.manual_seed(self.runtime.seed)
-        model = copy.deepcopy(self.start.model).to(self.fabric.device)
+        model = copy_module(self.start.model).to(self.fabric.device)
         if self.finetune.freeze_batchnorm:
             freeze_batchnorm_(model)
         method = make_method(self.finetune, weight, self.runtime.seed, self.start.source)

@@ -9,7 +9,6 @@ References:
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from regraft.errors import InputError
+from regraft.models.copying import copy_module
 from regraft.protocols import BatchSource
 from regraft.train.measure import evaluate
 
@@ -164,7 +164,7 @@ def interpolation(
     """
     if points < 2:
         raise InputError(f"points={points}: expected at least the two ends")
-    twin, kept = copy.deepcopy(model), [Kept(source) for source in sources]
+    twin, kept = copy_module(model), [Kept(source) for source in sources]
     buffers = buffer_names(model)
     at = tuple(i / (points - 1) for i in range(points))
     scores = []
@@ -219,7 +219,7 @@ def plane(
         raise InputError("the three states lie on one line: a plane needs another one beside it")
     corners = ((0.0, 0.0), (length, 0.0), (along, height))
     xs, ys = (_grid([c[i] for c in corners], points, margin) for i in (0, 1))
-    twin, kept = copy.deepcopy(model), [Kept(source) for source in sources]
+    twin, kept = copy_module(model), [Kept(source) for source in sources]
     rows = []
     for y in ys:
         row = []

@@ -6,7 +6,6 @@ beat: the upper control.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft.errors import InputError
+from regraft.models.copying import copy_module
 
 from .output_layers import output_layers
 
@@ -286,6 +286,6 @@ def _known(known: Sequence[Sequence[int]], models: int) -> Tensor:
 
 def _filled(model: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> Iterator[nn.Module]:
     for state in states:
-        twin = copy.deepcopy(model)
+        twin = copy_module(model)
         twin.load_state_dict(dict(state))
         yield twin.eval()

@@ -15,7 +15,6 @@ References:
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from regraft.checkpoints.state import check_state
 from regraft.errors import InputError
+from regraft.models.copying import copy_module
 from regraft.protocols import BatchSource
 
 from .channels import Channels, Moments, affine_, moments, repairable
@@ -180,7 +180,7 @@ def repair(
         batches: As in `repair_`.
         options: Further arguments of `repair_`.
     """
-    twin = copy.deepcopy(model)
+    twin = copy_module(model)
     twin.load_state_dict(dict(state))
     done = repair_(twin, parents, batches, **options)
     found = {k: v.detach().clone() for k, v in twin.state_dict().items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import operator
 import re
 import warnings
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from regraft.errors import InputError
+from regraft.models.copying import copy_module
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,7 @@ def double(model: nn.Module) -> nn.Module:
             f"the weights of {type(model).__name__} are on the meta device, so that nothing can be "
             "computed: trace with check_it=False"
         )
-    # Tensors that a module computed from its parameters (weight norm) cannot be copied as they are.
-    computed = [
-        value
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    ]
-    twin = copy.deepcopy(model, {id(v): v.detach().clone() for v in computed})
+    twin = copy_module(model)
     for tensor in (*twin.parameters(), *twin.buffers()):
         if tensor.is_floating_point() or tensor.is_complex():
             wide = torch.complex128 if tensor.is_complex() else torch.float64

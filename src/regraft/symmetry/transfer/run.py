@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regraft.errors import InputError
+from regraft.models.copying import copy_module
 from regraft.symmetry.merge.repair import Batches, reset_batch_norm_
 from regraft.symmetry.spec.spec import PermutationSpec
 
@@ -55,7 +55,7 @@ class Run:
         self.warm_sweeps = min(warm_sweeps, solver.max_sweeps)
         self.redraw = redraw or (data is not None and not data.repeatable)
         self.scale, self.statistics = scale, statistics
-        self.network = None if data is None or statistics is None else copy.deepcopy(data.model)
+        self.network = None if data is None or statistics is None else copy_module(data.model)
         self.seconds = {"gradients": 0.0, "total": 0.0}
         self.solved = {"contraction": 0.0, "assignment": 0.0}
         self.count = self.draws = 0
