@@ -2,10 +2,11 @@
 
 torch's generators promise nothing across versions, devices or tensor sizes. Here every named tensor
 has, for every event number, its own infinite stream of bits: the raw words of Philox4x64-10 (NumPy's
-bit generator, whose raw stream NumPy guarantees), keyed by a BLAKE2b hash of seed, name and event,
-counting from zero. Words become values by exact integer steps and single IEEE-754 operations, so a
-value depends on nothing but (seed, name, event, position): not on device, thread count, process,
-the order in which tensors are drawn, or the length drawn (a shorter draw is a prefix of a longer).
+bit generator, whose raw stream NumPy guarantees), keyed by a BLAKE2b hash of seed, name and event.
+NumPy counts before it draws, so the first block is that of counter one. Words become values by exact
+integer steps and single IEEE-754 operations, so a value depends on nothing but (seed, name, event,
+position): not on device, thread count, process, the order in which tensors are drawn, or the length
+drawn (a shorter draw is a prefix of a longer).
 
 `VERSION` is part of the key and of everything that is stored; golden hashes in the tests guard it.
 

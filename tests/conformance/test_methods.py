@@ -134,6 +134,14 @@ def test_two_processes_with_a_break_equal_one_process(tmp_path):
                 two["parameters"][key], value, rtol=0, atol=1e-9, msg=f"{name}: {key}"
             )
 
+    method = METHODS["frozen_iterand"]  # once more as a part of a larger module
+    arm = method.build(1, batch_norm=False)
+    arm.model.double()
+    train(arm, sgd(arm), 0, STEPS)
+    nested = load_state(tmp_path / "nested-0")
+    assert same(nested, load_state(tmp_path / "nested-1"))
+    assert same(nested["weights"], found(arm)["weights"])
+
 
 def test_no_arm_is_forgotten():
     covered = {method.arm for method in METHODS.values()}

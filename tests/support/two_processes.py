@@ -20,6 +20,15 @@ def found(arm):
     }
 
 
+def nested(rank):
+    """Train a masked network that is a part of another module, whose buffers DDP broadcasts."""
+    arm = METHODS["frozen_iterand"].build(1, batch_norm=False)
+    arm.model.double()
+    whole = DistributedDataParallel(torch.nn.Sequential(arm.model))
+    train(arm, sgd(arm), 0, STEPS, forward=whole, share=slice(rank, None, 2))
+    return arm
+
+
 def worker(rank: int, folder: str) -> None:
     """Train every method in two halves on this process's share of each batch; store what came out.
 
@@ -51,5 +60,6 @@ def worker(rank: int, folder: str) -> None:
                 save_state(file, state(arm, optimizer))
                 saved = load_state(file)
             save_state(where / f"{name}-{rank}", found(arm))
+        save_state(where / f"nested-{rank}", found(nested(rank)))
     finally:
         dist.destroy_process_group()

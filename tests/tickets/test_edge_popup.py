@@ -1,8 +1,10 @@
 import copy
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from networks import conv_net, images
 from torch import nn
 from torch.func import functional_call, grad, vmap
@@ -386,3 +388,17 @@ def test_a_checkpoint_of_another_shape_or_a_newer_schema_is_refused(monkeypatch)
     mask = edge_popup(nn.Linear(4, 3)).parametrizations.weight[0]
     with pytest.raises(InputError, match=r"has shape \(4, 4\) in the checkpoint"):
         mask.set_extra_state(state["parametrizations.weight.0._extra_state"])
+
+
+@pytest.mark.parametrize("how", ["weight_norm", "prune"])
+def test_weights_that_a_hook_computes_are_refused_by_name(how):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    if how == "weight_norm":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch has a newer one
+            nn.utils.weight_norm(model[1])
+    else:
+        nn.utils.prune.l1_unstructured(model[1], "weight", 0.5)
+    with pytest.raises(InputError, match=r"weight '1.weight' is no parameter but computed"):
+        edge_popup(model)
+    edge_popup(model, trainable=["1.weight*"])

@@ -146,6 +146,27 @@ def test_weight_averages_made_before_a_redraw_keep_up():
     average.update_parameters(model)
 
 
+def test_a_state_loaded_after_it_was_made_is_redrawn_from_newer_events():
+    def search():
+        model = edge_popup(conv_net(), sparsity=0.5, seed=1)
+        return model, IteRand(model, every=1, rate=1.0)
+
+    model, iterand = search()
+    for _ in range(3):
+        iterand.step()
+    state = copy.deepcopy(model.state_dict())
+    model, iterand = search()
+    model.load_state_dict(state)
+    before = {name: mask.weight.clone() for name, _, mask in named_masks(model)}
+    iterand.step()
+    assert iterand.events == 4
+    for name, entry, mask in named_masks(model):
+        pruned = ~mask.mask(entry.original).bool()
+        assert bool((mask.draw[pruned] == 4).all())
+        changed = mask.weight != before[name]
+        assert 0 < int(changed.sum()) <= int(pruned.sum())
+
+
 def test_many_events_outgrow_small_integers_without_loss():
     model = edge_popup(nn.Linear(4, 4), seed=1)
     mask = next(m for _, _, m in named_masks(model))

@@ -205,6 +205,8 @@ def choose(
                     f"weight {name!r} is {parameter.dtype}: only floating-point weights can be masked"
                 )
             chosen.append((module, attribute, name, parameter))
+        if params is None:
+            _refuse_computed(prefix, module, maskable, trainable)
         if parametrize.is_parametrized(module):
             for attribute in dict(module.parametrizations.items()):  # pyrefly: ignore
                 if params is None and attribute in maskable:
@@ -219,6 +221,26 @@ def choose(
         )
     _refuse_half_tied(chosen, held)
     return chosen
+
+
+def _refuse_computed(
+    prefix: str, module: nn.Module, maskable: Iterable[str], trainable: Sequence[str]
+) -> None:
+    """Refuse a weight that a hook computes from other parameters: masking would pass it over."""
+    for attribute in maskable:
+        name = f"{prefix}.{attribute}" if prefix else attribute
+        if (
+            attribute in module._parameters
+            or matches(name, trainable)
+            or parametrize.is_parametrized(module, attribute)
+            or not isinstance(getattr(module, attribute, None), torch.Tensor)
+        ):
+            continue
+        raise InputError(
+            f"weight {name!r} is no parameter but computed from others (by torch.nn.utils.weight_norm "
+            "or torch.nn.utils.prune): make it plain first, with remove_weight_norm or prune.remove, or "
+            "name it in `trainable`"
+        )
 
 
 def _refuse_half_tied(
@@ -283,7 +305,7 @@ def _sparsity_of(name: str, sparsity: float | Mapping[str, float]) -> float:
 
 def _spare_broadcast_(model: nn.Module) -> None:
     """Tell DDP not to broadcast W: every rank draws the same one from the stream."""
-    # A mask has no `draw` yet, but may when it is resumed; gloo cannot broadcast its 16-bit numbers.
+    # A mask has no `draw` yet, but may when it is resumed.
     names = [
         f"{prefix}.{buffer}"
         for prefix, module in model.named_modules(remove_duplicate=False)

@@ -80,10 +80,8 @@ class IteRand:
                 "model has no edge-popup mask to re-randomise: call `edge_popup(model)` first"
             )
 
-        # Kept from the start, so that copies made now (weight averages, say) have the same buffers,
-        # and never drawn twice from the same event.
-        draws = [mask.remember_draws_() for mask, _ in self._masks()]
-        self.events = max(int(draw.max()) for draw in draws)
+        # Kept from the start, so that copies made now (weight averages, say) have the same buffers.
+        self.events = self._newest()
 
     def _masks(self) -> list[tuple[Mask, torch.Tensor]]:
         return [
@@ -92,12 +90,18 @@ class IteRand:
             if isinstance(mask, Mask)
         ]
 
+    def _newest(self) -> int:
+        """Return the newest event that a weight of the model was drawn at."""
+        return max(int(mask.remember_draws_().max()) for mask, _ in self._masks())
+
     @torch.no_grad()
     def step(self) -> None:
         """Advance by one iteration; redraw if the next one asks for it."""
         self.iteration += 1
         if (self.iteration + 1) % self.every == 0 and self.rate > 0:
-            self.events += 1
+            # The model's state may have been loaded since, and this object's not: a weight that is
+            # drawn from the event that it has already would stay as it is.
+            self.events = max(self.events, self._newest()) + 1
             for mask, scores in self._masks():
                 rerandomize_(mask, scores, event=self.events, rate=self.rate)
 

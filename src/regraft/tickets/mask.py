@@ -122,16 +122,16 @@ class Mask(nn.Module):
     def remember_draws_(self) -> Tensor:
         """Start keeping the event each position was drawn at, 0 so far, unless that is kept."""
         if self.draw is None:
+            # Of 32 bits: where the masked network is a part of another module, DDP broadcasts its
+            # buffers, and neither gloo nor NCCL can do that with 16.
             self.draw = torch.zeros(
-                self._score_shape(), dtype=torch.int16, device=self.weight.device
+                self._score_shape(), dtype=torch.int32, device=self.weight.device
             )
         return self.draw
 
     def redraw_(self, index: Tensor, event: int) -> None:
         """Replace W at searched positions `index` (int64, CPU) by the stream's values at `event`."""
         draw = self.remember_draws_()
-        if event > torch.iinfo(draw.dtype).max:
-            draw = self.draw = draw.to(torch.int32)
         draw[torch.unravel_index(index.to(draw.device), draw.shape)] = event
         at = self.positions(index)
         where = torch.unravel_index(at.to(self.weight.device), self.weight.shape)
@@ -223,9 +223,9 @@ class Mask(nn.Module):
         # A state without anything of this mask (a partial load) leaves its draws alone.
         if f"{prefix}_extra_state" in state_dict:
             saved = state_dict.get(f"{prefix}draw")
-            self.draw = (
-                None if saved is None else torch.zeros_like(saved, device=self.weight.device)
-            )
+            self.draw = None
+            if saved is not None:
+                self.draw = torch.zeros(saved.shape, dtype=torch.int32, device=self.weight.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Mask:
