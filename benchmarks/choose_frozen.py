@@ -20,7 +20,7 @@ from statistics import fmean
 from rich.console import Console
 
 from regraft.jobs.pool import run_all
-from regraft.jobs.train import Job
+from regraft.jobs.train import TrainJob
 from regraft.recipes.frozen.arms import Settings, Task, twins
 from regraft.recipes.frozen.recipe import CORA_CHOSEN, cora_task
 
@@ -35,7 +35,7 @@ KINDS = {
 """By kind: the arms that are averaged, learning rates, dropouts."""
 
 
-def candidates(task: Task, kind: str) -> Iterable[tuple[str, list[Job]]]:
+def candidates(task: Task, kind: str) -> Iterable[tuple[str, list[TrainJob]]]:
     """Yield the name and the jobs of every candidate of a kind."""
     arms, rates, dropouts = KINDS[kind]
     for rate in rates:
@@ -58,7 +58,7 @@ def with_settings(task: Task, kind: str, rate: float, dropout: float) -> Task:
     return replace(task, **{kind: new})  # pyrefly: ignore
 
 
-def validation(job: Job, root: Path) -> float:
+def validation(job: TrainJob, root: Path) -> float:
     result = json.loads((job.folder(root) / "result.json").read_text())
     return result["metrics"]["validation_accuracy"]
 

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from regraft.cli import main as regraft
 from regraft.jobs.pool import run_all
-from regraft.jobs.train import Job
+from regraft.jobs.train import TrainJob
 from regraft.recipes.merging.recipe import FASHION, SMALL_MNIST, Pair, mlp_pair, resnet_pair
 
 SEED = 11
@@ -38,7 +38,7 @@ def pairs() -> dict[str, Pair]:
     return {"MLP": mlp_pair(), "ResNet-8": replace(resnet_pair(), b=small)}
 
 
-def parents(pair: Pair, root: str | None) -> list[Job]:
+def parents(pair: Pair, root: str | None) -> list[TrainJob]:
     """Return the trainings of both networks."""
     jobs = [pair.parent(pair.a).with_seed(SEED), pair.parent(pair.b).with_seed(OTHER)]
     return jobs if root is None else [job.with_data_root(root) for job in jobs]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.data import load_graph, load_known
-from regraft.jobs.train import Job, run_in
+from regraft.jobs.train import TrainJob
 from regraft.models import build
 from regraft.tickets import Freezing, edge_popup, fill, load_ticket, save_ticket
 
@@ -148,7 +148,7 @@ def test_a_graph_network_classifies_its_nodes(answer, refused, split, ticket, tm
     data = DataConfig(
         name="cora", root=str(tmp_path / "sets"), features="l2", graph_split=split, split_seed=5
     )
-    job = Job(
+    job = TrainJob(
         setting="s",
         arm="edge_popup",
         data=data,
@@ -157,7 +157,7 @@ def test_a_graph_network_classifies_its_nodes(answer, refused, split, ticket, tm
         optim=OptimConfig(epochs=3),
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
     )
-    result = run_in(job, tmp_path / "run")
+    result = job.run_in(tmp_path / "run")
     run = ("ticket", "run", tmp_path / "run", "--data", "cora", "--data-root", tmp_path / "sets")
     found = answer(*run, "--out", tmp_path / "p.csv")
     assert found["accuracy"] == pytest.approx(result["metrics"]["test_accuracy"], abs=1e-4)

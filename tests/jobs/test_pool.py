@@ -1,42 +1,32 @@
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regraft.config import RuntimeConfig
-from regraft.jobs.base import Runnable, folder_of, with_sources
-from regraft.jobs.merge.job import MergeJob
+from regraft.jobs.base import Job, with_sources
 from regraft.jobs.pool import run_all
-from regraft.jobs.train import Job
 
 
-@dataclass(frozen=True)
-class Step:
-    """A run that notes that it ran; a `Runnable`."""
+@dataclass(frozen=True, kw_only=True)
+class Step(Job):
+    """A run that notes that it ran."""
 
-    arm: str
-    sources: tuple["Step", ...] = ()
-    ran: list[str] = field(default_factory=list, compare=False)
     setting: str = "s"
-    control: str | None = None
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    needs: Sequence["Step"] = ()
+    ran: list[str] = field(default_factory=list, compare=False)
 
     def config(self):
         return {"arm": self.arm}
-
-    def folder(self, root):
-        return folder_of(self, root)
 
     def run(self, root, *, progress=None):
         self.ran.append(self.arm)
         return {"metrics": {}, "seconds": 0.0}
 
-    def with_seed(self, seed):
-        return self
 
-    def with_data_root(self, root):
-        return self
+def step(arm, needs, ran):
+    return Step(arm=arm, needs=tuple(needs), ran=ran)
 
 
 @st.composite
@@ -46,7 +36,7 @@ def graphs(draw):
     steps: list[Step] = []
     for i in range(draw(st.integers(1, 8))):
         needs = draw(st.sets(st.sampled_from(steps).map(lambda s: s.arm), max_size=3)) if i else ()
-        steps.append(Step(str(i), tuple(s for s in steps if s.arm in needs), ran))
+        steps.append(step(str(i), [s for s in steps if s.arm in needs], ran))
     return draw(st.permutations(steps)), ran
 
 
@@ -54,9 +44,9 @@ def graphs(draw):
 def test_everything_runs_once_and_after_what_it_needs(graph):
     steps, ran = graph
     run_all(steps, Path("runs"))
-    assert sorted(ran) == sorted(step.arm for step in steps)
-    for step in steps:
-        assert all(ran.index(s.arm) < ran.index(step.arm) for s in step.sources)
+    assert sorted(ran) == sorted(one.arm for one in steps)
+    for one in steps:
+        assert all(ran.index(s.arm) < ran.index(one.arm) for s in one.sources)
 
 
 @given(graphs())
@@ -65,21 +55,14 @@ def test_sources_are_found_and_come_first(graph):
     ends = [s for s in steps if not any(s in other.sources for other in steps)]
     found = with_sources(ends)
     assert sorted(s.arm for s in found) == sorted(s.arm for s in steps)
-    for step in found:
-        assert all(found.index(s) < found.index(step) for s in step.sources)
+    places = [one.arm for one in found]
+    for one in found:
+        assert all(places.index(s.arm) < places.index(one.arm) for s in one.sources)
 
 
 def test_runs_without_sources_keep_their_order_and_unlisted_sources_are_not_waited_for():
     ran: list[str] = []
-    other = Step("other", (), [])
-    run_all([Step("b", (), ran), Step("a", (other,), ran), Step("c", (), ran)], Path("runs"))
+    other = step("other", (), [])
+    run_all([step("b", (), ran), step("a", (other,), ran), step("c", (), ran)], Path("runs"))
     assert ran == ["b", "a", "c"]
     assert other.ran == []
-
-
-def test_jobs_and_merges_are_runnable():
-    job = Job(setting="s", arm="dense")
-    assert isinstance(job, Runnable)
-    assert isinstance(MergeJob(setting="s", arm="average", a=job, b=job), Runnable)
-    assert isinstance(Step("a"), Runnable)
-    assert not isinstance(object(), Runnable)

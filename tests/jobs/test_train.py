@@ -10,7 +10,7 @@ from graphs import write_planetoid
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.data import load_graph
 from regraft.errors import InputError
-from regraft.jobs.train import Job, run_in, run_job
+from regraft.jobs.train import TrainJob
 from regraft.models import Transductive, build
 from regraft.tickets import fill, load_ticket, masks
 from regraft.tickets import shuffled as shuffled_copy
@@ -33,7 +33,7 @@ def root(tmp_path_factory):
 
 def job(root, method="edge_popup", model="gcn", **optim):
     options = {"optimizer": "adamw", "lr": 0.02, "weight_decay": 0.0, "epochs": EPOCHS, **optim}
-    return Job(
+    return TrainJob(
         setting="cora/test",
         arm=method,
         data=DataConfig(name="cora", root=root, features="l2", download=False),
@@ -53,7 +53,7 @@ def rows(path):
 @pytest.mark.parametrize("model", ["gcn", "gin", "gat"])
 @pytest.mark.parametrize("method", ["dense", "edge_popup"])
 def test_it_learns_and_is_measured_on_every_split(root, tmp_path, method, model):
-    result = run_in(job(root, method, model), tmp_path)
+    result = job(root, method, model).run_in(tmp_path)
     losses = [row["loss"] for row in rows(tmp_path) if row["split"] == "train"]
     # One step an epoch: all training nodes are the batch.
     assert len(losses) == EPOCHS
@@ -69,7 +69,7 @@ def test_it_learns_and_is_measured_on_every_split(root, tmp_path, method, model)
 @pytest.mark.parametrize("select", ["last", "best"])
 def test_the_ticket_alone_gives_the_accuracy_measured(root, tmp_path, model, select):
     asked = job(root, model=model, select=select)
-    result = run_in(asked, tmp_path)
+    result = asked.run_in(tmp_path)
     ticket = load_ticket(tmp_path)
     assert ticket.about["input"] == {"graph": True, "features": 30}
     assert ticket.about["features"] == "l2"
@@ -98,11 +98,11 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(root, tmp_path, me
 
         return progress
 
-    whole = run_in(asked, tmp_path / "whole")
+    whole = asked.run_in(tmp_path / "whole")
     for step in (3, 8):
         with pytest.raises(Stop):
-            run_in(asked, tmp_path / "parts", progress=stop_at(step))
-    parts = run_in(asked, tmp_path / "parts")
+            asked.run_in(tmp_path / "parts", progress=stop_at(step))
+    parts = asked.run_in(tmp_path / "parts")
     assert parts["metrics"] == whole["metrics"]
     stored = "model.safetensors" if method == "dense" else "model.ticket"
     for name in ("metrics.jsonl", stored):
@@ -112,7 +112,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(root, tmp_path, me
 @pytest.mark.parametrize("select", ["last", "best"])
 def test_a_shuffled_mask_takes_the_masks_that_the_search_kept(root, tmp_path, select, monkeypatch):
     search = job(root, model="gin", select=select, lr=0.2)
-    found = run_job(search, tmp_path)
+    found = search.run(tmp_path)
     # Otherwise the last state would be the best and taking the wrong one would not show.
     assert found["metrics"].get("selected_epoch", 0) < EPOCHS - 1
     taken = {}
@@ -124,7 +124,7 @@ def test_a_shuffled_mask_takes_the_masks_that_the_search_kept(root, tmp_path, se
     monkeypatch.setattr("regraft.jobs.train.shuffled", looked_at)
     shuffled = replace(search, arm="shuffled_mask", source=search)
     shuffled = replace(shuffled, ticket=replace(search.ticket, method="shuffled_mask"))
-    result = run_job(shuffled, tmp_path)
+    result = shuffled.run(tmp_path)
     kept = load_ticket(search.folder(tmp_path)).masks()
     assert taken.keys() == kept.keys()
     assert all(torch.equal(taken[name], kept[name]) for name in kept)
@@ -134,7 +134,7 @@ def test_a_shuffled_mask_takes_the_masks_that_the_search_kept(root, tmp_path, se
 
 
 def test_a_random_mask_is_measured_untrained(root, tmp_path):
-    result = run_in(job(root, "random_mask", "gin"), tmp_path)
+    result = job(root, "random_mask", "gin").run_in(tmp_path)
     assert result["trainable_parameters"] == 0
     assert [row["split"] for row in rows(tmp_path)] == ["validation", "test"]
 
@@ -142,7 +142,7 @@ def test_a_random_mask_is_measured_untrained(root, tmp_path):
 def test_a_ramp_of_the_sparsity_keeps_its_states_from_being_selected(root, tmp_path):
     asked = job(root, select="best")
     asked = replace(asked, ticket=replace(asked.ticket, sparsity=0.9, anneal=0.8))
-    result = run_in(asked, tmp_path)
+    result = asked.run_in(tmp_path)
     assert result["metrics"]["selected_epoch"] >= int(0.8 * EPOCHS) - 1
     kept = load_ticket(tmp_path).masks().values()
     share = sum(int(m.sum()) for m in kept) / sum(m.numel() for m in kept)
@@ -152,19 +152,19 @@ def test_a_ramp_of_the_sparsity_keeps_its_states_from_being_selected(root, tmp_p
 def test_another_graph_is_not_gone_on_with(root, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(Stop):
-        run_in(job(root), run, progress=lambda *_: (_ for _ in ()).throw(Stop()))
+        job(root).run_in(run, progress=lambda *_: (_ for _ in ()).throw(Stop()))
     other = tmp_path / "data"
     write_planetoid(other, seed=1)
     with pytest.raises(InputError, match=r"started with other data \(edges was|\(digest was"):
-        run_in(job(str(other)), run)
+        job(str(other)).run_in(run)
 
 
 def test_a_network_for_images_is_refused_in_a_sentence(root, tmp_path):
     with pytest.raises(InputError, match="name='conv4' takes no graph: expected one of gat"):
-        run_in(job(root, model="conv4"), tmp_path)
+        job(root, model="conv4").run_in(tmp_path)
 
 
 def test_double_precision_leaves_nodes_whole_numbers(root, tmp_path):
     asked = job(root)
-    result = run_in(replace(asked, runtime=replace(asked.runtime, precision="64-true")), tmp_path)
+    result = replace(asked, runtime=replace(asked.runtime, precision="64-true")).run_in(tmp_path)
     assert torch.isfinite(torch.tensor(list(result["metrics"].values()))).all()

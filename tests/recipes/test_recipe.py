@@ -9,7 +9,7 @@ import pytest
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.errors import InputError, RegraftError
-from regraft.recipes import RECIPES, SCALES, Job, load_recipe, reproduce, run_job
+from regraft.recipes import RECIPES, SCALES, load_recipe, reproduce
 from regraft.recipes.iterand.recipe import equal_accuracy_widths
 from regraft.recipes.recipe import _commits
 from regraft.report import Result, Run
@@ -132,7 +132,7 @@ def test_the_paper_scale_holds_the_published_settings():
 
 
 def test_what_changes_no_number_is_no_part_of_a_runs_identity():
-    job = Job(setting="s", arm="iterand", source=Job(setting="s", arm="edge_popup"))
+    job = TrainJob(setting="s", arm="iterand", source=TrainJob(setting="s", arm="edge_popup"))
     runtime = dataclasses.replace(job.runtime, checkpoint_seconds=9.0)
     assert dataclasses.replace(job, runtime=runtime).config() == job.config()
     assert job.with_data_root("elsewhere").config() == job.config()
@@ -286,7 +286,7 @@ def test_two_workers_find_the_same_numbers_as_one(tmp_path, monkeypatch):
 def test_what_is_missing_is_run_and_the_rest_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(iterand, "_smoke", lambda: tiny(widths=(0.25,), controls=()))
     recipe = load_recipe("iterand", "smoke", 1)
-    run_job(recipe.jobs[1], tmp_path)
+    recipe.jobs[1].run(tmp_path)
     before = stamps(tmp_path)
     reproduce(recipe, tmp_path, workers=1)
     after = stamps(tmp_path)

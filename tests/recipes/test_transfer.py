@@ -11,7 +11,7 @@ from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
 from regraft.data import load
 from regraft.errors import InputError
 from regraft.jobs.base import with_sources
-from regraft.jobs.record import RecordedJob, images_of
+from regraft.jobs.record import RecordJob, images_of
 from regraft.jobs.transfer.config import TransferConfig
 from regraft.jobs.transfer.job import TransferJob, pair_of
 from regraft.models import build
@@ -218,7 +218,7 @@ def test_a_fine_tuning_begins_where_the_other_ended_with_a_head_of_its_own(finis
     found, root = finished
     base, _ = found["networks/digits/mlp", "trained"]
     few = dataclasses.replace(LOW, epochs=1)
-    tuned = RecordedJob(
+    tuned = RecordJob(
         setting="networks/tuned",
         data=base.data,
         model=base.model,

@@ -93,7 +93,7 @@ class Condense:
         from regraft.data import load
         from regraft.errors import InputError
         from regraft.generators import CondensedSet, Condenser
-        from regraft.jobs.train import fingerprint
+        from regraft.jobs.data import fingerprint
         from regraft.report.picture import contact_sheet, png
         from regraft.train import RunFolder, keep_freed_memory
 

@@ -138,7 +138,7 @@ class Find:
         """Search, show progress, and tell what was found."""
         from regraft.config import check
         from regraft.errors import InputError, MissingExtraError
-        from regraft.jobs.train import Job, run_in
+        from regraft.jobs.train import TrainJob
         from regraft.report.wording import size
         from regraft.train import keep_freed_memory
 
@@ -150,7 +150,7 @@ class Find:
         keep_freed_memory()
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values |= self._shares()
-        job = Job(
+        job = TrainJob(
             setting=self._setting(),
             arm=self.method,
             control="edge_popup" if self.method == "iterand" else None,
@@ -164,7 +164,7 @@ class Find:
         new = not self.out.exists()
         try:
             with Bar(enabled=not self.json and is_first_process()) as bar:
-                result = run_in(job, self.out, progress=bar.update)
+                result = job.run_in(self.out, progress=bar.update)
         except (InputError, MissingExtraError):
             if new:
                 _forget(self.out)

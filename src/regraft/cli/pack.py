@@ -201,7 +201,8 @@ def _is_pickle(path: Path) -> bool:
 def _checkpoint(path: Path, data_root: str | None) -> Any:
     from regraft.config import DataConfig, ModelConfig, TicketConfig
     from regraft.errors import InputError
-    from regraft.jobs.train import Job, facts, load_once
+    from regraft.jobs.data import load_once
+    from regraft.jobs.train import TrainJob, facts
     from regraft.tickets import gather_state
     from regraft.train import load_state
     from regraft.train.loop import finished_state
@@ -215,7 +216,7 @@ def _checkpoint(path: Path, data_root: str | None) -> Any:
         try:
             asked = jsonlib.loads(config.read_text(encoding="utf-8"))["config"]
             data = DataConfig(**asked["data"], root=data_root, download=False)
-            job = Job(
+            job = TrainJob(
                 setting="",
                 arm="",
                 data=data,

@@ -1,97 +1,199 @@
-"""What a recipe is made of: runs that know their folder, their sources, and how to run."""
+"""One job, from its config to a result folder: what verbs and recipes start."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeVar
 
-from regraft.config import RuntimeConfig
+from regraft.config import DataConfig, RuntimeConfig, check
 from regraft.train import RunFolder
 from regraft.train.loop import Progress
 
+from .data import fingerprint, load_once
 
-@runtime_checkable
-class Runnable(Protocol):
-    """One run of a recipe: a frozen dataclass, picklable, that determines all of its numbers.
+_UNSAID = {DataConfig: ("root", "download"), RuntimeConfig: ("checkpoint_seconds",)}
+"""Fields that change no number: where data lie, and how often a run saves."""
 
-    `run` works in `folder(root)` through `regraft.train.RunFolder`, goes on where a killed run
-    stopped, only reads a finished one, and returns the result: `metrics` (name -> number) and
-    `seconds` at least. Runs of one `setting` are compared; equal seeds of two arms make a pair.
+_NAMES = ("setting", "arm", "control")
+
+_J = TypeVar("_J", bound="Job")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything that determines one run; a frozen dataclass that can be pickled.
+
+    What a run needs is derived from its fields: `sources` are the jobs among them, `config` their JSON
+    form, `with_seed` and `with_data_root` change all of them. A subclass adds fields, writes `work`, and
+    adds to `check` what ranges beside the fields cannot say. Runs of one `setting` are compared; equal
+    seeds of two arms make a pair.
+
+    Attributes:
+        setting: What is compared here.
+        arm: The method's name in tables.
+        control: The arm of the same setting and seed that this one is held against.
+        runtime: The seed, and where and how exactly the run computes.
     """
 
-    @property
-    def setting(self) -> str:
-        """What is compared here."""
-        ...
+    setting: str
+    arm: str
+    control: str | None = None
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     @property
-    def arm(self) -> str:
-        """The method's name in tables."""
-        ...
+    def sources(self) -> Sequence[Job]:
+        """The runs that have to be finished before."""
+        return tuple(part for part in _parts(self) if isinstance(part, Job))
 
-    @property
-    def control(self) -> str | None:
-        """The arm of the same setting and seed that this one is held against."""
-        ...
-
-    @property
-    def runtime(self) -> RuntimeConfig:
-        """The seed, and where and how exactly the run computes."""
-        ...
-
-    @property
-    def sources(self) -> Sequence[Runnable]:
-        """The runs, in the same recipe, that have to be finished before."""
-        ...
+    def folder(self, root: Path) -> Path:
+        """Return the run's own folder below `root`: setting, arm and seed."""
+        return root / self.setting / self.arm / f"seed{self.runtime.seed}"
 
     def config(self) -> dict[str, Any]:
         """Return the JSON form of everything that determines the numbers."""
-        ...
+        return {f.name: to_json(getattr(self, f.name)) for f in _fields(self)}
 
-    def folder(self, root: Path) -> Path:
-        """Return the run's own folder below `root`."""
-        ...
-
-    def run(self, root: Path, *, progress: Progress | None = None) -> dict[str, Any]:
-        """Run, or go on, or read; sources are found below `root`."""
-        ...
-
-    def with_seed(self, seed: int) -> Runnable:
+    def with_seed(self: _J, seed: int) -> _J:
         """Return the same run at another seed, its sources with it."""
-        ...
+        return _with(self, seed=seed)
 
-    def with_data_root(self, root: str) -> Runnable:
+    def with_data_root(self: _J, root: str) -> _J:
         """Return the same run with the data sets below `root`, its sources with it."""
-        ...
+        return _with(self, root=root)
+
+    def check(self) -> None:
+        """Refuse what cannot be run, before anything is loaded or written.
+
+        Raises:
+            InputError: A number of a config is out of its range.
+        """
+        check(*(part for part in _parts(self) if _is_config(part)))
+
+    def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
+        """Do the work in an open folder, or go on, and return the result.
+
+        Args:
+            folder: The run's folder.
+            root: Folder below which the sources have finished.
+            progress: Called with steps done, steps in all, and the newest row of metrics.
+
+        Returns:
+            `metrics` (name -> number) and `seconds` at least, as JSON.
+        """
+        raise NotImplementedError
+
+    def run(self, root: Path | str, *, progress: Progress | None = None) -> dict[str, Any]:
+        """Run in the job's folder below `root` and return its result; a finished one is only read.
+
+        Raises:
+            RegraftError: Whatever keeps the run from its end, in one sentence.
+        """
+        return self.run_in(self.folder(Path(root)), root=Path(root), progress=progress)
+
+    def run_in(
+        self, path: Path, *, root: Path | None = None, progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Run in the folder `path`; as `run` otherwise."""
+        self.check()
+        with self.open(path) as folder:
+            if folder.result is not None:
+                return folder.result
+            for config in (part for part in _parts(self) if isinstance(part, DataConfig)):
+                folder.pin("data", fingerprint(load_once(config)))
+            result = self.work(folder, path if root is None else root, progress)
+            folder.finish(result)
+            return {"schema": 1, **result}
+
+    def open(self, path: Path) -> RunFolder:
+        """Return the folder `path` under everything that identifies the run."""
+        return RunFolder(
+            path,
+            config=self.config(),
+            setting=self.setting,
+            arm=self.arm,
+            control=self.control,
+            seed=self.runtime.seed,
+        )
 
 
-def folder_of(run: Runnable, root: Path) -> Path:
-    """Return the usual folder: setting, arm and seed below `root`."""
-    return root / run.setting / run.arm / f"seed{run.runtime.seed}"
+def with_sources(jobs: Sequence[Job]) -> list[Job]:
+    """Return jobs and all that they need, each once and after its sources."""
+    ordered: dict[Path, Job] = {}
 
-
-def open_folder(run: Runnable, root: Path) -> RunFolder:
-    """Return the run's folder below `root` under everything that identifies the run."""
-    return RunFolder(
-        run.folder(root),
-        config=run.config(),
-        setting=run.setting,
-        arm=run.arm,
-        control=run.control,
-        seed=run.runtime.seed,
-    )
-
-
-def with_sources(runs: Sequence[Runnable]) -> list[Runnable]:
-    """Return runs and all that they need, each once and after its sources."""
-    found: dict[Path, Runnable] = {}
-
-    def add(run: Runnable) -> None:
-        for source in run.sources:
+    def add(job: Job) -> None:
+        for source in job.sources:
             add(source)
-        found.setdefault(run.folder(Path()), run)
+        ordered.setdefault(job.folder(Path()), job)
 
-    for run in runs:
-        add(run)
-    return list(found.values())
+    for job in jobs:
+        add(job)
+    return list(ordered.values())
+
+
+def to_json(value: Any) -> Any:
+    """Return the JSON form of what a job's field holds, without what changes no number."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own: Callable[[], dict[str, Any]] | None = getattr(value, "config", None)
+        if own is not None:
+            return own()
+        unsaid = _UNSAID.get(type(value), ())
+        return {
+            f.name: to_json(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.name not in unsaid
+        }
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    return json.loads(json.dumps(value, default=str))
+
+
+def _fields(job: Job) -> list[dataclasses.Field[Any]]:
+    return [f for f in dataclasses.fields(job) if f.name not in _NAMES]
+
+
+def _is_config(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, Job | type)
+
+
+def _parts(job: Job) -> Iterator[Any]:
+    """Yield the jobs and config dataclasses that a job holds, the insides of configs too."""
+
+    def inside(value: Any) -> Iterator[Any]:
+        if isinstance(value, tuple | list):
+            for item in value:
+                yield from inside(item)
+        elif isinstance(value, Job):
+            yield value
+        elif _is_config(value):
+            yield value
+            for f in dataclasses.fields(value):
+                yield from inside(getattr(value, f.name))
+
+    for f in _fields(job):
+        yield from inside(getattr(job, f.name))
+
+
+def _with(job: _J, *, seed: int = 0, root: str | None = None) -> _J:
+    """Return a job with another data root, or without one another seed, in all that it holds."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(changed, value))
+        if isinstance(value, Job):
+            return value.with_seed(seed) if root is None else value.with_data_root(root)
+        if isinstance(value, DataConfig):
+            return value if root is None else dataclasses.replace(value, root=root)
+        if isinstance(value, RuntimeConfig):
+            return dataclasses.replace(value, seed=seed) if root is None else value
+        if not _is_config(value):
+            return value
+        new = {f.name: changed(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        old = {name: getattr(value, name) for name in new}
+        return value if all(new[n] is old[n] for n in new) else dataclasses.replace(value, **new)
+
+    new = {f.name: changed(getattr(job, f.name)) for f in _fields(job) if f.init}
+    return dataclasses.replace(job, **new)

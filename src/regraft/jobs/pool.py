@@ -19,11 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from regraft.errors import RegraftError
 
-from .base import Runnable
+from .base import Job
 
 
 def run_all(
-    runs: Sequence[Runnable], root: Path, *, workers: int = 1, console: Console | None = None
+    runs: Sequence[Job], root: Path, *, workers: int = 1, console: Console | None = None
 ) -> None:
     """Run everything below `root`; what is finished already is only counted.
 
@@ -44,7 +44,7 @@ def run_all(
     ) as display:
         task = display.add_task(f"{len(runs)} runs", total=len(runs))
 
-        def done(run: Runnable, result: dict[str, Any]) -> None:
+        def done(run: Job, result: dict[str, Any]) -> None:
             accuracy = result["metrics"].get("test_accuracy")
             text = f"{run.setting} {run.arm} seed {run.runtime.seed}"
             text += "" if accuracy is None else f": {accuracy:.1f}%"
@@ -65,7 +65,7 @@ def run_all(
 class _Waiting:
     """The runs that have not started, and what each still waits for."""
 
-    def __init__(self, runs: Sequence[Runnable], root: Path) -> None:
+    def __init__(self, runs: Sequence[Job], root: Path) -> None:
         self.root = root
         listed = {run.folder(root) for run in runs}
         self.needs = [
@@ -73,13 +73,13 @@ class _Waiting:
             for run in runs
         ]
 
-    def ready(self) -> list[Runnable]:
+    def ready(self) -> list[Job]:
         """Return the runs that may start now; each is returned once."""
         found = [run for run, needs in self.needs if not needs]
         self.needs = [(run, needs) for run, needs in self.needs if needs]
         return found
 
-    def finished(self, run: Runnable) -> None:
+    def finished(self, run: Job) -> None:
         """Take note that a run is finished."""
         for _, needs in self.needs:
             needs.discard(run.folder(self.root))
@@ -88,7 +88,7 @@ class _Waiting:
 def _spread(waiting: _Waiting, root: Path, workers: int, done: Any) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        running: dict[Future[dict[str, Any]], Runnable] = {}
+        running: dict[Future[dict[str, Any]], Job] = {}
         try:
             while True:
                 running |= {pool.submit(_run, run, root): run for run in waiting.ready()}
@@ -129,7 +129,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(run: Runnable, root: Path) -> dict[str, Any]:
+def _run(run: Job, root: Path) -> dict[str, Any]:
     try:
         return run.run(root)
     except RegraftError as error:

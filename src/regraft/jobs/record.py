@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, check, to_dict
+from regraft.config import DataConfig, ModelConfig, OptimConfig
 from regraft.data import Splits
 from regraft.errors import InputError
 from regraft.models import build
@@ -18,15 +18,16 @@ from regraft.symmetry.merge.heads import find_head
 from regraft.symmetry.transfer.recorder import TrajectoryRecorder
 from regraft.symmetry.transfer.trajectory import Trajectory
 from regraft.tickets import stored_bytes
-from regraft.train import fit, make_fabric
+from regraft.train import RunFolder, fit, make_fabric
 from regraft.train.loop import Progress
 
-from .base import folder_of, open_folder
-from .train import Job, data_identity, facts, fingerprint, load_once, loaders, runtime_identity
+from .base import Job
+from .data import load_once, loaders
+from .train import TrainJob, facts
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordedJob:
+class RecordJob(Job):
     """Everything that determines one recorded training; `trajectory/` in its folder.
 
     Attributes:
@@ -36,25 +37,17 @@ class RecordedJob:
         start: The training that this one goes on from, with a head of its own; None starts anew.
     """
 
-    setting: str
     arm: str = "trained"
-    control: str | None = None
     data: DataConfig
     model: ModelConfig
     optim: OptimConfig
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     states: int = 1
-    start: RecordedJob | None = None
+    start: RecordJob | None = None
 
     @property
-    def sources(self) -> tuple[RecordedJob, ...]:
-        """The run that this one starts from, if there is one."""
-        return () if self.start is None else (self.start,)
-
-    @property
-    def plain(self) -> Job:
+    def plain(self) -> TrainJob:
         """The same as a job whose way is not recorded, as data and files know it."""
-        return Job(
+        return TrainJob(
             setting=self.setting,
             arm=self.arm,
             data=self.data,
@@ -62,29 +55,6 @@ class RecordedJob:
             optim=self.optim,
             runtime=self.runtime,
         )
-
-    def config(self) -> dict[str, Any]:
-        """Return the JSON form of everything that determines the numbers."""
-        config: dict[str, Any] = {"data": data_identity(self.data), "states": self.states}
-        config |= {"model": to_dict(self.model), "optim": to_dict(self.optim)}
-        config["runtime"] = runtime_identity(self.runtime)
-        if self.start is not None:
-            config["start"] = self.start.config()
-        return config
-
-    def folder(self, root: Path) -> Path:
-        """Return the run's own folder below `root`."""
-        return folder_of(self, root)
-
-    def with_seed(self, seed: int) -> RecordedJob:
-        """Return the same training at another seed, what it starts from with it."""
-        start = None if self.start is None else self.start.with_seed(seed)
-        return replace(self, runtime=replace(self.runtime, seed=seed), start=start)
-
-    def with_data_root(self, root: str) -> RecordedJob:
-        """Return the same training with its data sets below `root`."""
-        start = None if self.start is None else self.start.with_data_root(root)
-        return replace(self, data=replace(self.data, root=root), start=start)
 
     def trajectory(self, root: Path) -> Trajectory:
         """Open what was recorded.
@@ -100,46 +70,42 @@ class RecordedJob:
             )
         return Trajectory.open(path / "trajectory", cut="refuse")
 
-    def run(self, root: Path, *, progress: Progress | None = None) -> dict[str, Any]:
-        """Train and record, or go on, or return the result of a finished run.
-
-        Raises:
-            RegraftError: Whatever keeps the run from its end, in one sentence.
-        """
-        check(self.data, self.model, self.optim, self.runtime)
+    def check(self) -> None:
+        """See `Job.check`."""
+        super().check()
         if self.states < 1:
             raise InputError(f"states={self.states}: expected at least the trained network")
-        with open_folder(self, root) as folder:
-            if folder.result is not None:
-                return folder.result
-            fabric = make_fabric(self.runtime)
-            splits = images_of(self.data)
-            folder.pin("data", fingerprint(splits))
-            batches = loaders(splits, self.plain, fabric.device)
-            model = self._initial(splits, root)
-            steps = len(batches.train) * self.optim.epochs
-            recorder = TrajectoryRecorder(
-                folder.path / "trajectory",
-                model,
-                every=-(-steps // self.states),
-                metadata={"regraft.model": json.dumps(facts(self.plain, splits))},
-            )
-            if folder.load_checkpoint() is None:
-                recorder.load_state_dict({"count": 0})  # a run killed before its first checkpoint
-            result = fit(
-                model,
-                batches,
-                optim=self.optim,
-                runtime=self.runtime,
-                folder=folder,
-                steppers={"trajectory": recorder},
-                progress=progress,
-                fabric=fabric,
-            )
-            recorder.finish()
-            result["stored_bytes"] = stored_bytes(model)
-            folder.finish(result)
-            return {"schema": 1, **result}
+
+    def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
+        """Train and record; see `Job.work`."""
+        fabric = make_fabric(self.runtime)
+        splits = images_of(self.data)
+        batches = loaders(
+            splits, self.data, self.optim, seed=self.runtime.seed, device=fabric.device
+        )
+        model = self._initial(splits, root)
+        steps = len(batches.train) * self.optim.epochs
+        recorder = TrajectoryRecorder(
+            folder.path / "trajectory",
+            model,
+            every=-(-steps // self.states),
+            metadata={"regraft.model": json.dumps(facts(self.plain, splits))},
+        )
+        if folder.load_checkpoint() is None:
+            recorder.load_state_dict({"count": 0})  # a run killed before its first checkpoint
+        result = fit(
+            model,
+            batches,
+            optim=self.optim,
+            runtime=self.runtime,
+            folder=folder,
+            steppers={"trajectory": recorder},
+            progress=progress,
+            fabric=fabric,
+        )
+        recorder.finish()
+        result["stored_bytes"] = stored_bytes(model)
+        return result
 
     def _initial(self, splits: Splits, root: Path) -> nn.Module:
         model = network(self.model, splits, self.runtime.seed)

@@ -13,7 +13,7 @@ from typing import Any
 
 from regraft.errors import InputError
 from regraft.files import make_folder, write_text
-from regraft.jobs.base import Runnable
+from regraft.jobs.base import Job
 from regraft.jobs.pool import default_workers, run_all
 from regraft.report import (
     Claim,
@@ -72,7 +72,7 @@ class Recipe:
     scale: str
     title: str
     asked: str
-    jobs: Sequence[Runnable]
+    jobs: Sequence[Job]
     read: Callable[[list[Run], list[Row]], Reading]
     metrics: Sequence[tuple[str, str]] = (("test_accuracy", "%"),)
 

@@ -31,7 +31,7 @@ from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
 from regraft.files import write_text
-from regraft.jobs.train import fingerprint
+from regraft.jobs.data import fingerprint
 from regraft.train import (
     RunFolder,
     make_fabric,

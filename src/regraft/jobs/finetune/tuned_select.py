@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regraft.config import RuntimeConfig, check
 from regraft.errors import DivergenceError, InputError
 from regraft.files import write_text
-from regraft.jobs.base import folder_of, open_folder
-from regraft.jobs.train import Job, fingerprint, load_once, runtime_identity
+from regraft.jobs.base import Job
 from regraft.train import RunFolder, make_fabric, read_json
 from regraft.train.loop import Progress
 
@@ -22,7 +20,7 @@ FILE = "choice.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectJob:
+class SelectJob(Job):
     """Every trial of a grid at every selection seed; the best mean validation accuracy wins.
 
     Of equal ones the lower mean validation loss wins, then the earlier in the grid. One that
@@ -36,13 +34,16 @@ class SelectJob:
         seeds: Selection seeds, disjoint from those reported.
     """
 
-    setting: str
-    arm: str
-    control: str | None = None
     task: Task
     grid: tuple[Tuning, ...]
     seeds: tuple[int, ...] = (1001, 1002)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        # One choice for all seeds that are reported: it is known, and its folder named, by its first.
+        if self.seeds:
+            runtime = replace(self.runtime, seed=self.seeds[0])
+            object.__setattr__(self, "runtime", runtime)
+            object.__setattr__(self, "task", self.task.with_seed(self.seeds[0]))
 
     @property
     def sources(self) -> Sequence[Job]:
@@ -50,30 +51,9 @@ class SelectJob:
         tasks = (self.task.with_seed(seed) for seed in self.seeds)
         return tuple(task.source for task in tasks if task.source is not None)
 
-    def config(self) -> dict[str, Any]:
-        """Return the JSON form of everything that determines the choice."""
-        return {
-            "task": self.task.with_seed(self.seeds[0]).config(),
-            "grid": [tuning_config(tuning) for tuning in self.grid],
-            "seeds": list(self.seeds),
-            "runtime": runtime_identity(replace(self.runtime, seed=self.seeds[0])),
-        }
-
-    def folder(self, root: Path) -> Path:
-        """Return the run's own folder below `root`."""
-        return folder_of(self._first(), root)
-
-    def _first(self) -> SelectJob:
-        """Return the same choice under its first seed, which its folder is named by."""
-        return replace(self, runtime=replace(self.runtime, seed=self.seeds[0]))
-
     def with_seed(self, seed: int) -> SelectJob:
         """Return the same choice: it has seeds of its own."""
         return self
-
-    def with_data_root(self, root: str) -> SelectJob:
-        """Return the same choice with the data sets below `root`."""
-        return replace(self, task=self.task.with_data_root(root))
 
     def chosen(self, root: Path) -> dict[str, Any]:
         """Return `lr`, `weight` and `options` of the finished choice.
@@ -89,45 +69,41 @@ class SelectJob:
             )
         return found["chosen"]
 
-    def run(self, root: Path, *, progress: Progress | None = None) -> dict[str, Any]:
-        """Try everything, or go on, or return the result of a finished choice.
+    def check(self) -> None:
+        """See `Job.check`."""
+        super().check()
+        if not self.grid or not self.seeds:
+            raise InputError("grid or seeds is empty: expected something to choose from")
+
+    def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
+        """Try everything; see `Job.work`.
 
         Raises:
             DivergenceError: Every pair diverged.
-            RegraftError: Whatever keeps the run from its end, in one sentence.
         """
-        if not self.grid or not self.seeds:
-            raise InputError("grid or seeds is empty: expected something to choose from")
-        check(self.task.data, self.task.model, self.task.optim, self.runtime)
-        with open_folder(self._first(), root) as folder:
-            if folder.result is not None:
-                return folder.result
-            fabric = make_fabric(self.runtime)
-            folder.pin("data", fingerprint(load_once(self.task.data)))
-            folder.truncate_metrics(0)
-            trials, seconds = [], 0.0
-            for i, tuning in enumerate(self.grid):
-                found = [self._trial(i, seed, root, fabric, progress) for seed in self.seeds]
-                seconds += sum(f["seconds"] for f in found)
-                trials.append(_averaged(tuning, found))
-            usable = [t for t in trials if "diverged" not in t]
-            if not usable:
-                raise DivergenceError(
-                    f"every trial of {self.arm} in {self.setting} diverged "
-                    f"({trials[-1]['diverged']}): give lower learning rates"
-                )
-            best = max(usable, key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
-            chosen = {key: best[key] for key in ("lr", "weight", "options")}
-            if folder.writes:
-                text = json.dumps({"chosen": chosen, "trials": trials}, indent=2)
-                write_text(folder.path / FILE, text + "\n")
-            metrics = {"trials": len(trials) * len(self.seeds), "lr": best["lr"]}
-            metrics |= {k: best[k] for k in ("validation_accuracy", "validation_loss")}
-            if best["weight"] is not None:
-                metrics["weight"] = best["weight"]
-            result = {"metrics": metrics, "seconds": round(seconds, 3)}
-            folder.finish(result)
-            return {"schema": 1, **result}
+        fabric = make_fabric(self.runtime)
+        folder.truncate_metrics(0)
+        trials, seconds = [], 0.0
+        for i, tuning in enumerate(self.grid):
+            found = [self._trial(i, seed, root, fabric, progress) for seed in self.seeds]
+            seconds += sum(f["seconds"] for f in found)
+            trials.append(_averaged(tuning, found))
+        usable = [t for t in trials if "diverged" not in t]
+        if not usable:
+            raise DivergenceError(
+                f"every trial of {self.arm} in {self.setting} diverged "
+                f"({trials[-1]['diverged']}): give lower learning rates"
+            )
+        best = max(usable, key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
+        chosen = {key: best[key] for key in ("lr", "weight", "options")}
+        if folder.writes:
+            text = json.dumps({"chosen": chosen, "trials": trials}, indent=2)
+            write_text(folder.path / FILE, text + "\n")
+        metrics = {"trials": len(trials) * len(self.seeds), "lr": best["lr"]}
+        metrics |= {k: best[k] for k in ("validation_accuracy", "validation_loss")}
+        if best["weight"] is not None:
+            metrics["weight"] = best["weight"]
+        return {"metrics": metrics, "seconds": round(seconds, 3)}
 
     def _trial(
         self,

@@ -12,12 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, to_dict
+from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
 from regraft.data import Splits, per_class_subset, stratified_subset
 from regraft.errors import DivergenceError, InputError
 from regraft.features import Method, Objective, find_classifier
 from regraft.features import build as build_method
-from regraft.jobs.train import Job, data_identity, load_once, loaders
+from regraft.jobs.base import to_json
+from regraft.jobs.data import load_once, loaders
+from regraft.jobs.train import TrainJob
 from regraft.models import build
 from regraft.train import Batches, RunFolder, fit
 from regraft.train.loop import Progress
@@ -48,7 +50,7 @@ class Task:
 
     data: DataConfig
     model: ModelConfig
-    source: Job | None = None
+    source: TrainJob | None = None
     pretrained: bool = False
     shots: int | None = None
     share: float = 1.0
@@ -59,22 +61,13 @@ class Task:
 
     def config(self) -> dict[str, Any]:
         """Return the JSON form of everything that determines numbers."""
-        keys = ("pretrained", "shots", "share", "validation_images", "test_images", "mean_std")
-        found: dict[str, Any] = {key: getattr(self, key) for key in keys}
-        found |= {"data": data_identity(self.data), "model": to_dict(self.model)}
-        found["optim"] = to_dict(self.optim)
-        found["optim"].pop("lr")
-        found["source"] = None if self.source is None else self.source.config()
-        return found
+        config = {f.name: to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        config["optim"].pop("lr")  # a run brings its own
+        return config
 
     def with_seed(self, seed: int) -> Task:
         """Return the same task with the source network of a seed."""
         return replace(self, source=None if self.source is None else self.source.with_seed(seed))
-
-    def with_data_root(self, root: str) -> Task:
-        """Return the same task with the data sets below `root`."""
-        source = None if self.source is None else self.source.with_data_root(root)
-        return replace(self, data=replace(self.data, root=root), source=source)
 
     def from_scratch(self) -> Task:
         """Return the same task for a network that starts from random weights."""
@@ -200,8 +193,7 @@ def tune(
     elif start.mean is not None and start.std is not None:
         splits = replace(splits, mean=start.mean, std=start.std)
     optim = replace(task.optim, lr=tuning.lr)
-    shell = Job(setting="", arm="", data=task.data, optim=optim, runtime=runtime)
-    all_batches = loaders(splits, shell, fabric.device)
+    all_batches = loaders(splits, task.data, optim, seed=runtime.seed, device=fabric.device)
     # Only one part is looked at, unless training stops at its best validation figure; and only at
     # the end: epochs are a step or two here.
     validates = part == "validation" or optim.select == "best"

@@ -17,13 +17,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from regraft.config import OptimConfig, RuntimeConfig, check, to_dict
+from regraft.config import OptimConfig
 from regraft.errors import InputError
 from regraft.files import write_tensors
-from regraft.jobs.base import folder_of, open_folder
+from regraft.jobs.base import Job
 from regraft.jobs.condense.job import CondenseJob
+from regraft.jobs.data import fingerprint
 from regraft.jobs.traced import traced
-from regraft.jobs.train import Job, facts, fingerprint, runtime_identity
+from regraft.jobs.train import TrainJob, facts
 from regraft.models import build
 from regraft.symmetry.match.activations import Activations
 from regraft.symmetry.match.match import match
@@ -88,7 +89,7 @@ class MergeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeJob:
+class MergeJob(Job):
     """Everything that determines one merge.
 
     Attributes:
@@ -101,82 +102,35 @@ class MergeJob:
         condensed: Of the surrogate `condensed`, the condensation of each data set.
     """
 
-    setting: str
-    arm: str
-    control: str | None = None
-    a: Job
-    b: Job
+    a: TrainJob
+    b: TrainJob
     merge: MergeConfig = field(default_factory=MergeConfig)
     condensed: tuple[CondenseJob, ...] = ()
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-
-    @property
-    def sources(self) -> tuple[Job | CondenseJob, ...]:
-        """Both parents, and the condensed sets where they are learnt from."""
-        return (self.a, self.b, *self.condensed)
-
-    def config(self) -> dict[str, Any]:
-        """Return the JSON form of everything that determines the numbers."""
-        return {
-            "a": self.a.config(),
-            "b": self.b.config(),
-            "merge": to_dict(self.merge),
-            "condensed": [job.config() for job in self.condensed],
-            "runtime": runtime_identity(self.runtime),
-        }
-
-    def folder(self, root: Path) -> Path:
-        """Return the run's own folder below `root`."""
-        return folder_of(self, root)
 
     def with_seed(self, seed: int) -> MergeJob:
         """Return the same merge at another seed; B gets one that no other network A has."""
-        return replace(
-            self,
-            a=self.a.with_seed(seed),
-            b=self.b.with_seed(seed + _OTHER),
-            condensed=tuple(job.with_seed(seed) for job in self.condensed),
-            runtime=replace(self.runtime, seed=seed),
-        )
+        return replace(super().with_seed(seed), b=self.b.with_seed(seed + _OTHER))
 
-    def with_data_root(self, root: str) -> MergeJob:
-        """Return the same merge with the data sets below `root`."""
-        return replace(
-            self,
-            a=self.a.with_data_root(root),
-            b=self.b.with_data_root(root),
-            condensed=tuple(job.with_data_root(root) for job in self.condensed),
-        )
-
-    def run(self, root: Path, *, progress: Progress | None = None) -> dict[str, Any]:
-        """Merge and measure, or go on, or return the result of a finished run.
-
-        Raises:
-            RegraftError: Whatever keeps the run from its end, in one sentence.
-        """
-        self._check()
-        with open_folder(self, root) as folder:
-            if folder.result is not None:
-                return folder.result
-            fabric = make_fabric(self.runtime)
-            sets = Sets.of((self.a.data, self.b.data), fabric.device, self.runtime.seed)
-            for i, splits in enumerate(sets.splits, start=1):
-                folder.pin(f"data{i}", fingerprint(splits))
-            states = [
-                {k: v.to(fabric.device) for k, v in parent_state(job, root).items()}
-                for job in (self.a, self.b)
-            ]
-            result = _Merging(self, sets, states, folder, fabric, root, progress).result()
-            folder.finish(result)
-            return {"schema": 1, **result}
-
-    def _check(self) -> None:
-        check(self.a.data, self.b.data, self.a.model, self.merge.optim, self.runtime)
+    def check(self) -> None:
+        """See `Job.check`."""
+        super().check()
         if self.a.model != self.b.model:
             raise InputError(
                 f"a is a {self.a.model.name} and b a {self.b.model.name}, or of other options: "
                 "networks are merged if their architecture is the same"
             )
+
+    def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
+        """Merge and measure; see `Job.work`."""
+        fabric = make_fabric(self.runtime)
+        sets = Sets.of((self.a.data, self.b.data), fabric.device, self.runtime.seed)
+        for i, splits in enumerate(sets.splits, start=1):
+            folder.pin(f"data{i}", fingerprint(splits))
+        states = [
+            {k: v.to(fabric.device) for k, v in parent_state(job, root).items()}
+            for job in (self.a, self.b)
+        ]
+        return _Merging(self, sets, states, folder, fabric, root, progress).result()
 
 
 @dataclass(eq=False)

@@ -17,7 +17,9 @@ from regraft.data import ImageSet, Splits, TensorLoader
 from regraft.data.coreset import CoresetMethod, coreset
 from regraft.errors import InputError
 from regraft.generators import CondensedSet
-from regraft.jobs.train import Job, data_identity, load_once
+from regraft.jobs.base import to_json
+from regraft.jobs.data import load_once
+from regraft.jobs.train import TrainJob
 
 Surrogate = Literal["full", "condensed", "random", "herding"]
 
@@ -40,8 +42,8 @@ class Sets:
         """
         splits, known = [], []
         for config in configs:
-            if data_identity(config) not in known:
-                known.append(data_identity(config))
+            if to_json(config) not in known:
+                known.append(to_json(config))
                 found = load_once(config)
                 if not isinstance(found, Splits) or not isinstance(found.train, ImageSet):
                     raise InputError(f"data {config.name!r}: merging needs images in memory")
@@ -131,7 +133,7 @@ def present(images: ImageSet) -> tuple[ImageSet, Tensor]:
     return ImageSet(images.images, labels, len(found)), found
 
 
-def parent_state(job: Job, root: Path) -> dict[str, Tensor]:
+def parent_state(job: TrainJob, root: Path) -> dict[str, Tensor]:
     """Return the trained weights of a finished job.
 
     Raises:

@@ -15,9 +15,10 @@ from regraft import streams
 from regraft.data import FolderLoader, ImageSet, Splits, TensorLoader
 from regraft.errors import InputError
 from regraft.files import write_tensors
+from regraft.jobs.data import loaders
 from regraft.jobs.record import network
 from regraft.jobs.traced import traced
-from regraft.jobs.train import facts, loaders
+from regraft.jobs.train import TrainJob, facts
 from regraft.symmetry.merge.connectivity import Kept, measure, plane
 from regraft.symmetry.merge.repair import reset_batch_norm_
 from regraft.symmetry.spec.spec import PermutationSpec
@@ -26,7 +27,7 @@ from regraft.symmetry.transfer.mode_connectivity import connect
 from regraft.symmetry.transfer.trajectory import Trajectory
 from regraft.symmetry.transfer.transfer import Transferred, transfer
 from regraft.tickets import stored_bytes
-from regraft.train import RunFolder, fit, load_state, peak_bytes, reset_peak, save_state
+from regraft.train import Batches, RunFolder, fit, load_state, peak_bytes, reset_peak, save_state
 from regraft.train.loop import Progress
 
 from .connection import barriers, chosen, plane_rows
@@ -68,7 +69,7 @@ class Transferring:
         else:
             then = fit(
                 self.model,
-                loaders(self.splits, self.job.then, self.device),
+                self._loaders(self.job.then),
                 optim=self.transfer.then,
                 runtime=self.job.runtime,
                 folder=self.folder,
@@ -158,6 +159,10 @@ class Transferring:
             rows += self._plane(start, source, target, trained, spec)
         return start.weights, metrics, rows
 
+    def _loaders(self, job: TrainJob) -> Batches:
+        """Return the batches of a training here."""
+        return loaders(self.splits, job.data, job.optim, seed=job.runtime.seed, device=self.device)
+
     def _steps(
         self, by: Any, source: Trajectory, target: State, trained: State, spec: PermutationSpec
     ) -> Any:
@@ -171,7 +176,7 @@ class Transferring:
             line = source.straight(count, spacing=self.transfer.spacing)
         # Batches of the source's training, in an order that no training here has.
         own = replace(job.source.plain, runtime=replace(job.runtime, seed=100 * job.runtime.seed))
-        batches = loaders(self.splits, own, self.device).train
+        batches = self._loaders(own).train
         return transfer(
             line,
             target,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regraft.config import RuntimeConfig
-from regraft.jobs.base import Runnable
-from regraft.jobs.finetune.tuned_job import TransferJob
+from regraft.jobs.base import Job
+from regraft.jobs.finetune.tuned_job import TunedJob
 from regraft.jobs.finetune.tuned_select import SelectJob
 from regraft.jobs.finetune.tuned_task import Task, Tuning
 
@@ -112,7 +112,7 @@ def transfer(
     budget: Budget,
     runtime: RuntimeConfig,
     points: Mapping[str, int] | None = None,
-) -> list[TransferJob]:
+) -> list[TunedJob]:
     """Return the arms of a setting, each with its own selection.
 
     Args:
@@ -137,7 +137,7 @@ def transfer(
             runtime=runtime,
         )
         jobs.append(
-            TransferJob(
+            TunedJob(
                 setting=setting,
                 arm=name,
                 control=None if name == "plain" else "plain",
@@ -153,10 +153,10 @@ def transfer(
 
 def published(
     setting: str, task: Task, arms: Mapping[str, Tuning], *, runtime: RuntimeConfig
-) -> list[Runnable]:
+) -> list[Job]:
     """Return arms at settings that a paper gives, with nothing chosen here."""
     return [
-        TransferJob(
+        TunedJob(
             setting=setting,
             arm=name,
             control=None if name == "plain" else "plain",

@@ -30,9 +30,9 @@ from dataclasses import replace
 from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
-from regraft.jobs.base import Runnable, with_sources
+from regraft.jobs.base import Job, with_sources
 from regraft.jobs.finetune.tuned_task import Task, Tuning
-from regraft.jobs.train import Job
+from regraft.jobs.train import TrainJob
 from regraft.recipes.recipe import Recipe
 
 from .arms import ARMS, MAIN, Budget, published, transfer
@@ -68,12 +68,14 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
     )
 
 
-def source(data: DataConfig, model: ModelConfig, optim: OptimConfig, runtime: RuntimeConfig) -> Job:
+def source(
+    data: DataConfig, model: ModelConfig, optim: OptimConfig, runtime: RuntimeConfig
+) -> TrainJob:
     """Return the training of a source network."""
     classes = ""
     if data.only_classes:
         classes = f"/classes={data.only_classes[0]}-{data.only_classes[-1]}"
-    return Job(
+    return TrainJob(
         setting=f"sources/{data.name}{classes}/{model.name}",
         arm="dense",
         data=data,
@@ -84,7 +86,7 @@ def source(data: DataConfig, model: ModelConfig, optim: OptimConfig, runtime: Ru
     )
 
 
-def _smoke() -> list[Runnable]:
+def _smoke() -> list[Job]:
     runtime = RuntimeConfig(accelerator="cpu", threads=1, eval_every=5)
     model = ModelConfig(name="conv_small", options={"average": True})
     data = DataConfig(name="digits", validation=0.3)
@@ -134,7 +136,7 @@ TRAIN = OptimConfig(lr=0.2, weight_decay=1e-4, epochs=4, batch_size=128, schedul
 BATCH = 50
 
 
-def target(name: str, start: Job, shots: int, *, steps: int, test_images: int | None) -> Task:
+def target(name: str, start: TrainJob, shots: int, *, steps: int, test_images: int | None) -> Task:
     """Return a target with few images of each of its ten classes."""
     epochs = max(1, round(steps / max(1, -(-10 * shots // BATCH))))
     return Task(
@@ -150,7 +152,7 @@ def target(name: str, start: Job, shots: int, *, steps: int, test_images: int | 
 
 
 def _grid(
-    starts: dict[str, Job],
+    starts: dict[str, TrainJob],
     plan: Sequence[tuple[str, str, int, Sequence[str]]],
     *,
     budget: Budget,
@@ -158,12 +160,12 @@ def _grid(
     steps: int,
     test_images: int | None,
     more: int,
-) -> list[Runnable]:
+) -> list[Job]:
     """Return the settings of a plan: source, target, images of a class, arms.
 
     With 10 images a class or more the first `more` selection seeds choose.
     """
-    jobs: list[Runnable] = []
+    jobs: list[Job] = []
     for name, onto, shots, arms in plan:
         # A hundred images of a class are twenty steps an epoch: twice the length serves them.
         length = steps if shots < 100 else 2 * steps
@@ -182,7 +184,7 @@ def _grid(
     return jobs
 
 
-def _cpu() -> list[Runnable]:
+def _cpu() -> list[Job]:
     runtime = RuntimeConfig(accelerator="cpu", threads=1)
     starts = {"emnist": source(LETTERS, MODEL, TRAIN, runtime)}
     both = ("mnist", "fashion_mnist")
@@ -196,7 +198,7 @@ def _cpu() -> list[Runnable]:
     )
 
 
-def _gpu() -> list[Runnable]:
+def _gpu() -> list[Job]:
     runtime = RuntimeConfig(accelerator="cuda", threads=4)
     model = replace(MODEL, width=4)
     starts = {
@@ -218,7 +220,7 @@ _CONVNETS = ("resnet50", "resnet18")
 _TRANSFORMERS = ("vit_b_32", "vit_b_16")
 
 
-def _paper() -> list[Runnable]:
+def _paper() -> list[Job]:
     """Return the published settings (card sections 3 and 4), as far as they can be read.
 
     Where the card knows none for a rival, the rival's own.
@@ -232,7 +234,7 @@ def _paper() -> list[Runnable]:
         optimizer="adamw", lr=3e-5, weight_decay=0.1, epochs=200, batch_size=64, schedule="cosine",
         select="best",
     )  # fmt: skip
-    jobs: list[Runnable] = []
+    jobs: list[Job] = []
     for data in _FINE_GRAINED:
         for name in _CONVNETS:
             jobs += published(

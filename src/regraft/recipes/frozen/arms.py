@@ -15,7 +15,7 @@ from regraft.config import (
     RuntimeConfig,
     TicketConfig,
 )
-from regraft.jobs.train import Job
+from regraft.jobs.train import TrainJob
 from regraft.models import build
 from regraft.tickets import Freezing
 
@@ -53,9 +53,9 @@ class Task:
     sparse: Settings
     """For networks of which a random mask leaves a ticket's bytes."""
 
-    def job(self, arm: str, ticket: TicketConfig, control: str | None = None) -> Job:
+    def job(self, arm: str, ticket: TicketConfig, control: str | None = None) -> TrainJob:
         """Return a search, or a control with the search's settings."""
-        return Job(
+        return TrainJob(
             setting=self.setting,
             arm=arm,
             control=control,
@@ -68,7 +68,7 @@ class Task:
 
     def trained(
         self, arm: str, settings: Settings | None = None, *, width: float = 1.0, control: str = ""
-    ) -> Job:
+    ) -> TrainJob:
         """Return the training of the weights, of the network or of a narrower one."""
         job = self.job(arm, TicketConfig(method="dense"), control or None)
         chosen = settings or Settings(self.train)
@@ -78,7 +78,7 @@ class Task:
 
     def ticket_of(
         self, arm: str, sparsity: float, freezing: Freezing = _NOTHING, control: str | None = None
-    ) -> Job:
+    ) -> TrainJob:
         """Return the search for a ticket of a sparsity in a partly frozen network."""
         ticket = replace(
             self.ticket,
@@ -89,7 +89,7 @@ class Task:
         )
         return self.job(arm, ticket, control)
 
-    def same_bytes(self, bits_per_weight: float, *, control: str, name: str = "") -> list[Job]:
+    def same_bytes(self, bits_per_weight: float, *, control: str, name: str = "") -> list[TrainJob]:
         """Return trained networks that take about a ticket's bytes: narrow, 4-bit, sparse.
 
         Only the 4-bit one where `name` tells it from that of another ticket.
@@ -118,7 +118,7 @@ class Task:
 
     def _within(
         self, arm: str, settings: Settings, target: float, bits: int, control: str
-    ) -> Job | None:
+    ) -> TrainJob | None:
         """Return the training of the widest network that takes `target` bytes at most, or None."""
         if "/" in self.model.name:  # torchvision's and timm's networks have no width factor
             return None
@@ -163,7 +163,7 @@ def entropy(d: float) -> float:
 
 def pareto(
     task: Task, shares: tuple[float, ...], sparsity: float, allocation: Allocation = "erk"
-) -> list[Job]:
+) -> list[TrainJob]:
     """Return, at every frozen share, the frozen ticket and all that takes about its bytes.
 
     The frozen network has p and l in balance, the randomly pruned one p = F; of both, half of the
@@ -197,7 +197,7 @@ def pareto(
     return jobs
 
 
-def twins(task: Task) -> list[Job]:
+def twins(task: Task) -> list[TrainJob]:
     """Return tickets of one network, its weight-trained twin, and what takes the tickets' bytes.
 
     `frozen_raw` is the paper's: a bit for each free weight. `frozen` and `frozen_coded` are sparser,

@@ -25,7 +25,7 @@ from regraft.config import (
     RuntimeConfig,
     TicketConfig,
 )
-from regraft.jobs.train import Job
+from regraft.jobs.train import TrainJob
 from regraft.recipes.recipe import Recipe
 
 from .arms import Settings, Task, pareto, twins
@@ -120,7 +120,7 @@ def cora_task(chosen: _Chosen) -> Task:
     )
 
 
-def _smoke(seeds: int | None) -> list[Job]:
+def _smoke(seeds: int | None) -> list[TrainJob]:
     optim = OptimConfig(lr=0.4, epochs=60, batch_size=64)
     task = Task(
         setting="digits/conv_small",
@@ -137,7 +137,7 @@ def _smoke(seeds: int | None) -> list[Job]:
     return _seeded(pareto(task, (0.0, 0.5), 0.5), seeds or 3)
 
 
-def _cpu(seeds: int | None) -> list[Job]:
+def _cpu(seeds: int | None) -> list[TrainJob]:
     graphs = [job for chosen in CORA_CHOSEN for job in twins(cora_task(chosen))]
     # Best validation accuracy with seed 11: for the search at F = 0, of learning rates 0.1, 0.4 and
     # 1.6, with uniform and with constant weights; for training (half of the width, before and after
@@ -161,7 +161,7 @@ def _cpu(seeds: int | None) -> list[Job]:
     return _seeded(graphs, seeds or 10) + _seeded(sweep, seeds or 3)
 
 
-def _gpu(seeds: int | None) -> list[Job]:
+def _gpu(seeds: int | None) -> list[TrainJob]:
     optim = OptimConfig(lr=0.1, weight_decay=1e-4, epochs=30, batch_size=128)
     task = Task(
         setting="cifar10_jpeg/resnet18",
@@ -178,9 +178,9 @@ def _gpu(seeds: int | None) -> list[Job]:
     return _seeded(pareto(task, (0.0, 0.5, 0.8), 0.5), seeds or 3)
 
 
-def _paper(seeds: int | None) -> list[Job]:
+def _paper(seeds: int | None) -> list[TrainJob]:
     """Return the published settings (card B3)."""
-    jobs: list[Job] = []
+    jobs: list[TrainJob] = []
     shares = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9)
     cifar = OptimConfig(lr=0.1, weight_decay=1e-4, epochs=100, batch_size=128, schedule="cosine")
     for name in ("conv6", "resnet18"):
@@ -234,5 +234,5 @@ def _all_as(optim: OptimConfig) -> dict[str, Any]:
     return {name: Settings(optim) for name in ("tiny", "narrow", "sparse")}
 
 
-def _seeded(jobs: list[Job], seeds: int) -> list[Job]:
+def _seeded(jobs: list[TrainJob], seeds: int) -> list[TrainJob]:
     return [job.with_seed(seed) for job in jobs for seed in range(1, seeds + 1)]

@@ -31,7 +31,7 @@ from regraft.config import (
     TicketConfig,
     TicketMethod,
 )
-from regraft.jobs.train import Job
+from regraft.jobs.train import TrainJob
 from regraft.recipes.recipe import Reading, Recipe
 from regraft.report import Claim, Row, Run, efficiency, estimate
 
@@ -76,11 +76,11 @@ def _arms(
     runtime: RuntimeConfig,
     controls: Iterable[TicketMethod] = (),
     searches: Iterable[TicketMethod] = _SEARCHES,
-) -> list[Job]:
+) -> list[TrainJob]:
     """Return every arm of one setting: dense, the searches, and the mask controls asked for."""
 
-    def job(method: TicketMethod, optim: OptimConfig, **more: object) -> Job:
-        return Job(
+    def job(method: TicketMethod, optim: OptimConfig, **more: object) -> TrainJob:
+        return TrainJob(
             setting=setting,
             arm=method,
             data=data,
@@ -102,7 +102,7 @@ def _arms(
     return jobs
 
 
-def _smoke() -> list[Job]:
+def _smoke() -> list[TrainJob]:
     optim = OptimConfig(lr=0.4, epochs=100, batch_size=64)
     return _arms(
         "digits/conv_small/constant/width=0.5",
@@ -115,12 +115,12 @@ def _smoke() -> list[Job]:
     )
 
 
-def _cpu() -> list[Job]:
+def _cpu() -> list[TrainJob]:
     # Learning rates: best validation accuracy at width 0.5, uniform weights, seed 11 (not one of
     # the seeds reported), of 0.1, 0.2, 0.4, 0.8, 1.6, 3.2 for each search (the same one won for
     # both) and of 0.02, 0.05, 0.1, 0.2 for dense training.
     optim = OptimConfig(lr=0.8, epochs=5, batch_size=128)
-    jobs: list[Job] = []
+    jobs: list[TrainJob] = []
     for law, init in _INITS.items():
         for width in (0.25, 0.5, 1.0, 1.5):
             setting = _arms(
@@ -138,8 +138,8 @@ def _cpu() -> list[Job]:
     return jobs
 
 
-def _gpu() -> list[Job]:
-    jobs: list[Job] = []
+def _gpu() -> list[TrainJob]:
+    jobs: list[TrainJob] = []
     for name, sparsity, lr, decay, dense_lr in (
         ("conv6", 0.5, 0.3, 1e-4, 0.01),
         ("resnet18", 0.6, 0.1, 5e-4, 0.1),
@@ -160,9 +160,9 @@ def _gpu() -> list[Job]:
     return jobs
 
 
-def _paper() -> list[Job]:
+def _paper() -> list[TrainJob]:
     """Return the published settings (card A3); sparsity of Conv2 and Conv4 as for Conv6."""
-    jobs: list[Job] = []
+    jobs: list[TrainJob] = []
     runtime = RuntimeConfig(accelerator="auto", eval_every=5)
     for name, sparsity, lr, dense_lr, decay in (
         ("conv2", 0.5, 0.3, 0.01, 1e-4),

@@ -25,10 +25,10 @@ from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.generators import CondenseConfig
-from regraft.jobs.base import Runnable, with_sources
+from regraft.jobs.base import Job, with_sources
 from regraft.jobs.condense.job import CondenseJob
 from regraft.jobs.merge.job import MergeConfig, MergeJob
-from regraft.jobs.train import Job
+from regraft.jobs.train import TrainJob
 from regraft.recipes.recipe import Recipe
 
 from .claims import read
@@ -85,9 +85,9 @@ class Pair:
     condense: CondenseConfig = field(default_factory=CondenseConfig)
     condense_model: ModelConfig = field(default_factory=ModelConfig)
 
-    def parent(self, data: DataConfig) -> Job:
+    def parent(self, data: DataConfig) -> TrainJob:
         """Return the training of a network on one of the sets."""
-        return Job(
+        return TrainJob(
             setting=f"parents/{_name(data)}/{_architecture(self.model)}",
             arm="dense",
             data=data,
@@ -195,7 +195,7 @@ def turned(pair: Pair, angles: Iterable[float]) -> dict[float, Pair]:
     }
 
 
-def _smoke() -> list[Runnable]:
+def _smoke() -> list[Job]:
     runtime = RuntimeConfig(accelerator="cpu", threads=1, eval_every=5)
     data = DataConfig(name="digits", normalize="none")
     pair = Pair(
@@ -211,7 +211,7 @@ def _smoke() -> list[Runnable]:
     full = OptimConfig(lr=0.1, epochs=10, batch_size=100, schedule="constant")
     few = OptimConfig(lr=0.5, epochs=100, batch_size=500, schedule="multistep")
     scratch = OptimConfig(lr=0.1, epochs=100, batch_size=500, schedule="constant")
-    jobs: list[Runnable] = [*pair.without_data(), *pair.with_all_data(full)]
+    jobs: list[Job] = [*pair.without_data(), *pair.with_all_data(full)]
     jobs += pair.with_few_images(few, scratch)
     for at in turned(pair, (0.0, 45.0)).values():
         jobs += [*at.without_data()[:2], *at.with_all_data(full)[:1]]
@@ -273,9 +273,9 @@ def resnet_pair() -> Pair:
     )
 
 
-def _cpu() -> list[Runnable]:
+def _cpu() -> list[Job]:
     pair = mlp_pair()
-    jobs: list[Runnable] = [*pair.with_few_images(FEW, SCRATCH), *pair.with_all_data(FULL)]
+    jobs: list[Job] = [*pair.with_few_images(FEW, SCRATCH), *pair.with_all_data(FULL)]
     jobs += pair.without_data()
     brief = replace(pair, merge=replace(pair.merge, path_images=500))  # these paths are not drawn
     for at in turned(brief, (0.0, 45.0, 90.0)).values():
@@ -283,13 +283,13 @@ def _cpu() -> list[Runnable]:
     return [*jobs, *resnet_pair().with_repairs()]
 
 
-def _gpu() -> list[Runnable]:
+def _gpu() -> list[Job]:
     runtime = RuntimeConfig(accelerator="cuda", threads=4, eval_every=10)
     data = DataConfig(name="cifar10_jpeg", normalize="imagenet", augment="crop-flip")
     return _class_split(data, runtime, epochs=40, ste=20, few=200)
 
 
-def _paper() -> list[Runnable]:
+def _paper() -> list[Job]:
     """Return the published settings (card B3), with the test images alone held back."""
     runtime = RuntimeConfig(threads=4, eval_every=10)
     mnist = replace(MNIST, validation=0.0)
@@ -305,7 +305,7 @@ def _paper() -> list[Runnable]:
     )
     few = replace(sgd, lr=0.5, epochs=5000, schedule="multistep")
     scratch = replace(TRAIN, epochs=200)
-    jobs: list[Runnable] = [*pair.with_few_images(few, scratch), *pair.with_all_data(sgd)]
+    jobs: list[Job] = [*pair.with_few_images(few, scratch), *pair.with_all_data(sgd)]
     jobs += pair.without_data()
     few = replace(sgd, lr=0.1, epochs=1000, schedule="multistep")
     for at in turned(pair, (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0)).values():
@@ -317,7 +317,7 @@ def _paper() -> list[Runnable]:
 
 def _class_split(
     data: DataConfig, runtime: RuntimeConfig, *, epochs: int, ste: int, few: int
-) -> list[Runnable]:
+) -> list[Job]:
     """Return classes 0-4 with classes 5-9: ResNet-20 of 16 times the width, heads of ten classes."""
     pair = Pair(
         setting=f"{data.name}/resnet20/width=16/classes=0-4+5-9",
@@ -338,5 +338,5 @@ def _class_split(
     full = OptimConfig(lr=1.0, epochs=ste, batch_size=250, schedule="cosine", warmup_epochs=1)
     small = OptimConfig(lr=0.1, epochs=few, batch_size=100, schedule="cosine")
     scratch = OptimConfig(lr=0.1, weight_decay=5e-4, epochs=600, batch_size=100, schedule="cosine")
-    jobs: list[Runnable] = [*pair.without_data(), *pair.with_all_data(full)]
+    jobs: list[Job] = [*pair.without_data(), *pair.with_all_data(full)]
     return [*jobs, *pair.with_few_images(small, scratch, ("random", "herding"))]

@@ -32,8 +32,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
-from regraft.jobs.base import Runnable, with_sources
-from regraft.jobs.record import RecordedJob
+from regraft.jobs.base import Job, with_sources
+from regraft.jobs.record import RecordJob
 from regraft.jobs.transfer.config import TransferConfig
 from regraft.jobs.transfer.job import TransferJob
 from regraft.recipes.recipe import Recipe
@@ -93,12 +93,12 @@ class Experiment:
     runtime: RuntimeConfig
     transfer: TransferConfig = field(default_factory=TransferConfig)
     states: int = 1
-    base: RecordedJob | None = None
+    base: RecordJob | None = None
 
     @property
-    def network(self) -> RecordedJob:
+    def network(self) -> RecordJob:
         """The training of either network."""
-        return RecordedJob(
+        return RecordJob(
             setting=f"networks/{self.setting}",
             data=self.data,
             model=self.model,
@@ -162,7 +162,7 @@ def _sgd(lr: float, epochs: int, **options: Any) -> OptimConfig:
     return OptimConfig(lr=lr, epochs=epochs, **{**plain, **options})
 
 
-def _smoke() -> list[Runnable]:
+def _smoke() -> list[Job]:
     low = _sgd(0.01, 8, batch_size=50)
     mlp = Experiment(
         setting="digits/mlp=128-128",
@@ -201,7 +201,7 @@ def cpu_mlp() -> Experiment:
     )
 
 
-def _cpu() -> list[Runnable]:
+def _cpu() -> list[Job]:
     mlp = cpu_mlp()
     wide = replace(mlp, setting="mnist/mlp=1024", model=perceptron(1024, bias=False))
     conv = replace(
@@ -233,7 +233,7 @@ def _published(name: str, runtime: RuntimeConfig) -> Experiment:
     )
 
 
-def _gpu() -> list[Runnable]:
+def _gpu() -> list[Job]:
     runtime = RuntimeConfig(accelerator="cuda", threads=4)
     mlp = _published("mnist", runtime)
     train = _sgd(0.02, 30, batch_size=128, weight_decay=1e-4, schedule="cosine")
@@ -256,7 +256,7 @@ def _gpu() -> list[Runnable]:
     return [*mlp.arms(), *resnet.arms(), *mlp.hidden(0.1), *resnet.hidden(0.2)]
 
 
-def _paper() -> list[Runnable]:
+def _paper() -> list[Job]:
     """Return the published settings (card A4)."""
     runtime = RuntimeConfig(threads=4)
     mlp = _published("mnist", runtime)
@@ -317,7 +317,7 @@ def _paper() -> list[Runnable]:
         )
         for name in ("cars", "cub")
     ]
-    jobs: list[Runnable] = [*mlp.arms(), *conv.arms(), *ablations, *tuned.arms()]
+    jobs: list[Job] = [*mlp.arms(), *conv.arms(), *ablations, *tuned.arms()]
     jobs += [job for one in (resnet, *birds_and_cars) for job in one.arms()]
     return jobs
 
