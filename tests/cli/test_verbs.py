@@ -111,7 +111,7 @@ def test_the_same_command_again_only_reads_the_result(answer, run_folder, tmp_pa
 
     before = {p: p.read_bytes() for p in run_folder.iterdir()}
     monkeypatch.setattr("regraft.jobs.train.fit", train)
-    monkeypatch.setattr("regraft.jobs.train.load", train)
+    monkeypatch.setattr("regraft.jobs.data.load", train)
     found = answer("ticket", "find", "--out", run_folder, *QUICK)
     assert found["metrics"] == json.loads((run_folder / "result.json").read_text())["metrics"]
     assert {p: p.read_bytes() for p in run_folder.iterdir()} == before

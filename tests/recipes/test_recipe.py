@@ -9,6 +9,7 @@ import pytest
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.errors import InputError, RegraftError
+from regraft.jobs.train import TrainJob
 from regraft.recipes import RECIPES, SCALES, load_recipe, reproduce
 from regraft.recipes.iterand.recipe import equal_accuracy_widths
 from regraft.recipes.recipe import _commits
@@ -260,8 +261,8 @@ def test_a_recipe_leaves_its_report_and_runs_nothing_twice(tmp_path, monkeypatch
         assert (job.folder(out) / kept).exists() == expected
 
     before = stamps(out)
-    monkeypatch.setattr("regraft.jobs.train.load", lambda _: pytest.fail("data were loaded"))
-    monkeypatch.setattr("regraft.jobs.train._loaded", {})
+    monkeypatch.setattr("regraft.jobs.data.load", lambda _: pytest.fail("data were loaded"))
+    monkeypatch.setattr("regraft.jobs.data._loaded", {})
     again = reproduce(recipe, out, workers=1, results=results)
     assert stamps(out) == before
     assert again.rows == first.rows

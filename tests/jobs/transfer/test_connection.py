@@ -63,12 +63,6 @@ def test_planes_are_drawn_of_the_first_seed(finished):
     assert planes([read_run(jobs["naive"].folder(root))], ["digits/mlp"]) is None
 
 
-def test_a_run_without_a_plane_is_the_run_that_it_was():
-    plain = MLP.job("fgmt", by="fgmt", plane_points=0)
-    assert "plane_points" not in plain.config()["transfer"]
-    assert MLP.job("fgmt", by="fgmt").config()["transfer"]["plane_points"] == 3
-
-
 @pytest.mark.parametrize(
     ("scale", "some"), [("smoke", False), ("cpu", False), ("gpu", True), ("paper", True)]
 )
