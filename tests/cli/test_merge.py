@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file
 
 from checkpoints import CONV, MLP, checkpoint, digits, trained
-from regraft.cli import merge as merge_verb
 from regraft.cli.align import Align
 from regraft.cli.merge import Merge
 from regraft.errors import InputError, MissingExtraError, RegraftError
+from regraft.jobs.merge import merge as merge_engine
 from regraft.models import build
 from regraft.symmetry.merge.connectivity import measure
 from regraft.symmetry.merge.merge import merge
@@ -58,7 +58,7 @@ def test_two_models_become_one_file_that_says_what_it_is(pair, run, tmp_path):
     card = run(pair)
     out = tmp_path / "out"
     names = {"model.safetensors", "spec.json", "permutation.safetensors", "README.md", "card.json"}
-    assert {p.name for p in out.iterdir()} == names | {"config.json"}
+    assert {p.name for p in out.iterdir()} == names | {"regraft.json"}
     assert set(card["files"]) == names
     spec = PermutationSpec.from_json((out / "spec.json").read_text())
     permutation = load_file(out / "permutation.safetensors")
@@ -133,7 +133,7 @@ def test_every_method_merges_a_model_with_its_permuted_self_into_itself(
     state = trained()[0]
     moved = spec.apply(state, spec.random(5))
     save_file({k: v.contiguous() for k, v in moved.items()}, tmp_path / "moved.safetensors")
-    options = {"stream": stream, "method": method}
+    options = {"stream": stream, "combine": method}
     if method in ("task_arithmetic", "ties"):
         base = {k: v + 0.01 * torch.randn(v.shape) for k, v in state.items()}
         save_file(base, tmp_path / "base.safetensors")
@@ -161,7 +161,7 @@ def test_a_streamed_merge_is_the_same_merge(pair, run, tmp_path):
 
 def test_a_streamed_merge_with_a_base_is_the_same_merge(pair, run, tmp_path):
     base = checkpoint(tmp_path / "base.safetensors", seed=3)
-    options = {"method": "task_arithmetic", "base": base}
+    options = {"combine": "task_arithmetic", "base": base}
     card = run(pair, out=tmp_path / "whole", **options)
     run(pair, out=tmp_path / "streamed", stream=True, **options)
     whole, streamed = (
@@ -211,9 +211,9 @@ def test_without_matching_nothing_is_moved(pair, run, tmp_path):
     "options",
     [
         {"match": "activations"},
-        {"match": "ste", "steps": 8},
-        {"match": "ste", "steps": 8, "surrogate": "random", "per_class": 3},
-        {"match": "ste", "steps": 8, "surrogate": "herding", "per_class": 3},
+        {"match": "ste", "ste_steps": 8},
+        {"match": "ste", "ste_steps": 8, "surrogate": "random", "per_class": 3},
+        {"match": "ste", "ste_steps": 8, "surrogate": "herding", "per_class": 3},
     ],
     ids=lambda o: "-".join(map(str, o.values())),
 )
@@ -239,7 +239,7 @@ def test_a_condensed_set_is_read_and_labels_follow(pair, run, tmp_path):
         images, splits.train.labels[rows], splits.classes, splits.mean, splits.std, "dc"
     )
     made.save(tmp_path / "c.safetensors")
-    options = {"match": "ste", "surrogate": "condensed", "steps": 6, "points": 0}
+    options = {"match": "ste", "surrogate": "condensed", "ste_steps": 6, "points": 0}
     card = run(pair, data=("digits",), condensed=(tmp_path / "c.safetensors",), **options)
     assert card["match"]["models"][1]["images"] == [{"data": "digits", "images": 20}]
 
@@ -304,8 +304,8 @@ def test_a_finished_folder_is_left_and_an_unfinished_one_is_made_again(pair, run
     assert (out / "model.safetensors").read_bytes() == before["model.safetensors"][0]
     assert not list(out.glob(".*"))
     assert again["match"]["models"][1]["objective"] == first["match"]["models"][1]["objective"]
-    with pytest.raises(InputError, match="method='average' instead of 'slerp'"):
-        run(pair, method="slerp")
+    with pytest.raises(InputError, match="combine='average' instead of 'slerp'"):
+        run(pair, combine="slerp")
     os.utime(pair[1])
     with pytest.raises(InputError, match="a checkpoint has changed since"):
         run(pair)
@@ -342,7 +342,7 @@ def test_it_tells_in_words(pair, tmp_path, capsys):
 def test_without_the_report_extra_the_merge_is_there_all_the_same(pair, run, monkeypatch):
     from regraft.jobs.merge import page as merge_page
 
-    def missing(card):
+    def missing(*_):
         raise MissingExtraError("jinja2", "report", "writing a report page")
 
     monkeypatch.setattr(merge_page, "page", missing)
@@ -352,19 +352,19 @@ def test_without_the_report_extra_the_merge_is_there_all_the_same(pair, run, mon
 
 
 NAN, INF = float("nan"), float("inf")
-ARITHMETIC = {"method": "task_arithmetic", "base": Path("1.safetensors")}
-TIES = {"method": "ties", "base": Path("1.safetensors")}
+ARITHMETIC = {"combine": "task_arithmetic", "base": Path("1.safetensors")}
+TIES = {"combine": "ties", "base": Path("1.safetensors")}
 REFUSED = [
-    ({"method": "averge"}, "--method averge: expected one of average"),
-    ({"method": "ties"}, "give it with --base"),
-    ({"base": "1.safetensors"}, "--base has no effect on --method average"),
-    ({"density": 0.5}, "--density has no effect on --method average"),
+    ({"combine": "averge"}, "--combine averge: expected one of average"),
+    ({"combine": "ties"}, "give it with --base"),
+    ({"base": "1.safetensors"}, "--base has no effect on --combine average"),
+    ({"density": 0.5}, "--density has no effect on --combine average"),
     ({"weights": (1.0,)}, "1 weight(s) for 2 models"),
     ({"weights": (1.0, -1.0)}, "sum to 0"),
     ({"weights": (1.0, NAN)}, "--weights nan: expected a finite number"),
     ({"weights": (1.0, INF)}, "--weights inf: expected a finite number"),
-    ({**ARITHMETIC, "scale": NAN}, "--scale nan: expected a finite number"),
-    ({**ARITHMETIC, "scale": -INF}, "--scale -inf: expected a finite number"),
+    ({**ARITHMETIC, "factor": NAN}, "--factor nan: expected a finite number"),
+    ({**ARITHMETIC, "factor": -INF}, "--factor -inf: expected a finite number"),
     ({**TIES, "density": NAN}, "--density nan: expected the share of values to keep, in (0, 1]"),
     ({**TIES, "density": 1.5}, "--density 1.5: expected the share"),
     ({"points": 1}, "--points 1"),
@@ -388,15 +388,15 @@ REFUSED = [
     ({"model": "mpl"}, "did you mean 'mlp'?"),
     ({"model": "mlp"}, "features.1.weight has shape (24, 64), expected (256, 64)"),
     ({"model": "conv_small"}, "has no tensor 'features.0.weight'"),
-    ({"classes": 7}, "head.weight has shape (10, 16), expected (7, 16)"),
+    ({"num_classes": 7}, "head.weight has shape (10, 16), expected (7, 16)"),
     ({"image_size": 9}, "expected (24, 81)"),
     ({"channels": 3, "data": ("digits",)}, "--channels 3: data digits has images of 1"),
     ({"model_options": "{"}, "--model-options is no JSON object"),
     ({"spec": Path("none.json")}, "--spec none.json cannot be read"),
     ({"spec": Path("1.safetensors")}, "--spec 1.safetensors"),
-    ({"samples": 0}, "--samples 0: expected at least 1"),
-    ({"lr": 0.0}, "--lr 0.0"),
-    ({"lr": NAN}, "--lr nan: expected a finite number above 0"),
+    ({"statistics_images": 0}, "--statistics-images 0: expected at least 1"),
+    ({"ste_lr": 0.0}, "--ste-lr 0.0"),
+    ({"ste_lr": NAN}, "--ste-lr nan: expected a finite number above 0"),
     ({"width": INF, "model": "mlp"}, "--width inf: expected a finite number above 0"),
     ({"heads": "separate", "match": "ste", "data": ("digits",)}, "--heads union"),
     ({"condensed": ("c.safetensors",)}, "--condensed goes with"),
@@ -481,7 +481,7 @@ def test_a_failure_after_the_start_leaves_no_half_folder(pair, run, tmp_path, mo
     def refuse(*_, **__):
         raise InputError("no")
 
-    monkeypatch.setattr(merge_verb, "align", refuse)
+    monkeypatch.setattr(merge_engine, "align", refuse)
     with pytest.raises(InputError, match="no"):
         run(pair)
     assert not (tmp_path / "out").exists()
@@ -501,7 +501,7 @@ def test_when_memory_runs_out_the_cure_is_said(stream, error, pair, run, monkeyp
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(merge_verb, "align", fail)
+    monkeypatch.setattr(merge_engine, "align", fail)
     with pytest.raises(RegraftError, match="give --spec" if stream else "add --stream"):
         run(pair, stream=stream)
 
@@ -510,7 +510,7 @@ def test_other_errors_are_not_called_a_lack_of_memory(pair, run, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(merge_verb, "align", fail)
+    monkeypatch.setattr(merge_engine, "align", fail)
     with pytest.raises(RuntimeError, match="something else"):
         run(pair)
 
@@ -534,7 +534,13 @@ def test_what_was_merged_can_be_merged_again(pair, run, tmp_path):
 
 
 def test_a_condensed_set_is_made_once(pair, run, tmp_path, monkeypatch):
-    options = {"match": "ste", "surrogate": "condensed", "steps": 4, "points": 0, "per_class": 1}
+    options = {
+        "match": "ste",
+        "surrogate": "condensed",
+        "ste_steps": 4,
+        "points": 0,
+        "per_class": 1,
+    }
     card = run(pair, data=("digits",), **options)
     out = tmp_path / "out"
     assert card["match"]["models"][1]["images"] == [{"data": "digits", "images": 10}]
@@ -582,9 +588,12 @@ def test_any_kind_of_model_is_merged_by_a_spec_alone(tmp_path, run):
     moved = spec.apply(
         models[1].state_dict(), load_file(tmp_path / "out" / "permutation.safetensors")
     )
-    for name, tensor in merge([models[0].state_dict(), moved]).items():
-        torch.testing.assert_close(merged[name], tensor)
-    Language().load_state_dict(merged)
+    expected = merge([models[0].state_dict(), moved])
+    # A tied tensor is stored once, under the name that the first file has.
+    assert set(merged) == set(expected) - {"head.weight"}
+    for name, tensor in merged.items():
+        torch.testing.assert_close(tensor, expected[name])
+    assert load_model(Language(), tmp_path / "out" / "model.safetensors") == (set(), [])
     run(paths, spec=tmp_path / "s.json", stream=True, out=tmp_path / "streamed")
     streamed = load_file(tmp_path / "streamed" / "model.safetensors")
     assert all(torch.equal(streamed[k], v) for k, v in merged.items())

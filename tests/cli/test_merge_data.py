@@ -5,16 +5,18 @@ import torch
 from training import Points
 
 from checkpoints import digits
+from regraft.config import DataConfig
 from regraft.errors import InputError
-from regraft.jobs.merge.alignment import Alignment
+from regraft.jobs.merge.config import AlignConfig
 from regraft.jobs.merge.data import Data, prepared
 from regraft.jobs.merge.labels import Labels, label_rows
 from regraft.jobs.merge.union import Together
 from regraft.protocols import BatchSource
 
 
-def asked(**options):
-    return Alignment(checkpoints=(Path("a"), Path("b")), out=Path("o"), data=("digits",), **options)
+def config(**options):
+    paths = (Path("a"), Path("b"))
+    return AlignConfig(checkpoints=paths, data=(DataConfig(name="digits"),), **options)
 
 
 SIZES = ((23, 11, 3), (40, 40), (100, 1), (1, 1, 1), (7,))
@@ -24,13 +26,13 @@ SIZES = ((23, 11, 3), (40, 40), (100, 1), (1, 1, 1), (7,))
 @pytest.mark.parametrize("batch", [1, 4, 50])
 def test_a_batch_of_the_union_has_images_of_all_sources_in_proportion(sizes, batch):
     parts = [Points(n, batch, seed) for seed, n in enumerate(sizes)]
-    both = Together(parts, sizes)
+    both = Together(parts, sizes, batch)
     assert isinstance(both, BatchSource)
     owner = {tuple(row.tolist()): i for i, part in enumerate(parts) for row in part.x}
     label = {tuple(r.tolist()): y for part in parts for r, y in zip(part.x, part.y, strict=True)}
     for epoch in (0, 2):
         whole = list(both.batches(epoch))
-        assert len(whole) == len(both) == sum(map(len, parts))
+        assert len(whole) == len(both) == -(-sum(sizes) // batch)
         assert all(len(x) == len(y) == n > 0 for x, y, n in whole)
         # Each image once an epoch, in the order of its source and with its label.
         seen = [tuple(row.tolist()) for x, _, _ in whole for row in x]
@@ -62,7 +64,7 @@ def test_statistics_over_the_union_have_the_variance_between_the_sets():
     low, high = Points(60, 20, 0), Points(60, 20, 1)
     high.x += 10
     net = torch.nn.Sequential(torch.nn.BatchNorm1d(6))
-    reset_batch_norm_(net, Together([low, high], [60, 60]))
+    reset_batch_norm_(net, Together([low, high], [60, 60], 20))
     expected = torch.cat([low.x, high.x])
     torch.testing.assert_close(net[0].running_mean, expected.mean(0))
     torch.testing.assert_close(net[0].running_var, expected.var(0), rtol=0.1, atol=0.1)
@@ -82,7 +84,7 @@ def test_labels_are_rows_and_a_limit_draws_the_same_images_again():
 
 
 def of(names=None, classes=None, count=10, about=None, **options):
-    return prepared(asked(**options), [digits()], [about or {}], names, classes, count)[0]
+    return prepared(config(**options), [digits()], [about or {}], names, classes, count)[0]
 
 
 def test_classes_go_by_name_where_all_are_known_and_else_by_number():

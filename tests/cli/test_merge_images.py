@@ -78,7 +78,7 @@ def test_folders_of_before_are_refused_and_kept(regraft, refused, image_folder, 
     words = ("merge", *(tmp_path / "a.safetensors",) * 2, "--model", f"{factory}:small", "--data",
              image_folder, "--image-size", 8, "--points", 0, "--out", tmp_path / "out")  # fmt: skip
     assert regraft(*words)[0] == 0
-    file = tmp_path / "out" / "config.json"
+    file = tmp_path / "out" / "regraft.json"
     config = json.loads(file.read_text())
     del config["options"]["images"]
     config["digest"] = "0"
@@ -88,6 +88,6 @@ def test_folders_of_before_are_refused_and_kept(regraft, refused, image_folder, 
 
 
 def test_known_sets_say_nothing_so_that_folders_of_before_stay_finished():
-    from regraft.jobs.merge.alignment import images_of
+    from regraft.jobs.merge.identity import images_of
 
     assert images_of((), None) == images_of(("digits", "mnist"), "anywhere") == {}

@@ -14,7 +14,7 @@ from regraft.cli.align import Align
 from regraft.cli.merge import Merge
 from regraft.errors import InputError
 from regraft.jobs.merge.data import Data
-from regraft.jobs.merge.gathered import gather
+from regraft.jobs.merge.models import read_models
 from regraft.models import build
 from regraft.symmetry.merge.connectivity import measure
 from regraft.train import outputs
@@ -111,7 +111,7 @@ def test_each_model_is_measured_in_its_own_order_of_classes_and_its_own_normalis
     about |= {"classes": [splits.classes[i] for i in order], "mean": [*mean], "std": [*std]}
     save_file(state, tmp_path / "2.safetensors", {"regraft.model": json.dumps(about)})
     paths = [first, tmp_path / "2.safetensors"]
-    options = {"heads": "separate", "data": ("digits",) * times, "samples": 200}
+    options = {"heads": "separate", "data": ("digits",) * times, "statistics_images": 200}
     card = merged(paths, **options)
     truth = [
         alone(MLP, trained()[0], 10, splits.test, splits.mean, splits.std, tuple(range(10))),
@@ -125,11 +125,12 @@ def test_each_model_is_measured_in_its_own_order_of_classes_and_its_own_normalis
         assert said["mean"] == pytest.approx((splits.mean, mean)[i])
     # What is measured is what statistics are taken from: both normalisations, once each.
     assert card["repair"]["images"] == 400
-    given = gather(Merge(checkpoints=tuple(paths), out=tmp_path, **options), heads="separate")
-    shown = torch.cat([x for x, _, _ in given.statistics(200, 100, 1).batches(0)])
+    verb = Merge(checkpoints=tuple(paths), out=tmp_path, **options)
+    models = read_models(verb.config(), heads="separate")
+    shown = torch.cat([x for x, _, _ in models.statistics(200, 100, 1).batches(0)])
     a, b = (
         torch.cat([x for x, _, _ in own.batches(splits.train, "cpu", limit=200, seed=1).batches(0)])
-        for own in given.apart
+        for own in models.apart
     )
     torch.testing.assert_close(shown.sum(), a.sum() + b.sum())
 
@@ -253,6 +254,6 @@ def test_a_network_that_declares_its_classifier_first_is_merged(
         save_file(state, tmp_path / f"{seed}.safetensors")
         paths.append(tmp_path / f"{seed}.safetensors")
     options = {"model": f"{name}:Net", "image_size": 8, "channels": 1}
-    card = merged(paths, classes=classes, heads=heads, **options)
+    card = merged(paths, num_classes=classes, heads=heads, **options)
     assert card["shape"]["num_classes"] == 10
     assert [m["classes"] for m in card["models"]] == [10, 10]

@@ -51,7 +51,7 @@ def test_a_run_is_carried_over_and_trained_on(answer, runs, tmp_path):
     for k in to:
         torch.testing.assert_close(written[k], to[k] + moved[k])
     assert set(found["files"]) == {
-        p.name for p in (tmp_path / "out").iterdir() if p.name not in ("config.json", "then_train")
+        p.name for p in (tmp_path / "out").iterdir() if p.name not in ("regraft.json", "then_train")
     }
 
     # All were trained on for an epoch, and the transfer's seconds count.

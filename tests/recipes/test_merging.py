@@ -12,8 +12,9 @@ from regraft.data import load
 from regraft.errors import InputError
 from regraft.generators import CondenseConfig, CondensedSet
 from regraft.jobs.base import with_sources
-from regraft.jobs.merge.job import MergeConfig
-from regraft.jobs.merge.sets import Sets
+from regraft.jobs.merge.job import MergeArm, in_memory
+from regraft.jobs.merge.models import read_models
+from regraft.jobs.merge.surrogate import surrogate
 from regraft.models import build
 from regraft.recipes import SCALES, load_recipe, reproduce
 from regraft.recipes.merging.claims import by_angle, read, slopes
@@ -23,7 +24,6 @@ from regraft.train import read_json
 
 module = importlib.import_module("regraft.recipes.merging.recipe")
 
-CPU = torch.device("cpu")
 DIGITS = DataConfig(name="digits", normalize="none", train_size=200)
 FEW = OptimConfig(lr=0.3, epochs=12, batch_size=500, schedule="multistep")
 PAIR = Pair(
@@ -33,7 +33,7 @@ PAIR = Pair(
     model=ModelConfig(name="mlp", options={"widths": [12, 12]}),
     train=OptimConfig(lr=0.2, weight_decay=0.0, epochs=8, batch_size=50, schedule="constant"),
     runtime=RuntimeConfig(accelerator="cpu", threads=1, eval_every=8),
-    merge=MergeConfig(points=5, per_class=2, statistics=100),
+    merge=MergeArm(points=5, per_class=2, statistics=100),
     condense=CondenseConfig(restarts=2, outer=2, inner=2),
     condense_model=ModelConfig(name="mlp", options={"widths": [12]}),
 )
@@ -227,15 +227,28 @@ def test_few_images_are_few_and_of_both_sets(finished):
     # Of split classes each set has its own five, and the labels stay what they are.
     job, result = found[SPLIT.setting, "ste_condensed"]
     assert result["metrics"]["surrogate_images"] == 20
-    sets = Sets.of((job.a.data, job.b.data), CPU, 1)
-    files = [source.file(root) for source in job.condensed]
-    union = sets.surrogate("condensed", 2, files)
-    assert union.labels.tolist() == [c for c in range(10) for _ in range(2)]
-    own = CondensedSet.load(files[1])
+    own = CondensedSet.load(job.condensed[1].file(root))
     assert own.classes == ("5", "6", "7", "8", "9")
-    assert union.images[10:].equal(own.images)
-    chosen = sets.surrogate("random", 2)
-    assert sorted(chosen.labels.tolist()) == union.labels.tolist()
+    used = images_of(job, root)
+    assert sorted(y for _, y in used) == [c for c in range(10) for _ in range(2)]
+    labels = [int(own.classes[y]) for y in own.labels.tolist()]
+    rounded = [(plain(x), y) for x, y in zip(own.images, labels, strict=True)]
+    assert set(rounded) <= {(plain(x), y) for x, y in used}
+    merge = dataclasses.replace(job.merge, surrogate="random")
+    chosen = images_of(dataclasses.replace(job, merge=merge, condensed=()), root)
+    assert sorted(y for _, y in chosen) == sorted(y for _, y in used)
+
+
+def plain(image):
+    return tuple(round(v, 4) for v in image.flatten().tolist())
+
+
+def images_of(job, root):
+    """Return the images and labels that a job learns from."""
+    config = job.merging(root)
+    splits = [load(data) for data in config.data]
+    batches, _ = surrogate(config, read_models(config, splits=splits), job.folder(root))
+    return [(x, int(y)) for xs, ys, _ in batches.batches(0) for x, y in zip(xs, ys, strict=True)]
 
 
 def test_a_network_from_scratch_has_not_seen_the_parents(finished):
@@ -299,8 +312,9 @@ def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path, arm):
     ],
 )
 def test_sets_that_no_single_network_can_be_fed_are_refused(change, message):
+    configs = (DIGITS, dataclasses.replace(DIGITS, **change))
     with pytest.raises(InputError, match=message):
-        Sets.of((DIGITS, dataclasses.replace(DIGITS, **change)), CPU, 1)
+        in_memory(configs)
 
 
 def test_a_merge_without_its_parents_says_so(tmp_path):

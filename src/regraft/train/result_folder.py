@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from typing import Any
 
 SCHEMA = 1
 CARD = "card.json"
-_CONFIG = "config.json"
+# Not config.json, which is Hugging Face's in a folder that it reads as well.
+_CONFIG = "regraft.json"
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp|\.tmp[A-Za-z0-9]{6}")
 
 
@@ -48,24 +50,59 @@ def finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def claimed(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
-    """Make the folder and say whose it is; a new one is removed again if the input was refused."""
+    """Hold the folder and say whose it is; a new one is removed again if the input was refused.
+
+    Raises:
+        InputError: Something else is there.
+        RegraftError: Another process holds it; nothing in it is touched.
+    """
     from regraft.config import digest
     from regraft.errors import InputError, MissingExtraError
     from regraft.files import make_folder, write_text
 
-    new = not (out / _CONFIG).exists()
     make_folder(out)
-    for path in out.iterdir():
-        if _UNFINISHED.fullmatch(path.name):  # what a killed command was writing
-            path.unlink()
-    found = {"schema": SCHEMA, "digest": digest(identity), "options": identity}
-    write_text(out / _CONFIG, jsonlib.dumps(found, indent=2) + "\n")
+    with _held(out):
+        finished(out, identity)  # another process may have begun something else in it by now
+        new = not (out / _CONFIG).exists()
+        for path in out.iterdir():
+            if _UNFINISHED.fullmatch(path.name):  # what a killed command was writing
+                path.unlink()
+        config = {"schema": SCHEMA, "digest": digest(identity), "options": identity}
+        if new:
+            write_text(out / _CONFIG, jsonlib.dumps(config, indent=2) + "\n")
+        try:
+            yield out
+        except (InputError, MissingExtraError):
+            if new and {p.name for p in out.iterdir()} <= {_CONFIG}:
+                shutil.rmtree(out, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Keep other processes out of the folder.
+
+    Raises:
+        RegraftError: One holds it.
+    """
+    from regraft.errors import RegraftError
+
     try:
-        yield out
-    except (InputError, MissingExtraError):
-        if new and {p.name for p in out.iterdir()} <= {_CONFIG}:
-            shutil.rmtree(out, ignore_errors=True)
-        raise
+        import fcntl
+    except ImportError:  # Windows has no flock; one process at a time is the user's care there
+        yield
+        return
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RegraftError(
+                f"{out} is being written by another process: wait for it or choose another folder"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_card(out: Path, card: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from regraft.errors import InputError
 from regraft.generators import CondenseConfig, Condenser
 from regraft.jobs.base import Job
 from regraft.jobs.data import load_once
-from regraft.jobs.merge.sets import present
+from regraft.jobs.merge.data import present
 from regraft.models import build
 from regraft.train import RunFolder, make_fabric, peak_bytes, reset_peak
 from regraft.train.loop import Progress

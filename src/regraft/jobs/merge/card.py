@@ -3,70 +3,67 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from regraft.config import to_dict
 from regraft.report import cards
+from regraft.report.wording import size
+from regraft.symmetry.merge.merge import is_statistic
+from regraft.train import command_line
+from regraft.train.environment import environment
 
-from .gathered import Gathered
-
-if TYPE_CHECKING:
-    from .matching import Aligned
+from . import page as pages
+from .align import Aligned
+from .models import Models
 
 State = dict[str, Any]
 
 
-def describe(given: Gathered, *, model: int | None = None) -> dict[str, Any]:
+def describe(models: Models, *, model: int | None = None) -> dict[str, Any]:
     """Return what the merged file says it is of, so that it can be built and fed again.
 
     Args:
-        given: The models.
+        models: The models.
         model: The model whose own classifier the file has, None for all in one.
     """
-    from regraft.config import to_dict
-
-    if given.config is None:
-        return dict(given.about)
+    if models.config is None:
+        return dict(models.about)
     about: dict[str, Any] = {
-        "model": to_dict(given.config),
-        "input": {k: given.shape[k] for k in ("channels", "image_size") if k in given.shape},
+        "model": to_dict(models.config),
+        "input": {k: models.shape[k] for k in ("channels", "image_size") if k in models.shape},
     }
-    names = given.names or []
+    names = models.names or []
     if model is not None:
         classes = names[model] if names else None
-    elif given.classes:
-        classes = given.classes
+    elif models.classes:
+        classes = models.classes
     else:
         classes = names[0] if names and all(own == names[0] for own in names) else None
     if classes:
         about["classes"] = list(classes)
-    data = given.data
-    if model is not None and (given.apart or len(data) > 1):
-        data = [(given.apart or data)[model]]
+    data = models.data
+    if model is not None and (models.apart or len(data) > 1):
+        data = [(models.apart or data)[model]]
     if data and all((d.mean, d.std) == (data[0].mean, data[0].std) for d in data):
         about |= {"mean": list(data[0].mean), "std": list(data[0].std)}
     elif not data:
-        about |= {k: given.about[k] for k in ("mean", "std") if k in given.about}
+        about |= {k: models.about[k] for k in ("mean", "std") if k in models.about}
     if data:
         about["data"] = "+".join(dict.fromkeys(d.splits.name for d in data))
     return about
 
 
-def make_card(kind: str, given: Gathered, aligned: Aligned, more: dict[str, Any]) -> dict[str, Any]:
+def make_card(kind: str, models: Models, aligned: Aligned, more: dict[str, Any]) -> dict[str, Any]:
     """Return what was done, as JSON.
 
     Args:
         kind: `merge` or `align`.
-        given: The models and data.
+        models: The models and data.
         aligned: How they were aligned.
         more: Further entries.
     """
-    from regraft.config import to_dict
-    from regraft.symmetry.merge.merge import is_statistic
-    from regraft.train import command_line
-    from regraft.train.environment import environment
-
-    notes = list(given.notes)
-    statistics = [name for name in given.states[0] if is_statistic(name)]
+    notes = list(models.notes)
+    statistics = [name for name in models.states[0] if is_statistic(name)]
     fresh = more.get("repair", {}).get("norms", 0) > 0
     if kind == "merge" and statistics and not fresh:
         notes.append(
@@ -74,14 +71,14 @@ def make_card(kind: str, given: Gathered, aligned: Aligned, more: dict[str, Any]
             "those of the models and need a reset before use: merge again with --data, or call "
             "regraft.symmetry.reset_batch_norm_(model, batches)"
         )
-    if kind == "merge" and given.classes and given.data:
+    if kind == "merge" and models.classes and models.data:
         notes.append(
             "each model is scored with the rows of the classes that it knows: what it does not know has "
             "probability 0, whence no loss on such images; the logit ensemble has for each class the mean "
             "logit of the models that know it, each with its own row; merged models, and the curves from "
             "end to end, have a row for every class"
         )
-    if kind == "merge" and not given.data:
+    if kind == "merge" and not models.data:
         notes.append("without --data nothing was measured: no barrier, no scores, no repair")
     return {
         "kind": kind,
@@ -90,16 +87,16 @@ def make_card(kind: str, given: Gathered, aligned: Aligned, more: dict[str, Any]
         "models": [
             {
                 "path": str(checkpoint.path),
-                "role": "base" if given.has_base and i == given.models else f"model {i + 1}",
+                "role": "base" if models.has_base and i == models.models else f"model {i + 1}",
                 "bytes": checkpoint.nbytes,
                 "tensors": len(checkpoint),
                 "dtypes": sorted({str(t.dtype)[6:] for t in checkpoint.sketch.values()}),
-                "classes": given.counts[i] if given.counts else None,
+                "classes": models.counts[i] if models.counts else None,
             }
-            for i, checkpoint in enumerate(given.checkpoints)
+            for i, checkpoint in enumerate(models.checkpoints)
         ],
-        "model": None if given.config is None else to_dict(given.config),
-        "shape": given.shape,
+        "model": None if models.config is None else to_dict(models.config),
+        "shape": models.shape,
         "data": [
             {
                 "name": d.splits.name,
@@ -109,7 +106,7 @@ def make_card(kind: str, given: Gathered, aligned: Aligned, more: dict[str, Any]
                 "mean": list(d.mean),
                 "std": list(d.std),
             }
-            for d in given.data
+            for d in models.data
         ],
         "match": aligned.record,
         **more,
@@ -126,17 +123,15 @@ def summary(card: dict[str, Any]) -> list[str]:
         lines.append(_repair(card["repair"]))
     for pair, curves in card.get("curves", {}).items():
         models = " and ".join(pair.split("-"))
-        found = "; ".join(
+        barriers = "; ".join(
             f"{label} {curve['loss_barrier']:.3f} nats, {curve['accuracy_barrier']:.1f} points"
             for label, curve in curves.items()
         )
-        lines.append(f"barrier between models {models}: {found}")
+        lines.append(f"barrier between models {models}: {barriers}")
     return [*lines, *(f"note: {note}" for note in card["notes"])]
 
 
 def _models(card: dict[str, Any]) -> str:
-    from regraft.report.wording import size
-
     paths = [m["path"] for m in card["models"] if m["role"] != "base"]
     each = size(card["models"][0]["bytes"])
     kind = f"{card['model']['name']}, " if card["model"] else ""
@@ -152,26 +147,26 @@ def _alignment(match: dict[str, Any]) -> list[str]:
         f"symmetries: {spec['groups']} groups, {100 * spec['free_share']:.1f}% of the axes free to "
         f"move, {proof}"
     ]
-    for i, found in enumerate(match["models"], start=1):
-        if found.get("reference"):
+    for i, how in enumerate(match["models"], start=1):
+        if how.get("reference"):
             continue
-        objective = found.get("objective") or []
+        objective = how.get("objective") or []
         rose = f", objective {objective[0]:.4g} -> {objective[-1]:.4g}" if objective else ""
-        count = f"{found['sweeps']} {'steps' if match['by'] == 'ste' else 'sweeps'}"
+        count = f"{how['sweeps']} {'steps' if match['by'] == 'ste' else 'sweeps'}"
         lines.append(
-            f"model {i} aligned to {found['to']} by {match['by']}: {count}{rose}{_learnt(found)}, "
-            f"{100 * found['moved']:.0f}% of the units moved"
+            f"model {i} aligned to {how['to']} by {match['by']}: {count}{rose}{_learnt(how)}, "
+            f"{100 * how['moved']:.0f}% of the units moved"
         )
     return lines
 
 
-def _learnt(found: dict[str, Any]) -> str:
+def _learnt(how: dict[str, Any]) -> str:
     """Return what straight-through matching learnt from, and how far it came."""
-    if "scores" not in found:
+    if "scores" not in how:
         return ""
-    images = " and ".join(f"{i['images']} images of {i['data']}" for i in found["images"])
-    kind = "" if found["surrogate"] == "full" else f" ({found['surrogate']})"
-    first, best = found["scores"][0], min(found["scores"])
+    images = " and ".join(f"{i['images']} images of {i['data']}" for i in how["images"])
+    kind = "" if how["surrogate"] == "full" else f" ({how['surrogate']})"
+    first, best = how["scores"][0], min(how["scores"])
     return f" on {images}{kind}, loss of the middle {first:.3f} -> {best:.3f}"
 
 
@@ -212,22 +207,24 @@ def score_table(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     lines = [
         [
             name,
-            *(f"{a:.2f}" for a in found["accuracies"] if several),
-            f"{found['accuracy']:.2f}",
-            "-" if found["loss"] is None else f"{found['loss']:.4f}",
+            *(f"{a:.2f}" for a in score["accuracies"] if several),
+            f"{score['accuracy']:.2f}",
+            "-" if score["loss"] is None else f"{score['loss']:.4f}",
         ]
-        for name, found in scores.items()
+        for name, score in scores.items()
     ]
     return headings, lines
 
 
 def write_documents(out: Path, card: dict[str, Any]) -> dict[str, Any]:
     """Write README.md and, where its parts are installed, report.html; return the card with them."""
-    from .page import page
-
     return cards.write_documents(
-        out, card, page=page if card.get("scores") else None, about=_readme
+        out, card, page=_page if card.get("scores") else None, about=_readme
     )
+
+
+def _page(card: dict[str, Any]) -> str:
+    return pages.page(card, summary(card), score_table(card))
 
 
 def _readme(card: dict[str, Any]) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .alignment import Alignment
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from regraft.checkpoints.read import Checkpoint
+from regraft.data import Splits
+from regraft.errors import InputError
+from regraft.symmetry.merge.heads import Head, find_head, widen_heads
 
-    from regraft.checkpoints.read import Checkpoint
-    from regraft.data import Splits
-    from regraft.symmetry.merge.heads import Head
+from .config import AlignConfig
 
 
 def rows_of(checkpoint: Checkpoint, head: Head) -> int | None:
@@ -33,11 +34,6 @@ def head_of(model: nn.Module, shape: Mapping[str, Any]) -> Head | None:
         model: The network, which may be on the meta device.
         shape: The `channels` and `image_size` that it was built for.
     """
-    import torch
-
-    from regraft.errors import InputError
-    from regraft.symmetry.merge.heads import find_head
-
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     size = shape["image_size"]
     try:
@@ -49,26 +45,24 @@ def head_of(model: nn.Module, shape: Mapping[str, Any]) -> Head | None:
 
 
 def class_names(
-    asked: Alignment, about: list[dict[str, Any]], splits: list[Splits], counts: list[int]
+    config: AlignConfig, about: list[dict[str, Any]], splits: list[Splits], counts: list[int]
 ) -> list[list[str]]:
     """Return the names of each model's classes, an empty list where they are unknown."""
-    from regraft.errors import InputError
-
-    found = []
+    classes = []
     for i, count in enumerate(counts):
-        if asked.class_names:
-            names = [name.strip() for name in asked.class_names[i].split(",")]
+        if config.class_names:
+            names = [name.strip() for name in config.class_names[i].split(",")]
             if len(names) != count:
                 raise InputError(
-                    f"--class-names of {asked.checkpoints[i]} are {len(names)} and its classifier has "
+                    f"--class-names of {config.checkpoints[i]} are {len(names)} and its classifier has "
                     f"{count} rows: expected one name for each row"
                 )
         else:
             said = about[i].get("classes")
             own = splits[i if len(splits) > 1 else 0].classes if splits else ()
             names = [str(name) for name in (said if isinstance(said, list) else own)]
-        found.append(names if len(names) == count else [])
-    return found
+        classes.append(names if len(names) == count else [])
+    return classes
 
 
 def one_size(
@@ -84,9 +78,6 @@ def one_size(
     Raises:
         InputError: The classifiers differ and share no names, or there is none.
     """
-    from regraft.errors import InputError
-    from regraft.symmetry.merge.heads import widen_heads
-
     differing = next((i for i, count in enumerate(counts) if count != counts[0]), None)
     if heads == "shared" and differing is not None:
         raise InputError(

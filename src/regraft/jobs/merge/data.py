@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .alignment import Alignment
+import torch
+
+from regraft import data as sets
+from regraft import streams
+from regraft.config import Augmentation, digest
+from regraft.data import FileSet, FolderLoader, ImageSet, Splits, TensorLoader
+from regraft.errors import InputError
+from regraft.protocols import BatchSource
+
+from .config import AlignConfig
 from .labels import BY_NAME, Labels, label_rows
-
-if TYPE_CHECKING:
-    from regraft.data import FileSet, ImageSet, Splits
-    from regraft.protocols import BatchSource
 
 _EVALUATION_BATCH = 500
 
@@ -53,6 +58,10 @@ class Data:
         """The images that scores are measured on."""
         return getattr(self.splits, self.tested_on)
 
+    def part(self, split: str) -> ImageSet | FileSet:
+        """Return the images of `test`, or those held out for `validation`."""
+        return self.test if split == "test" else getattr(self.splits, split)
+
     def batches(
         self,
         images: ImageSet | FileSet,
@@ -62,11 +71,9 @@ class Data:
         limit: int | None = None,
         seed: int = 0,
         shuffle: bool = False,
+        augment: Augmentation = "none",
     ) -> BatchSource:
         """Return batches of images of this set, of at most `limit` drawn from them."""
-        from regraft import streams
-        from regraft.data import FolderLoader, ImageSet, TensorLoader
-
         if limit is not None and limit < len(images):
             order = streams.permutation(seed, "merge.subset", 0, len(images))
             images = images.subset(order[:limit].sort().values)
@@ -77,62 +84,60 @@ class Data:
             mean=self.mean,
             std=self.std,
             shuffle=shuffle,
-            augment="none",
+            augment=augment,
             seed=seed,
             device=device,
         )
 
     def in_rows(self, images: ImageSet | FileSet) -> ImageSet | FileSet:
         """Return images whose labels are rows of the classifier."""
-        import torch
-
         labels = torch.tensor(self.rows)[images.labels.cpu()]
         most = max(self.rows) + 1
         return replace(images, labels=labels.to(images.labels.device), num_classes=most)
 
 
-def load_all(asked: Alignment, about: list[dict[str, Any]]) -> list[Splits]:
-    """Load the data sets that were asked for.
+def load_all(config: AlignConfig, about: list[dict[str, Any]]) -> list[Splits]:
+    """Load the data sets, each once.
 
     Args:
-        asked: The options.
+        config: The settings.
         about: What each model's checkpoint says of itself.
 
     Raises:
-        InputError: A set that cannot be loaded, or sets of images that are not of one form.
+        InputError: A set that cannot be loaded.
     """
-    from regraft.config import DataConfig
-    from regraft.data import load
-    from regraft.errors import InputError
+    loaded: dict[str, Splits] = {}
+    splits = []
+    for i, data in enumerate(config.data):
+        size = data.image_size or config.image_size or said_size(about[i]).get("image_size")
+        key = digest(data)
+        if key not in loaded:
+            loaded[key] = sets.load(replace(data, image_size=size))
+        splits.append(loaded[key])
+    return splits
 
-    found: dict[str, Splits] = {}
-    for i, name in enumerate(asked.data):
-        if name not in found:
-            found[name] = load(
-                DataConfig(
-                    name=name,
-                    root=asked.data_root,
-                    download=asked.download,
-                    unreadable=asked.unreadable,
-                    image_size=asked.image_size or said_size(about[i]).get("image_size"),
-                )
-            )
-    splits = [found[name] for name in asked.data]
-    for name, other in zip(asked.data, splits, strict=True):
+
+def check_one_form(config: AlignConfig, splits: Sequence[Splits]) -> None:
+    """Refuse sets whose images no single network could be shown.
+
+    Raises:
+        InputError: They differ in channels or size, or from --channels.
+    """
+    for data, other in zip(config.data, splits, strict=True):
         for what, one, two in (
             ("channel(s)", splits[0].channels, other.channels),
             ("pixels a side", splits[0].image_size, other.image_size),
         ):
             if one != two:
                 raise InputError(
-                    f"data {asked.data[0]} has images of {one} {what} and {name} of {two}: expected one "
-                    "form (--image-size resizes them)"
+                    f"data {config.data[0].name} has images of {one} {what} and {data.name} of {two}: "
+                    "expected one form (--image-size resizes them)"
                 )
-    if splits and asked.channels not in (None, splits[0].channels):
+    if splits and config.channels not in (None, splits[0].channels):
         raise InputError(
-            f"--channels {asked.channels}: data {asked.data[0]} has images of {splits[0].channels}"
+            f"--channels {config.channels}: data {config.data[0].name} has images of "
+            f"{splits[0].channels}"
         )
-    return splits
 
 
 def said_size(about: dict[str, Any]) -> dict[str, int]:
@@ -144,7 +149,7 @@ def said_size(about: dict[str, Any]) -> dict[str, int]:
 
 
 def prepared(
-    asked: Alignment,
+    config: AlignConfig,
     splits: list[Splits],
     about: list[dict[str, Any]],
     names: list[list[str]] | None,
@@ -159,7 +164,7 @@ def prepared(
     the classes of a union all of its own must be among them.
 
     Args:
-        asked: The options.
+        config: The settings.
         splits: The data sets.
         about: What each model's checkpoint says of itself.
         names: Names of each model's classes; an empty list where they are not known.
@@ -170,10 +175,8 @@ def prepared(
     Raises:
         InputError: Labels that do not fit the classifier, or a mean for other channels.
     """
-    from regraft.errors import InputError
-
     found = []
-    for i, (name, own) in enumerate(zip(asked.data, splits, strict=True)):
+    for i, (name, own) in enumerate(zip((data.name for data in config.data), splits, strict=True)):
         strange = next((c for c in own.classes if classes and c not in classes), None)
         if classes and strange is not None:
             raise InputError(
@@ -182,12 +185,12 @@ def prepared(
             )
         known = classes or (names[i] if names else [])
         rows = label_rows(name, own.classes, known, count, labels=labels)
-        found.append(_seen(asked, name, own, about[i], rows))
+        found.append(_as_seen_by(config, name, own, about[i], rows))
     return found
 
 
 def prepared_apart(
-    asked: Alignment,
+    config: AlignConfig,
     splits: list[Splits],
     about: list[dict[str, Any]],
     names: list[list[str]],
@@ -196,7 +199,7 @@ def prepared_apart(
     """Return for each model the data set that belongs to it as it sees it, with its own classifier.
 
     Args:
-        asked: The options.
+        config: The settings.
         splits: The data sets: one for all models, or one for each.
         about: What each model's checkpoint says of itself.
         names: Names of each model's classes; an empty list where they are not known.
@@ -208,11 +211,18 @@ def prepared_apart(
     found = []
     for i, (known, count) in enumerate(zip(names, counts, strict=True)):
         at = i if len(splits) > 1 else 0
-        own, name = splits[at], asked.data[at]
-        whose = f"the classifier of {asked.checkpoints[i]}"
+        own, name = splits[at], config.data[at].name
+        whose = f"the classifier of {config.checkpoints[i]}"
         rows = label_rows(name, own.classes, known, count, whose=whose)
-        found.append(_seen(asked, name, own, about[i], rows))
+        found.append(_as_seen_by(config, name, own, about[i], rows))
     return found
+
+
+def present(images: ImageSet | FileSet) -> tuple[ImageSet | FileSet, torch.Tensor]:
+    """Return the images with the classes that occur numbered from 0, and which those are."""
+    classes = images.labels.unique()
+    labels = torch.searchsorted(classes, images.labels)
+    return replace(images, labels=labels, num_classes=len(classes)), classes
 
 
 def distinct(sets: Iterable[Data], form: Callable[[Data], object]) -> list[Data]:
@@ -234,12 +244,10 @@ def normalised_notes(about: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _seen(
-    asked: Alignment, name: str, own: Splits, about: dict[str, Any], rows: tuple[int, ...]
+def _as_seen_by(
+    config: AlignConfig, name: str, own: Splits, about: dict[str, Any], rows: tuple[int, ...]
 ) -> Data:
-    from regraft.errors import InputError
-
-    mean, std = _moments(asked, own, about)
+    mean, std = _moments(config, own, about)
     if len(mean) != own.channels:
         raise InputError(
             f"--mean and --std have {len(mean)} number(s) and data {name} has {own.channels} "
@@ -249,10 +257,10 @@ def _seen(
 
 
 def _moments(
-    asked: Alignment, splits: Splits, about: dict[str, Any]
+    config: AlignConfig, splits: Splits, about: dict[str, Any]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if asked.mean:
-        return tuple(asked.mean), tuple(asked.std)
+    if config.mean:
+        return tuple(config.mean), tuple(config.std)
     said = [about.get(key) for key in ("mean", "std")]
     if all(isinstance(v, list) and len(v) == splits.channels for v in said):
         return tuple(map(float, said[0] or ())), tuple(map(float, said[1] or ()))

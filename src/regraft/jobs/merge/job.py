@@ -7,38 +7,34 @@ References:
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from regraft.config import OptimConfig
+from regraft.config import DataConfig, OptimConfig
+from regraft.data import ImageSet, Splits
 from regraft.errors import InputError
-from regraft.files import write_tensors
-from regraft.jobs.base import Job
+from regraft.jobs.base import Job, to_json
 from regraft.jobs.condense.job import CondenseJob
-from regraft.jobs.data import fingerprint
-from regraft.jobs.traced import traced
-from regraft.jobs.train import TrainJob, facts
+from regraft.jobs.data import fingerprint, load_once
+from regraft.jobs.train import TrainJob
 from regraft.models import build
-from regraft.symmetry.match.activations import Activations
-from regraft.symmetry.match.match import match
-from regraft.symmetry.match.straight_through import StraightThrough, StraightThroughConfig
-from regraft.symmetry.merge.connectivity import Measured, buffer_names, interpolation, measure
+from regraft.symmetry.merge.connectivity import Curve, measure
 from regraft.symmetry.merge.heads import Ensemble
-from regraft.symmetry.merge.merge import merge
-from regraft.symmetry.merge.repair import RepairMode, repair
-from regraft.symmetry.spec.spec import PermutationSpec
+from regraft.symmetry.merge.repair import RepairMode
 from regraft.tickets import stored_bytes
-from regraft.train import Batches, RunFolder, fit, lr_factor, make_fabric, peak_bytes, reset_peak
+from regraft.train import Batches, RunFolder, fit, make_fabric, peak_bytes, reset_peak
 from regraft.train.loop import Progress
 
-from .sets import Sets, Surrogate, parent_state
+from .config import MergeConfig, StraightThroughSettings, Surrogate
+from .merge import merge
+from .models import Models, read_models
+from .scores import Scores
+from .surrogate import surrogate
 
 Method = Literal[
     "parent_a",
@@ -51,17 +47,12 @@ Method = Literal[
     "scratch",
 ]
 
-State = Mapping[str, Tensor]
-
 _OTHER = 1000
 """Added to a seed for network B, which must not start where A does."""
 
-_CHUNK = 10
-"""Steps of straight-through matching between two looks at the clock."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class MergeConfig:
+class MergeArm:
     """What is done with two trained networks.
 
     `average` merges them as they are; `weights`, `activations` and `straight_through` align B first
@@ -104,7 +95,7 @@ class MergeJob(Job):
 
     a: TrainJob
     b: TrainJob
-    merge: MergeConfig = field(default_factory=MergeConfig)
+    merge: MergeArm = field(default_factory=MergeArm)
     condensed: tuple[CondenseJob, ...] = ()
 
     def with_seed(self, seed: int) -> MergeJob:
@@ -120,56 +111,88 @@ class MergeJob(Job):
                 "networks are merged if their architecture is the same"
             )
 
+    @property
+    def data(self) -> tuple[DataConfig, ...]:
+        """The data sets: of both parents, or one where it is the same."""
+        same = to_json(self.a.data) == to_json(self.b.data)
+        return (self.a.data,) if same else (self.a.data, self.b.data)
+
+    def merging(self, root: Path) -> MergeConfig:
+        """Return what the engine is told, as `regraft merge` would tell it of the parents' files.
+
+        Raises:
+            InputError: A parent is not trained yet.
+        """
+        arm = self.merge
+        matches: dict[str, Any] = {"weights": "weights", "activations": "activations"}
+        matches["straight_through"] = "ste"
+        return MergeConfig(
+            checkpoints=tuple(trained_file(job, root) for job in (self.a, self.b)),
+            match=matches.get(arm.method, "none"),
+            data=self.data,
+            ste=StraightThroughSettings(
+                surrogate=arm.surrogate,
+                per_class=arm.per_class,
+                condensed=tuple(job.file(root) for job in self.condensed),
+                steps=None,
+                sweeps=arm.sweeps,
+                optim=arm.optim,
+            ),
+            statistics_images=arm.statistics,
+            batch_size=arm.optim.batch_size,
+            repair=arm.repair,
+            points=arm.points,
+            curve_images=arm.path_images,
+            controls=False,
+            runtime=self.runtime,
+        )
+
     def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
         """Merge and measure; see `Job.work`."""
         fabric = make_fabric(self.runtime)
-        sets = Sets.of((self.a.data, self.b.data), fabric.device, self.runtime.seed)
-        for i, splits in enumerate(sets.splits, start=1):
-            folder.pin(f"data{i}", fingerprint(splits))
-        states = [
-            {k: v.to(fabric.device) for k, v in parent_state(job, root).items()}
-            for job in (self.a, self.b)
-        ]
-        return _Merging(self, sets, states, folder, fabric, root, progress).result()
+        splits = in_memory(self.data)
+        for i, own in enumerate(splits, start=1):
+            folder.pin(f"data{i}", fingerprint(own))
+        return _Merging(self, splits, folder, fabric, root, progress).result()
 
 
 @dataclass(eq=False)
 class _Merging:
-    """A merge under way."""
+    """A run under way."""
 
     job: MergeJob
-    sets: Sets
-    states: list[dict[str, Tensor]]
+    splits: list[Splits]
     folder: RunFolder
     fabric: Any
     root: Path
     progress: Progress | None
     seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        first = self.sets.splits[0]
-        self.shape: Any = {
-            "num_classes": first.num_classes,
-            "channels": first.channels,
-            "image_size": first.image_size,
-        }
-        self.merge = self.job.merge
-        self.model = self._network()
+    images: int = 0
 
     def result(self) -> dict[str, Any]:
-        """Do what was asked and return what was measured."""
+        """Do what the arm is for and return what was measured."""
         reset_peak()
-        if self.merge.method not in ("straight_through", "scratch"):  # which say themselves
+        method = self.job.merge.method
+        if method not in ("straight_through", "scratch"):  # which say themselves
             self.folder.truncate_metrics(0)
-        method = self.merge.method
+        config = self.job.merging(self.root)
+        path: dict[str, float] = {}
         if method in ("average", "weights", "activations", "straight_through"):
-            aligned = self._aligned()
-            network, extra = self._merged(aligned), self._path(aligned)
+            merged = merge(config, self.folder, progress=self._told, splits=self.splits)
+            models, network = merged.models, merged.models.model
+            network.load_state_dict(merged.state)
+            if method != "average":
+                self.seconds = merged.aligned.record["models"][1]["seconds"]
+            if method == "straight_through":
+                used = merged.aligned.record["models"][1]["images"]
+                self.images = sum(part["images"] for part in used)
+            path = self._path(merged.curves["1-2"])
         else:
-            network, extra = self._control(), {}
-        metrics: dict[str, float] = {**self._scores(network), **extra}
-        if self.merge.method in ("straight_through", "scratch"):
-            metrics["surrogate_images"] = len(self._surrogate())
+            models = read_models(config, splits=self.splits)
+            network = self._control(config, models)
+        metrics = {**self._scores(models, network), **path}
+        if method in ("straight_through", "scratch"):
+            metrics["surrogate_images"] = self.images
         return {
             "metrics": metrics,
             "seconds": round(self.seconds, 3),
@@ -180,130 +203,13 @@ class _Merging:
             "peak_memory_bytes": peak_bytes(),
         }
 
-    def _network(self) -> nn.Module:
-        torch.manual_seed(self.job.runtime.seed)
-        return build(self.job.a.model, **self.shape).to(self.sets.device).eval()
+    def _told(self, step: int, steps: int, row: dict[str, float]) -> None:
+        if self.progress is not None:
+            self.progress(step, steps, row)
 
-    def _surrogate(self) -> Any:
-        files = [job.file(self.root) for job in self.job.condensed]
-        return self.sets.surrogate(self.merge.surrogate, self.merge.per_class, files)
-
-    def _batches(self) -> Any:
-        # Images that were condensed or chosen are taken as they are.
-        augment = self.job.a.data.augment if self.merge.surrogate == "full" else "none"
-        size = self.merge.optim.batch_size
-        return self.sets.loader(self._surrogate(), batch_size=size, shuffle=True, augment=augment)
-
-    def _statistics(self) -> Any:
-        return self.sets.loader(self.sets.union(limit=self.merge.statistics))
-
-    def _aligned(self) -> State:
-        """Return the state dict of B, permuted."""
-        a, b = self.states
-        if self.merge.method == "average":
-            return b
-        spec = self._spec()
-        seed = self.job.runtime.seed
-        if self.merge.method == "straight_through":
-            return spec.apply(b, self._straight_through(spec))
-        signal: Any = "weights"
-        if self.merge.method == "activations":
-            signal = Activations(self.model, self._statistics())
-        began = time.monotonic()
-        found = match(spec, a, b, by=signal, seed=seed, workers=self.job.runtime.threads)
-        self.seconds = time.monotonic() - began
-        return spec.apply(b, found.permutation)
-
-    def _spec(self) -> PermutationSpec:
-        size = {"channels": self.shape["channels"], "side": self.shape["image_size"]}
-        classes = self.shape["num_classes"]
-        return traced(self.model, self.job.a.model, classes=classes, **size)[0]
-
-    def _straight_through(self, spec: PermutationSpec) -> Any:
-        optim, batches = self.merge.optim, self._batches()
-        steps = len(batches) * optim.epochs
-        # A surrogate stands for all data, so candidates are compared on it; with all data at hand
-        # those that were held out are the better judge.
-        score = None
-        if self.merge.surrogate == "full" and self.sets.validated:
-            score = self.sets.loader(self.sets.union("validation"))
-        config = StraightThroughConfig(
-            steps=steps,
-            lr=optim.lr,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
-            max_sweeps=self.merge.sweeps,
-            score_every=min(max(len(batches), 50), steps),
-            seed=self.job.runtime.seed,
-            workers=self.job.runtime.threads or 1,
-        )
-        schedule = lr_factor(optim, len(batches))
-        a, b = self.states
-        run = StraightThrough(
-            spec, self.model, a, b, batches, config, score=score, schedule=schedule
-        )
-        state = self.folder.load_checkpoint()
-        if state is None:
-            self.folder.truncate_metrics(0)
-        else:
-            self.folder.truncate_metrics(state["metrics_bytes"])
-            self.seconds = state["seconds"]
-            run.load_state_dict(state["straight_through"])
-        clock = saved = time.monotonic()
-
-        def log(step: int, steps: int, row: dict[str, float]) -> None:
-            epoch = (step - 1) // len(batches)
-            newest = {"step": step, "epoch": epoch, "split": "match", **row}
-            if "score" in row:
-                self.folder.log(newest)
-            if self.progress is not None:
-                self.progress(step, steps, newest)
-
-        while run.at.step < steps:
-            run.run(until=run.at.step + _CHUNK, progress=log)
-            now = time.monotonic()
-            self.seconds, clock = self.seconds + now - clock, now
-            due = now - saved >= self.job.runtime.checkpoint_seconds
-            if self.folder.writes and (due or run.at.step >= steps):
-                self.folder.save_checkpoint(
-                    {
-                        "straight_through": run.state_dict(),
-                        "seconds": self.seconds,
-                        "metrics_bytes": self.folder.sync_metrics(),
-                    }
-                )
-                saved = time.monotonic()
-        return run.at.best
-
-    def _merged(self, aligned: State) -> nn.Module:
-        """Return the network in the middle, its weights stored in the folder."""
-        parents = [self.states[0], aligned]
-        state = merge(parents, buffers=buffer_names(self.model))
-        if self.merge.repair != "none":
-            batches, mode = self._statistics(), self.merge.repair
-            state, _ = repair(self.model, state, parents, batches, mode=mode)
-        network = self._network()
-        network.load_state_dict(state)
-        if self.folder.writes:
-            tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-            # Of the data sets it says the first: both share what a network has to be told.
-            about = {**facts(self.job.a, self.sets.splits[0]), "method": self.job.arm}
-            about["data"] = "+".join(s.name for s in self.sets.splits)
-            header = {"regraft.model": json.dumps(about)}
-            write_tensors(self.folder.path / "model.safetensors", tensors, header)
-        return network
-
-    def _path(self, aligned: State) -> dict[str, float]:
-        """Measure the networks between A and aligned B, log them, and return what sums them up."""
-        curve = interpolation(
-            self.model,
-            self.states[0],
-            aligned,
-            self.sets.each("test", self.merge.path_images),
-            points=self.merge.points,
-            statistics=None if self.merge.repair == "none" else self._statistics(),
-            repair=self.merge.repair,
-        )
+    def _path(self, curves: dict[str, Curve]) -> dict[str, float]:
+        """Log the networks between A and aligned B, and return what sums them up."""
+        (curve,) = curves.values()
         for i, (at, score) in enumerate(zip(curve.at, curve.scores, strict=True)):
             row = {"step": i, "epoch": 0, "split": "path", "at": at}
             row |= {"loss": score.loss, "accuracy": score.accuracy}
@@ -315,39 +221,84 @@ class _Merging:
             "accuracy_barrier": curve.accuracy_barrier,
         }
 
-    def _control(self) -> nn.Module:
-        method = self.merge.method
+    def _control(self, config: MergeConfig, models: Models) -> nn.Module:
+        method = self.job.merge.method
         if method == "scratch":
-            return self._scratch()
+            return self._scratch(config, models)
         if method == "ensemble":
-            return Ensemble.of(self.model, self.states)
-        network = self._network()
-        network.load_state_dict(self.states[0 if method == "parent_a" else 1])
-        return network
+            return Ensemble.of(models.model, models.states)
+        models.model.load_state_dict(models.states[0 if method == "parent_a" else 1])
+        return models.model
 
-    def _scratch(self) -> nn.Module:
-        network = self._network()
-        found = fit(
+    def _scratch(self, config: MergeConfig, models: Models) -> nn.Module:
+        torch.manual_seed(self.job.runtime.seed)
+        shape: Any = models.shape
+        network = build(self.job.a.model, **shape).to(models.device)
+        batches, used = surrogate(config, models, self.folder.path)
+        self.images = sum(part["images"] for part in used)
+        fitted = fit(
             network,
-            Batches(self._batches()),
-            optim=self.merge.optim,
+            Batches(batches),
+            optim=self.job.merge.optim,
             runtime=self.job.runtime,
             folder=self.folder,
             progress=self.progress,
             fabric=self.fabric,
         )
-        self.seconds = found["seconds"]
+        self.seconds = fitted["seconds"]
         return network.eval()
 
-    def _scores(self, network: nn.Module) -> dict[str, float]:
+    def _scores(self, models: Models, network: nn.Module) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for split in ("validation", "test"):
-            if split == "test" or self.sets.validated:
-                found: Measured = measure(network, self.sets.each(split))
-                metrics[f"{split}_accuracy"] = found.accuracy
-                metrics[f"{split}_loss"] = found.loss
-                metrics |= _by_set(f"{split}_accuracy", found.accuracies)
+            if split == "test" or all(own.validation is not None for own in self.splits):
+                scores = Scores(models, limit=None, seed=self.job.runtime.seed, split=split)
+                score = measure(network, scores.sources)
+                metrics[f"{split}_accuracy"] = score.accuracy
+                metrics[f"{split}_loss"] = score.loss
+                metrics |= _by_set(f"{split}_accuracy", score.accuracies)
         return metrics
+
+
+def in_memory(configs: Sequence[DataConfig]) -> list[Splits]:
+    """Load the data sets that two networks were trained on.
+
+    Raises:
+        InputError: Images that stay in their files, none to test on, or sets that are normalised in
+            two ways or have images of two forms: a merged network has one input.
+    """
+    splits: list[Splits] = []
+    for config in configs:
+        own = load_once(config)
+        if not isinstance(own, Splits) or not isinstance(own.train, ImageSet):
+            raise InputError(f"data {config.name!r}: merging needs images in memory")
+        if own.test is None:
+            raise InputError(f"data {config.name!r} has no test images to measure on")
+        splits.append(own)
+    first = splits[0]
+    for other in splits[1:]:
+        for what in ("mean", "std", "channels", "image_size", "num_classes"):
+            one, two = getattr(first, what), getattr(other, what)
+            if one != two:
+                raise InputError(
+                    f"{what} of {first.name} is {one} and of {other.name} {two}: a merged network has "
+                    "one input and one head; give both normalize='none' and one image_size"
+                )
+    return splits
+
+
+def trained_file(job: TrainJob, root: Path) -> Path:
+    """Return the model file of a finished job.
+
+    Raises:
+        InputError: The job is not finished.
+    """
+    path = job.folder(root) / "model.safetensors"
+    if not (job.folder(root) / "result.json").exists() or not path.exists():
+        raise InputError(
+            f"{path} is missing: a merge needs its trained parents, run them first (the recipe does)"
+        )
+    return path
 
 
 def _by_set(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import nn
+
+from regraft.checkpoints.read import Checkpoint, fit_names
+from regraft.config import ModelConfig, check
+from regraft.data import Splits
+from regraft.errors import InputError
 from regraft.jobs.predict.network import FETCHING, is_elsewhere
+from regraft.models import build
+from regraft.models.external import call, imported
 
-from .alignment import Alignment
 from .classifiers import head_of, rows_of
+from .config import AlignConfig
 from .data import said_size
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from regraft.checkpoints.read import Checkpoint
-    from regraft.config import ModelConfig
-    from regraft.data import Splits
 
 # Images that a network is tried with where nothing says what it takes.
 _SHAPES = ((3, 224), (1, 28), (3, 32), (1, 32), (3, 28), (3, 64), (3, 96), (3, 128), (1, 8))
 
 
-def network_config(asked: Alignment, about: dict[str, Any]) -> ModelConfig:
+def network_config(config: AlignConfig, about: dict[str, Any]) -> ModelConfig:
     """Return which network --model names, or the first checkpoint says it is of.
 
     Raises:
         InputError: Neither does, or the checkpoint names code outside of it.
     """
-    from regraft.config import ModelConfig, check
-    from regraft.errors import InputError
-
-    if asked.model is not None:
-        config = ModelConfig(name=asked.model, width=asked.width, options=asked.options())
-        check(config)
-        return config
-    path, said = asked.checkpoints[0], about.get("model")
+    if config.model is not None:
+        check(config.model)
+        return config.model
+    path, said = config.checkpoints[0], about.get("model")
     if not isinstance(said, dict) or not isinstance(said.get("name"), str):
         raise InputError(
             f"{path} does not say which network it is of: name it with --model, e.g. timm/resnet18, "
@@ -58,8 +56,8 @@ def network_config(asked: Alignment, about: dict[str, Any]) -> ModelConfig:
 
 
 def fitting(
-    asked: Alignment,
-    config: ModelConfig,
+    config: AlignConfig,
+    model: ModelConfig,
     about: dict[str, Any],
     splits: list[Splits],
     first: Checkpoint,
@@ -69,12 +67,10 @@ def fitting(
     Raises:
         InputError: None does.
     """
-    from regraft.errors import InputError
-
     try:
-        return _first_fit(config, _shapes(asked, about, splits), first, asked.classes)
+        return _first_fit(model, _shapes(config, about, splits), first, config.num_classes)
     except InputError as error:
-        if splits or ":" not in config.name:
+        if splits or ":" not in model.name:
             raise
         raise InputError(
             f"{error}; a network that takes something else than images is traced with --inputs "
@@ -82,13 +78,15 @@ def fitting(
         ) from error
 
 
-def _shapes(asked: Alignment, about: dict[str, Any], splits: list[Splits]) -> list[tuple[int, int]]:
+def _shapes(
+    config: AlignConfig, about: dict[str, Any], splits: list[Splits]
+) -> list[tuple[int, int]]:
     """Return the (channels, image size) to try, the most likely first."""
     said = said_size(about)
     if splits:
         said = {"channels": splits[0].channels, "image_size": splits[0].image_size}
-    given = {"channels": asked.channels, "image_size": asked.image_size}
-    said |= {k: v for k, v in given.items() if v is not None}
+    own = {"channels": config.channels, "image_size": config.image_size}
+    said |= {k: v for k, v in own.items() if v is not None}
     tried = [(said.get("channels", c), said.get("image_size", s)) for c, s in _SHAPES]
     return list(dict.fromkeys(tried))
 
@@ -104,9 +102,6 @@ def _first_fit(
     Raises:
         InputError: None does; what is wrong with the most likely one is said.
     """
-    from regraft.checkpoints.read import fit_names
-    from regraft.errors import InputError
-
     problem: InputError | None = None
     for channels, size in shapes:
         shape = {"channels": channels, "image_size": size, "num_classes": classes or 2}
@@ -123,7 +118,7 @@ def _first_fit(
                 form = f"{channels}x{size}x{size} and {shape['num_classes']} classes"
                 problem = InputError(
                     f"{error} ({config.name} was built for images of {form}: --channels, "
-                    "--image-size, --classes or --model says another)"
+                    "--image-size, --num-classes or --model says another)"
                 )
             problem = problem or error
     raise problem or InputError(f"{checkpoint.path} fits no {config.name}")
@@ -131,9 +126,6 @@ def _first_fit(
 
 def made(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
     """Build a network for images, or where `shape` is empty what its factory makes of its options."""
-    from regraft.models import build
-    from regraft.models.external import call, imported
-
     if shape:
         return build(config, **shape)
     return call(config.name, imported(config.name), config.options)
@@ -141,10 +133,6 @@ def made(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
 
 def sketched(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
     """Build a network without memory for its weights, where that can be done; see `made`."""
-    import torch
-
-    from regraft.errors import InputError
-
     try:
         with torch.device("meta"):
             return made(config, shape)
@@ -163,7 +151,6 @@ def own_inputs(target: str) -> Any:
         InputError: It cannot be imported, fails, or returns nothing.
     """
     from regraft.errors import InputError
-    from regraft.models.external import imported
 
     function = imported(target, "inputs")
     try:

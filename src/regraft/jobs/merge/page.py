@@ -6,7 +6,9 @@ from importlib.resources import files
 from typing import Any
 
 
-def page(card: dict[str, Any]) -> str:
+def page(
+    card: dict[str, Any], summary: list[str], scores: tuple[list[str], list[list[str]]]
+) -> str:
     """Return the page of a card with scores; equal cards give equal bytes.
 
     Raises:
@@ -15,14 +17,12 @@ def page(card: dict[str, Any]) -> str:
     from regraft.errors import MissingExtraError
     from regraft.report import svg
 
-    from .card import score_table, summary
-
     try:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError as error:
         raise MissingExtraError("jinja2", "report", "writing a report page") from error
-    headings, lines = score_table(card)
+    headings, lines = scores
     figures = []
     for i, (pair, curves) in enumerate(card.get("curves", {}).items()):
         one, two = pair.split("-")
@@ -57,7 +57,7 @@ def page(card: dict[str, Any]) -> str:
         ),
         figures=figures,
         images=card.get("curve_images", ""),
-        summary=summary(card),
+        summary=summary,
         command=card["command"],
     )
 

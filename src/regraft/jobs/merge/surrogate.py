@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from regraft import generators
+from regraft.config import Augmentation
+from regraft.data.coreset import coreset
 from regraft.errors import InputError
-from regraft.jobs.progress import Bar
+from regraft.generators import CondensedSet
+from regraft.models import build
+from regraft.protocols import BatchSource
 
-from .alignment import Alignment
-from .data import Data, distinct
-from .gathered import Gathered
+from .config import AlignConfig
+from .data import Data, distinct, present
+from .models import Models
 from .union import Together
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from regraft.generators import CondensedSet
-    from regraft.protocols import BatchSource
+Progress = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +40,24 @@ class Relabelled:
         self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield the source's batches with the exchanged labels."""
-        import torch
-
         rows = torch.tensor(self.rows)
         for x, y, n in self.source.batches(epoch, start=start, rank=rank, world=world):
             yield x, rows.to(y.device)[y], n
 
 
-def surrogates(asked: Alignment, given: Gathered) -> tuple[Together, list[dict[str, Any]]]:
+def surrogate(
+    config: AlignConfig, models: Models, folder: Path, progress: Progress | None = None
+) -> tuple[Together, list[dict[str, Any]]]:
     """Return the union of what stands for the data sets, and what it is, for the card.
+
+    All training images are augmented as their data set says; those that were condensed or chosen are
+    taken as they are.
+
+    Args:
+        config: The settings.
+        models: The models and data.
+        folder: Where condensed sets are made that are not given.
+        progress: Called while they are.
 
     Raises:
         InputError: A class with too few images, or a condensed set of other data.
@@ -51,105 +65,130 @@ def surrogates(asked: Alignment, given: Gathered) -> tuple[Together, list[dict[s
     sources: list[BatchSource] = []
     sizes: list[int] = []
     record = []
-    for i, data in enumerate(_distinct(given)):
-        source, images = _surrogate(asked, given, data, i)
+    for i, data in enumerate(_distinct(models)):
+        if config.ste.surrogate == "condensed":
+            source, images = _condensed(config, models, data, i, folder, progress)
+        else:
+            augment = config.data[min(_first(models, data), len(config.data) - 1)].augment
+            source, images = _real(config, models, data, augment)
         sources.append(source)
         sizes.append(images)
         record.append({"data": data.splits.name, "images": images})
-    return Together(sources, sizes), record
+    return Together(sources, sizes, config.ste.optim.batch_size), record
 
 
-def held_out(asked: Alignment, given: Gathered) -> Together | None:
+def held_out(config: AlignConfig, models: Models) -> Together | None:
     """Return validation images of all data sets to compare candidates on, None where one has none."""
     parts, sizes = [], []
-    for data in _distinct(given):
+    limit, seed = config.statistics_images, config.runtime.seed
+    for data in _distinct(models):
         images = data.splits.validation
         if images is None:
             return None
-        parts.append(data.batches(images, given.device, limit=asked.samples, seed=asked.seed))
-        sizes.append(min(asked.samples, len(images)))
-    return Together(parts, sizes)
+        parts.append(data.batches(images, models.device, limit=limit, seed=seed))
+        sizes.append(min(limit, len(images)))
+    return Together(parts, sizes, 500)
 
 
-def _distinct(given: Gathered) -> list[Data]:
-    return distinct(given.data, lambda data: data.form)
+def _distinct(models: Models) -> list[Data]:
+    return distinct(models.data, lambda data: data.form)
 
 
-def _surrogate(asked: Alignment, given: Gathered, data: Data, i: int) -> tuple[BatchSource, int]:
-    from regraft.data.coreset import coreset
+def _first(models: Models, data: Data) -> int:
+    return next(i for i, other in enumerate(models.data) if other is data)
 
-    if asked.surrogate == "condensed":
-        return _condensed(asked, given, data, i)
+
+def _real(
+    config: AlignConfig, models: Models, data: Data, augment: Augmentation
+) -> tuple[BatchSource, int]:
+    settings, seed = config.ste, config.runtime.seed
     images = data.splits.train
-    if asked.surrogate != "full":
-        chosen = coreset(images, per_class=asked.per_class, method=asked.surrogate, seed=asked.seed)
-        images = images.subset(chosen)
+    if settings.surrogate not in ("full", "condensed"):
+        numbered, _ = present(images)
+        images = images.subset(
+            coreset(numbered, per_class=settings.per_class, method=settings.surrogate, seed=seed)
+        )
+        augment = "none"
     source = data.batches(
-        images, given.device, size=asked.batch_size, seed=asked.seed, shuffle=True
+        images,
+        models.device,
+        size=settings.optim.batch_size,
+        seed=seed,
+        shuffle=True,
+        augment=augment,
     )
     return source, len(images)
 
 
-def _condensed(asked: Alignment, given: Gathered, data: Data, i: int) -> tuple[BatchSource, int]:
-    found = _read(asked, data, i) if asked.condensed else _make(asked, given, data, i)
-    loader = found.loader(
-        batch_size=asked.batch_size,
-        seed=asked.seed,
+def _condensed(
+    config: AlignConfig,
+    models: Models,
+    data: Data,
+    i: int,
+    folder: Path,
+    progress: Progress | None,
+) -> tuple[BatchSource, int]:
+    if config.ste.condensed:
+        images = _read(config.ste.condensed, data, i)
+    else:
+        images = _make(config, models, data, i, folder, progress)
+    loader = images.loader(
+        batch_size=config.ste.optim.batch_size,
+        seed=config.runtime.seed,
         mean=data.mean,
         std=data.std,
-        device=given.device,
+        device=models.device,
     )
-    return Relabelled(loader, data.rows), len(found)
+    rows = tuple(data.rows[data.splits.classes.index(name)] for name in images.classes)
+    return Relabelled(loader, rows), len(images)
 
 
-def _read(asked: Alignment, data: Data, i: int) -> CondensedSet:
-    from regraft.generators import CondensedSet
-
-    path = asked.condensed[i] if i < len(asked.condensed) else None
-    if path is None:
+def _read(files: tuple[Path, ...], data: Data, i: int) -> CondensedSet:
+    if i >= len(files):
         raise InputError(
-            f"--condensed is given {len(asked.condensed)} time(s): give it once for each data set, in "
-            "the order of --data"
+            f"--condensed is given {len(files)} time(s): give it once for each data set, in the order "
+            "of --data"
         )
-    found = CondensedSet.load(path)
-    form = (found.channels, found.image_size, found.classes)
-    own = (data.splits.channels, data.splits.image_size, data.splits.classes)
-    if form != own:
+    path, splits = files[i], data.splits
+    images = CondensedSet.load(path)
+    form, own = (images.channels, images.image_size), (splits.channels, splits.image_size)
+    if form != own or not set(images.classes) <= set(splits.classes):
         raise InputError(
-            f"--condensed {path} is not of data {data.splits.name}: it has {found.num_classes} classes "
-            f"of {found.channels}x{found.image_size}x{found.image_size}, expected the set's own"
+            f"--condensed {path} is not of data {splits.name}: it has {images.num_classes} classes of "
+            f"{images.channels}x{images.image_size}x{images.image_size}, expected the set's own"
         )
-    return found
+    return images
 
 
-def _make(asked: Alignment, given: Gathered, data: Data, i: int) -> CondensedSet:
+def _make(
+    config: AlignConfig,
+    models: Models,
+    data: Data,
+    i: int,
+    folder: Path,
+    progress: Progress | None,
+) -> CondensedSet:
     """Condense in the folder of the run, so that an interrupted run goes on."""
-    from regraft.generators import CondensedSet, condense
-    from regraft.models import build
-
-    file = asked.out / f"condensed-{i + 1}.safetensors"
-    unfinished = asked.out / f"condensing-{i + 1}.safetensors"
+    file = folder / f"condensed-{i + 1}.safetensors"
+    unfinished = folder / f"condensing-{i + 1}.safetensors"
     if file.exists():
         return CondensedSet.load(file)
-    config = given.config
-    if config is None:
+    network = models.config
+    if network is None:
         raise InputError("--surrogate condensed needs a network: name it with --model")
-    shape: dict[str, Any] = {**given.shape, "num_classes": data.splits.num_classes}
-    with Bar(
-        enabled=not asked.json, noun=f"condensing {data.splits.name}", describe=lambda row: ""
-    ) as bar:
-        found = condense(
-            data.splits.train,
-            lambda: build(config, **shape),
-            per_class=asked.per_class,
-            mean=data.mean,
-            std=data.std,
-            classes=data.splits.classes,
-            seed=asked.seed,
-            device=given.device,
-            checkpoint=unfinished,
-            progress=bar.update,
-        )
-    found.save(file)
+    shape: dict[str, Any] = {**models.shape, "num_classes": data.splits.num_classes}
+    images = generators.condense(
+        data.splits.train,
+        lambda: build(network, **shape),
+        per_class=config.ste.per_class,
+        mean=data.mean,
+        std=data.std,
+        classes=data.splits.classes,
+        seed=config.runtime.seed,
+        device=models.device,
+        checkpoint=unfinished,
+        progress=progress,
+    )
+    images.save(file)
     unfinished.unlink(missing_ok=True)
-    return found
+    return images

@@ -4,46 +4,50 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .alignment import Alignment
-from .gathered import Gathered
+import torch
+
+from regraft.checkpoints.read import check_tied
+from regraft.config import digest, to_dict
+from regraft.errors import InputError
+from regraft.symmetry.spec.printing import said
+from regraft.symmetry.spec.spec import PermutationSpec
+from regraft.symmetry.trace.check import SymmetryError, check
+from regraft.symmetry.trace.trace import trace
+
+from .config import AlignConfig
+from .models import Models
 from .network import made
 
-if TYPE_CHECKING:
-    from regraft.symmetry.spec.spec import PermutationSpec
+_traces: dict[str, PermutationSpec] = {}
 
 
-def symmetries(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict[str, Any]]:
+def symmetries(config: AlignConfig, models: Models) -> tuple[PermutationSpec, dict[str, Any]]:
     """Trace the network, or read and prove the spec that is given; return it with its record.
 
     Raises:
         InputError: The network cannot be traced, or the spec cannot be read or is of another one.
     """
-    from regraft.errors import InputError
-    from regraft.symmetry.spec.printing import said
-    from regraft.symmetry.spec.spec import PermutationSpec
-    from regraft.symmetry.trace.trace import trace
-
     start = time.monotonic()
-    if asked.spec is not None:
+    if config.spec is not None:
         try:
-            text = asked.spec.read_text("utf-8")
+            text = config.spec.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"--spec {asked.spec} cannot be read ({error}): give the spec.json of an earlier run"
+                f"--spec {config.spec} cannot be read ({error}): give the spec.json of an earlier run"
             ) from error
         try:
             spec = PermutationSpec.from_json(text)
         except InputError as error:
-            raise InputError(f"--spec {asked.spec}: {error}") from error
-        _fill_tied(given, spec)
-        spec.check_state(given.states[0], str(asked.checkpoints[0]))
-        spec = _proved(asked, given, spec)
+            raise InputError(f"--spec {config.spec}: {error}") from error
+        _fill_tied(models, spec)
+        spec.check_state(models.states[0], str(config.checkpoints[0]))
+        spec = _proved(config, models, spec)
     else:
-        spec = trace(given.model, given.example)
+        spec = _traced(models)
     record = {
-        "from": "trace" if asked.spec is None else str(asked.spec),
+        "from": "trace" if config.spec is None else str(config.spec),
         "groups": len(spec),
         "free_share": spec.free_share,
         "pins": len(spec.pins),
@@ -51,63 +55,68 @@ def symmetries(asked: Alignment, given: Gathered) -> tuple[PermutationSpec, dict
         "seconds": time.monotonic() - start,
     }
     if spec.left_behind:
-        given.notes.append(said(spec))
+        models.notes.append(said(spec))
     return spec, record
+
+
+def _traced(models: Models) -> PermutationSpec:
+    """Trace the network; one of our own is traced once in a process, for the runs of a recipe."""
+    config = models.config
+    # What a name of somebody else's code stands for may change, and its warnings are for each run.
+    if config is None or models.inputs is not None or "/" in config.name or ":" in config.name:
+        return trace(models.model, models.example)
+    key = digest({"model": to_dict(config), "shape": models.shape, "device": str(models.device)})
+    if key not in _traces:
+        _traces[key] = trace(models.model, models.example)
+    return _traces[key]
 
 
 _PROVABLE = 100_000_000
 """Parameters of a network that is built for a proof alone: six copies of them in float64 are 5 GB."""
 
 
-def _proved(asked: Alignment, given: Gathered, spec: PermutationSpec) -> PermutationSpec:
+def _proved(config: AlignConfig, models: Models, spec: PermutationSpec) -> PermutationSpec:
     """Return a spec of an earlier run with a proof for this network, not the one it came with."""
-    from regraft.errors import InputError
-    from regraft.symmetry.trace.check import SymmetryError, check
-
     try:
-        model = _network(given)
+        model = _network(models)
         if model is not None:
-            return replace(spec, checked=check(spec, model, given.example))
-        given.notes.append(
-            f"the symmetries of {asked.spec} were not proved here, for want of a network (--model names "
+            return replace(spec, checked=check(spec, model, models.example))
+        models.notes.append(
+            f"the symmetries of {config.spec} were not proved here, for want of a network (--model names "
             f"one; one of over {_PROVABLE:,} parameters is not built for it): if they are those of "
             "another network with tensors of the same shapes, they change what the models compute"
         )
     except SymmetryError as error:
         raise InputError(
-            f"--spec {asked.spec} is of another network ({error}): leave it out, so that this one is "
+            f"--spec {config.spec} is of another network ({error}): leave it out, so that this one is "
             "traced"
         ) from error
     except InputError as error:
-        given.notes.append(f"the symmetries of {asked.spec} could not be proved here: {error}")
+        models.notes.append(f"the symmetries of {config.spec} could not be proved here: {error}")
     return replace(spec, checked=None)
 
 
-def _network(given: Gathered) -> Any:
+def _network(models: Models) -> Any:
     """Return the network; where only a sketch of it is there, it is built unless it is large."""
-    import torch
-
-    model = given.model
-    if model is None or given.config is None or not any(p.is_meta for p in model.parameters()):
+    model = models.model
+    if model is None or models.config is None or not any(p.is_meta for p in model.parameters()):
         return model
     if sum(p.numel() for p in model.parameters()) > _PROVABLE:
         return None
     with torch.random.fork_rng(devices=[]):
-        return made(given.config, given.shape)
+        return made(models.config, models.shape)
 
 
-def _fill_tied(given: Gathered, spec: PermutationSpec) -> None:
+def _fill_tied(models: Models, spec: PermutationSpec) -> None:
     """Give tensors that are stored under one of several tied names the others too.
 
     Raises:
         InputError: They are stored under several with different values.
     """
-    from regraft.checkpoints.read import check_tied
-
     ties: dict[str, list[str]] = {}
     for other, name in spec.aliases.items():
         ties.setdefault(name, [name]).append(other)
-    for i, checkpoint in enumerate(given.checkpoints):
+    for i, checkpoint in enumerate(models.checkpoints):
         check_tied(checkpoint, ties.values())
         names = {name: name for name in checkpoint}
         for other, name in spec.aliases.items():
@@ -117,6 +126,6 @@ def _fill_tied(given: Gathered, spec: PermutationSpec) -> None:
         if missing:
             kept = {new: names[new] for new in [*checkpoint, *missing]}
             note = f"{checkpoint.path}: {', '.join(missing)} is tied to a tensor under another name"
-            given.checkpoints[i] = checkpoint.renamed(kept, note)
-            given.states[i] |= {new: checkpoint[names[new]] for new in missing}
-            given.notes.append(note)
+            models.checkpoints[i] = checkpoint.renamed(kept, note)
+            models.states[i] |= {new: checkpoint[names[new]] for new in missing}
+            models.notes.append(note)

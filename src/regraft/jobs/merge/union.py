@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-    from regraft.protocols import BatchSource
+from regraft.protocols import BatchSource
 
 
 class Together:
     """Minibatches of the union of several sources; a `BatchSource`.
 
     Each batch has images of all of them in proportion, so that batch statistics are the union's.
-    There are as many as the sources have together, of sizes that differ by one at most, and each
-    image comes once an epoch in its source's order. Of one source it is that source.
+    Every set is in every step, as a minibatch drawn from the union would have it on average, with
+    less variance. There are as many as the union makes of `batch_size`, of sizes that differ by one
+    at most, and each image comes once an epoch in its source's order. Of one source it is that
+    source.
 
     Args:
         sources: The sources.
         sizes: Number of images of each.
+        batch_size: Images of a minibatch, at most.
     """
 
-    def __init__(self, sources: Sequence[BatchSource], sizes: Sequence[int]) -> None:
-        import torch
-
+    def __init__(
+        self, sources: Sequence[BatchSource], sizes: Sequence[int], batch_size: int
+    ) -> None:
         self.sources = list(sources)
+        self.images = sum(sizes)
+        self._steps = -(-self.images // batch_size)
         total, steps = sum(sizes), len(self)
         # Spread over the epoch, image j of n comes at (j + 1/2) / n.
         places = torch.cat([(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in sizes])
@@ -37,14 +41,12 @@ class Together:
         self._counts: list[list[int]] = counts.view(steps, len(sizes)).tolist()
 
     def __len__(self) -> int:
-        return sum(map(len, self.sources))
+        return len(self.sources[0]) if len(self.sources) == 1 else self._steps
 
     def batches(
         self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield the batches of an epoch, each source's images behind those of the one before it."""
-        import torch
-
         if len(self.sources) == 1:
             yield from self.sources[0].batches(epoch, start=start, rank=rank, world=world)
             return
@@ -52,7 +54,7 @@ class Together:
         for step, counts in enumerate(self._counts):
             parts = [p for r, n in zip(readers, counts, strict=True) for p in r.take(n)]
             if step >= start:
-                x, y = (torch.cat(found) for found in zip(*parts, strict=True))
+                x, y = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
                 yield x[rank::world], y[rank::world], len(x)
 
 
@@ -65,10 +67,10 @@ class _Reader:
 
     def take(self, count: int) -> list[tuple[Tensor, Tensor]]:
         """Return the next `count` images and labels, in pieces."""
-        found = []
+        pieces = []
         while count:
             x, y = self._left or next(self._batches)[:2]
-            found.append((x[:count], y[:count]))
+            pieces.append((x[:count], y[:count]))
             self._left = (x[count:], y[count:]) if len(x) > count else None
-            count -= len(found[-1][0])
-        return found
+            count -= len(pieces[-1][0])
+        return pieces

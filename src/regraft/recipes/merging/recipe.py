@@ -27,7 +27,7 @@ from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, 
 from regraft.generators import CondenseConfig
 from regraft.jobs.base import Job, with_sources
 from regraft.jobs.condense.job import CondenseJob
-from regraft.jobs.merge.job import MergeConfig, MergeJob
+from regraft.jobs.merge.job import MergeArm, MergeJob
 from regraft.jobs.train import TrainJob
 from regraft.recipes.recipe import Recipe
 
@@ -81,7 +81,7 @@ class Pair:
     model: ModelConfig
     train: OptimConfig
     runtime: RuntimeConfig
-    merge: MergeConfig = field(default_factory=MergeConfig)
+    merge: MergeArm = field(default_factory=MergeArm)
     condense: CondenseConfig = field(default_factory=CondenseConfig)
     condense_model: ModelConfig = field(default_factory=ModelConfig)
 
@@ -112,7 +112,7 @@ class Pair:
         )
 
     def job(self, arm: str, control: str | None = "weight_matching", **options: Any) -> MergeJob:
-        """Return one arm; `options` are those of `MergeConfig`."""
+        """Return one arm; `options` are those of `MergeArm`."""
         needed = self.condensed() if options.get("surrogate") == "condensed" else ()
         return MergeJob(
             setting=self.setting,
@@ -222,7 +222,7 @@ def _smoke() -> list[Job]:
         model=ModelConfig(name="resnet8", width=0.5),
         train=OptimConfig(lr=0.1, epochs=4, batch_size=100),
         runtime=runtime,
-        merge=MergeConfig(points=5, statistics=500),
+        merge=MergeArm(points=5, statistics=500),
     )
     return [*jobs, *same.with_repairs()]
 
@@ -254,7 +254,7 @@ def mlp_pair() -> Pair:
         model=MLP,
         train=TRAIN,
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
-        merge=MergeConfig(sweeps=1, path_images=2000),
+        merge=MergeArm(sweeps=1, path_images=2000),
         condense=CondenseConfig(restarts=50),
         condense_model=NARROW,
     )
@@ -269,7 +269,7 @@ def resnet_pair() -> Pair:
         model=ModelConfig(name="resnet8", width=2),
         train=OptimConfig(lr=0.1, weight_decay=5e-4, epochs=6, batch_size=100, schedule="cosine"),
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
-        merge=MergeConfig(points=11, path_images=1000, statistics=500),
+        merge=MergeArm(points=11, path_images=1000, statistics=500),
     )
 
 
@@ -300,7 +300,7 @@ def _paper() -> list[Job]:
         b=replace(FASHION, validation=0.0),
         train=replace(TRAIN, epochs=100),
         runtime=runtime,
-        merge=MergeConfig(statistics=60000),  # and matchings that go to their end
+        merge=MergeArm(statistics=60000),  # and matchings that go to their end
         condense=CondenseConfig(restarts=1000),
     )
     few = replace(sgd, lr=0.5, epochs=5000, schedule="multistep")
@@ -333,7 +333,7 @@ def _class_split(
             warmup_epochs=5,
         ),
         runtime=replace(runtime, precision="bf16-mixed"),
-        merge=MergeConfig(repair="reset", statistics=25000, per_class=50),
+        merge=MergeArm(repair="reset", statistics=25000, per_class=50),
     )
     full = OptimConfig(lr=1.0, epochs=ste, batch_size=250, schedule="cosine", warmup_epochs=1)
     small = OptimConfig(lr=0.1, epochs=few, batch_size=100, schedule="cosine")
