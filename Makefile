@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 export PYTHONDONTWRITEBYTECODE :=
 export UV_LINK_MODE := copy
 
-.PHONY: help quickstart test lint types check env clean
+.PHONY: help quickstart test fuzz lint types check env clean
 
 help:
 	@echo "make quickstart   set up .venv and compare dense, edge-popup and IteRand on real digits"
 	@echo "make test         set up .venv and run the tests"
+	@echo "make fuzz         the properties on random examples, MINUTES=10 by default"
 	@echo "make check        lint, types and tests"
 
 env: $(STAMP)
@@ -31,6 +32,15 @@ quickstart: $(STAMP)
 test: $(STAMP)
 	@echo "== tests (data sets at REGRAFT_DATA are used where they are)"
 	@$(BIN)/python -m pytest -n 2
+
+MINUTES ?= 10
+fuzz: $(STAMP)
+	@end=$$(($$(date +%s) + 60 * $(MINUTES))); round=0; \
+	while [ $$(date +%s) -lt $$end ]; do \
+	  round=$$((round + 1)); seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); \
+	  echo "== properties on random examples, round $$round: --hypothesis-seed=$$seed"; \
+	  REGRAFT_FUZZ=1 $(BIN)/python -m pytest -n 2 -q -m hypothesis --hypothesis-seed=$$seed || exit 1; \
+	done
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

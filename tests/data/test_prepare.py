@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regraft.config import DataConfig
@@ -29,11 +29,14 @@ def test_a_disc_stays_where_it_is(degrees):
 
 
 @given(st.floats(1, 89), st.integers(0, 3))
+@example(73.59649367183503, 2)
 def test_angles_add_up_over_quarter_turns_and_go_the_same_way(degrees, quarters):
     image = torch.zeros(1, 1, 33, 33, dtype=torch.uint8)
     image[0, 0, 15:18, 24:28] = 255  # to the right of the centre
     turned = rotate(image, degrees)
-    assert rotate(image, degrees + 90 * quarters).equal(rotate(turned, 90 * quarters))
+    # The sum of two angles is rounded, so a pixel may fall to the next of 256 levels.
+    both = rotate(image, degrees + 90 * quarters).int()
+    assert (both - rotate(turned, 90 * quarters).int()).abs().max() <= 1
     y, x = ((turned[0, 0].float() * at).sum() / turned.sum() for at in places(33))
     angle = torch.atan2(-(y - 16), x - 16)  # counterclockwise, y points down
     assert torch.rad2deg(angle).item() == pytest.approx(degrees, abs=1)

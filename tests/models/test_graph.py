@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from graphs import cycle
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -41,6 +41,13 @@ def graphs(draw):
     edges = torch.tensor(draw(st.lists(ends, min_size=1, max_size=15)), dtype=torch.int64).t()
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     return torch.randn(nodes, 5, dtype=torch.float64, generator=generator), edges.contiguous()
+
+
+def parallel():
+    """Two nodes with thirteen edges one way and two the other."""
+    edges = torch.tensor([[0] * 13 + [1] * 2, [1] * 13 + [0] * 2])
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 5, dtype=torch.float64, generator=generator), edges
 
 
 def counts(edges, nodes):
@@ -97,6 +104,8 @@ TWINS = {"gcn": dense_gcn, "gin": dense_gin, "gat": dense_gat}
 class TestFormulas:
     @pytest.mark.parametrize("kind", KINDS)
     @given(graph=graphs())
+    # Two nodes, each with many parallel edges: shares rounded to float32 made an error of 9e-6 here.
+    @example(graph=parallel())
     @settings(max_examples=40)
     def test_they_are_those_of_the_dense_twins(self, kind, graph):
         net = network(kind)
@@ -119,9 +128,7 @@ class TestFormulas:
         x, edges = graph
         x = x * (x > 0)
         net = network(kind).eval()
-        ready = net.adjacency(edges, len(x))
-        if ready.is_floating_point():
-            ready = ready.double()
+        ready = net.adjacency(edges, len(x), dtype=x.dtype)
         torch.testing.assert_close(net(x.to_sparse_csr(), ready), net(x, edges))
 
     @pytest.mark.parametrize(("out", "heads"), [(3, 1), (4, 2)])

@@ -67,22 +67,22 @@ def rotate(images: Tensor, degrees: float) -> Tensor:
     if images.shape[-1] != images.shape[-2]:
         raise InputError(f"images of {list(images.shape[-2:])} pixels: only square ones are turned")
     quarters, rest = divmod(degrees % 360, 90)
-    turned = torch.rot90(images, int(quarters), (-2, -1))
     if not rest:
-        return turned.contiguous()
+        return torch.rot90(images, int(quarters), (-2, -1)).contiguous()
     angle = math.radians(rest)
     # From where in the old image a place in the new one is read; y points down.
     c, s = math.cos(angle), math.sin(angle)
     matrix = torch.tensor([[c, -s, 0.0], [s, c, 0.0]])
     out = torch.empty_like(images)
     for start in range(0, len(images), 1024):
-        part = turned[start : start + 1024].float()
+        part = images[start : start + 1024].float()
         grid = torch.nn.functional.affine_grid(
             matrix.expand(len(part), 2, 3), list(part.shape), align_corners=False
         )
         read = torch.nn.functional.grid_sample(part, grid, align_corners=False)
         out[start : start + 1024] = read.round_().clamp_(0, 255).to(torch.uint8)
-    return out
+    # Last, so that quarter turns are exact whatever is turned.
+    return torch.rot90(out, int(quarters), (-2, -1)).contiguous()
 
 
 def _changed(splits: Splits, degrees: float, classes: tuple[int, ...]) -> Splits:

@@ -41,7 +41,9 @@ class GraphNetwork(nn.Module):
     norms: nn.ModuleList
     dropout: float
 
-    def adjacency(self, edge_index: Tensor, num_nodes: int) -> Tensor:
+    def adjacency(
+        self, edge_index: Tensor, num_nodes: int, *, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Return what the layers aggregate with, from edges int64 [2, e]: sparse CSR [n, n]."""
         raise NotImplementedError
 
@@ -69,7 +71,9 @@ class GraphNetwork(nn.Module):
     def _aggregated(self, x: Tensor, edge_index: Tensor) -> Tensor:
         if edge_index.layout == torch.sparse_csr:
             return edge_index
-        adjacency = self.adjacency(edge_index, x.shape[0])
+        # Shares of neighbours that were rounded to float32 would be most of a float64 network's error.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        adjacency = self.adjacency(edge_index, x.shape[0], dtype=wide)
         return adjacency.to(x.dtype) if adjacency.is_floating_point() else adjacency
 
 
@@ -113,10 +117,12 @@ class GCN(GraphNetwork):
         self.norms = nn.ModuleList(_norm(norm, size, affine) for size in sizes[1:-1])
         _init_(self)
 
-    def adjacency(self, edge_index: Tensor, num_nodes: int) -> Tensor:
-        """Return A^ as sparse CSR [n, n], float32; self-loops that are there count once."""
+    def adjacency(
+        self, edge_index: Tensor, num_nodes: int, *, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return A^ as sparse CSR [n, n]; self-loops that are there count once."""
         conv = geometric("nn.conv.gcn_conv", "a graph network")
-        edges, weights = conv.gcn_norm(edge_index, None, num_nodes, dtype=torch.float32)
+        edges, weights = conv.gcn_norm(edge_index, None, num_nodes, dtype=dtype)
         return _csr(edges, weights, num_nodes)
 
 
@@ -162,9 +168,11 @@ class GIN(GraphNetwork):
         self.head = nn.Linear(sizes[-2], num_classes, bias=bias)
         _init_(self)
 
-    def adjacency(self, edge_index: Tensor, num_nodes: int) -> Tensor:
-        """Return I + D^-1 A as sparse CSR [n, n], float32; nodes without edges keep their own row."""
-        degree = torch.bincount(edge_index[1], minlength=num_nodes).float()
+    def adjacency(
+        self, edge_index: Tensor, num_nodes: int, *, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return I + D^-1 A as sparse CSR [n, n]; nodes without edges keep their own row."""
+        degree = torch.bincount(edge_index[1], minlength=num_nodes).to(dtype)
         nodes = torch.arange(num_nodes, device=edge_index.device)
         edges = torch.cat([edge_index, nodes.expand(2, -1)], dim=1)
         weights = torch.cat([1 / degree[edge_index[1]], torch.ones_like(degree)])
@@ -229,7 +237,9 @@ class GAT(GraphNetwork):
         self.norms = nn.ModuleList(_norm(norm, size, affine) for size in sizes[1:])
         _init_(self)
 
-    def adjacency(self, edge_index: Tensor, num_nodes: int) -> Tensor:
+    def adjacency(
+        self, edge_index: Tensor, num_nodes: int, *, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Return the edges, int64 [2, e + n], with exactly one loop at every node."""
         utils = geometric("utils", "a graph network")
         edges, _ = utils.remove_self_loops(edge_index)
