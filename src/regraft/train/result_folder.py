@@ -96,10 +96,13 @@ def _held(out: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            held = os.path.samestat(os.fstat(handle), out.stat())
+        except OSError:
+            held = False
+        if not held:  # or the other process has just refused its input and removed the folder
             raise RegraftError(
                 f"{out} is being written by another process: wait for it or choose another folder"
-            ) from error
+            )
         yield
     finally:
         os.close(handle)

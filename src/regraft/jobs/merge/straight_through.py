@@ -81,10 +81,10 @@ def learn(
         score=held_out(config, models) if settings.surrogate == "full" else None,
         schedule=lr_factor(optim, epoch_steps),
     )
-    seconds = 0.0
+    seconds, scores = 0.0, []
     if "straight_through" in state:
         folder.truncate_metrics(state["metrics_bytes"])
-        seconds = state["seconds"]
+        seconds, scores = state["seconds"], json.loads(state["scores"])
         run.load_state_dict(state["straight_through"])
     elif not state["through"]:
         folder.truncate_metrics(0)
@@ -98,6 +98,7 @@ def learn(
             **row,
         }
         if "score" in row:
+            scores.append(row["score"])
             folder.log(newest)
         if progress is not None:
             progress(step, steps, newest)
@@ -112,6 +113,7 @@ def learn(
                     "through": state["through"],
                     "straight_through": run.state_dict(),
                     "seconds": seconds,
+                    "scores": json.dumps(scores),
                     "metrics_bytes": folder.sync_metrics(),
                 }
             )
@@ -121,7 +123,7 @@ def learn(
         "surrogate": settings.surrogate,
         "images": images,
         "sweeps": steps,
-        "scores": [row["score"] for row in run.trace if "score" in row],
+        "scores": scores,
         "best_step": run.at.best_step,
         "seconds": seconds,
     }
