@@ -270,7 +270,7 @@ def nothing(clear):
         (nothing, ("--model", "resnet18", "--image-size", 8, "--accumulate", 8), "a smaller --accumulate"),
         (nothing, ("--model", "conv_smal"), "did you mean 'conv_small'?"),
         (nothing, ("--model", "timm/resnet81", "--width", 1), "timm has no model 'resnet81'"),
-        (nothing, ("--model", "no.safetensors"), "checkpoint no.safetensors: no such file"),
+        (nothing, ("--model", "no.safetensors"), "no.safetensors: no such file"),
         (nothing, ("--checkpoint", "other.safetensors"), "does not say which network it is of"),
         (nothing, ("--checkpoint", "other.safetensors", "--model", "conv4"),
          "checkpoint other.safetensors is of another model than conv4: its tensor 'features.0.weight'"),

@@ -74,7 +74,7 @@ def test_a_network_that_cannot_be_sketched_is_still_bounded(tmp_path, monkeypatc
 
     monkeypatch.setattr("regraft.models.build", build)
     width = [1000]
-    with pytest.raises(InputError, match="more than 1180 weights, far more than the ticket"):
+    with pytest.raises(InputError, match="more than 1180 weights, far more than its file"):
         network_of(gather(model, about), tmp_path / "a.ticket")
     width = [4]
     with pytest.raises(InputError, match="has shape"):

@@ -1,5 +1,17 @@
 """Files of weights: anybody's, read one way for every command, and ours."""
 
+from .model_card import ModelCard, header, read_header
+from .names import unwrapped
 from .read import Checkpoint, check_alike, check_finite, fit_names, read_checkpoint
 
-__all__ = ["Checkpoint", "check_alike", "check_finite", "fit_names", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "ModelCard",
+    "check_alike",
+    "check_finite",
+    "fit_names",
+    "header",
+    "read_checkpoint",
+    "read_header",
+    "unwrapped",
+]

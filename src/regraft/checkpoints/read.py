@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from regraft.errors import InputError
 
+from .model_card import read_header
+from .names import unwrapped, with_counters
 from .state import check_state
-from .torch_file import read_torch_file
+from .torch_file import read_torch_file, refuse_foreign
 
 _INDEX = "model.safetensors.index.json"
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-_ALWAYS = ("module.", "_orig_mod.")  # what wrappers of torch put there, whatever the model is
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,26 @@ class Checkpoint(Mapping[str, Tensor]):
         return len(self.where)
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What the header of one of our own files says it is of; empty for files of others."""
+        return read_header(self.metadata)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.numel() * t.element_size() for t in self.sketch.values())
+
+    def extended(self, tensors: Mapping[str, Tensor], *notes: str) -> Checkpoint:
+        """Return the checkpoint with tensors that are in no file added or put in a place, and notes."""
+        sketch = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+        inner = {name: f"extended {len(self.loaded)}: {name}" for name in tensors}
+        return replace(
+            self,
+            sketch={**self.sketch, **sketch},
+            where={**self.where, **{name: (None, key) for name, key in inner.items()}},
+            loaded={**self.loaded, **{inner[name]: tensors[name] for name in tensors}},
+            notes=(*self.notes, *notes),
+        )
 
     def renamed(self, names: Mapping[str, str], *notes: str) -> Checkpoint:
         """Return the checkpoint with the tensors `names[new]` as `new`, in that order, and notes."""
@@ -101,37 +118,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"{path}: {strange} has dtype {_dtype(found.sketch[strange])}: expected real "
             "floating-point or integer tensors"
         )
-    for prefix in _ALWAYS:
-        if all(name.startswith(prefix) for name in found):
-            names = {name.removeprefix(prefix): name for name in found}
-            found = found.renamed(names, f"{path}: the prefix {prefix!r} of every name was dropped")
     return found
 
 
 def fit_names(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
     """Return a checkpoint under the names of a model.
 
-    A prefix that only the checkpoint or only the model has is dropped or added where all names fit
-    then, and a tied tensor that was stored under one of its names gets the others.
+    Prefixes of wrappers come off where more names fit then (see `unwrapped`), BatchNorm's counters of
+    batches may be missing, and a tied tensor that was stored under one of its names gets the others.
 
     Raises:
         InputError: A tensor is missing, unknown or of another shape or kind of dtype; the first is
             named.
     """
     expected = model.state_dict()
-    found = checkpoint
-    if set(found) != set(expected):
-        for prefix in _PREFIXES:
-            shorter = {name.removeprefix(prefix): name for name in found}
-            longer = {prefix + name: name for name in found}
-            for names, verb in ((shorter, "dropped"), (longer, "added")):
-                if set(names) == set(expected) and len(names) == len(found):
-                    note = f"{checkpoint.path}: the prefix {prefix!r} of names was {verb}"
-                    found = found.renamed(names, note)
-                    break
-            if set(found) == set(expected):
-                break
-    found = _with_tied(found, tied_names(model))
+    found = unwrapped(checkpoint, expected)
+    found = _with_tied(with_counters(found, expected), tied_names(model))
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     check_state(found.sketch, shapes, str(checkpoint.path))
     for name, tensor in expected.items():
@@ -256,9 +258,11 @@ def _is_torch_file(file: Path) -> bool:
     """Whether a file begins like one of `torch.save`: a ZIP archive or a pickle."""
     try:
         with file.open("rb") as opened:
-            return opened.read(4).startswith((b"PK\x03\x04", b"\x80\x02"))
+            start = opened.read(8)
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})") from error
+    refuse_foreign(file, start)
+    return start.startswith((b"PK\x03\x04", b"\x80\x02"))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,21 @@ from torch import Tensor
 
 from regraft.errors import InputError
 
-_NESTED = ("state_dict", "model_state_dict", "model", "net", "module", "params")
+# fmt: off
+_NESTED = (
+    "state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights",
+    "generator", "student", "teacher",
+)
+# fmt: on
+_AVERAGED = ("model_ema", "ema", "state_dict_ema", "ema_state_dict", "ema_model", "params_ema")
+"""Keys of running averages of weights, which are taken where there is nothing else."""
+
+_FOREIGN = (
+    (b"GGUF", "a GGUF file of llama.cpp"),
+    (b"\x89HDF\r\n", "an HDF5 file of Keras"),
+    (b"\x08\x07\x12", "an ONNX file"),
+    (b"\x93NUMPY", "a file of NumPy"),
+)
 
 
 def read_torch_file(path: Path, file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -27,6 +41,8 @@ def read_torch_file(path: Path, file: Path) -> tuple[dict[str, Tensor], tuple[st
     Raises:
         InputError: It is damaged, holds more than tensors, or none, or some that are not dense.
     """
+    if zipfile.is_zipfile(file):
+        _refuse_script(path, file)
     try:
         tree = _load(file)
     except pickle.UnpicklingError as error:
@@ -42,11 +58,13 @@ def read_torch_file(path: Path, file: Path) -> tuple[dict[str, Tensor], tuple[st
         ) from error
     state, notes = tree, []
     while isinstance(state, Mapping) and not _is_state(state):
-        key = next((k for k in _NESTED if isinstance(state.get(k), Mapping)), None)
+        keys = (k for k in (*_NESTED, *_AVERAGED) if isinstance(state.get(k), Mapping))
+        key = next(keys, None)
         if key is None:
             break
         state = state[key]
-        notes.append(f"{path}: the state dict was found under {key!r}")
+        kind = "a running average of weights" if key in _AVERAGED else "the state dict"
+        notes.append(f"{path}: {kind} was found under {key!r}")
     if not isinstance(state, Mapping) or not _is_state(state):
         keys = (
             f"it has {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
@@ -69,6 +87,38 @@ def read_torch_file(path: Path, file: Path) -> tuple[dict[str, Tensor], tuple[st
     return loaded, tuple(notes)
 
 
+def refuse_foreign(path: Path, start: bytes) -> None:
+    """Refuse a file of another framework by what it begins with.
+
+    Raises:
+        InputError: It is one.
+    """
+    for mark, kind in _FOREIGN:
+        if start.startswith(mark):
+            raise InputError(
+                f"{path} is {kind}: expected safetensors or a file of torch.save; convert it with the "
+                "tool that wrote it"
+            )
+
+
+def _refuse_script(path: Path, file: Path) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return  # reading it says what is wrong
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        raise InputError(
+            f"{path} is a TorchScript archive, which holds code beside its weights: save "
+            "`torch.jit.load(file).state_dict()` with torch.save"
+        )
+    if names and not any(name.endswith("data.pkl") for name in names):
+        raise InputError(
+            f"{path} is a ZIP archive of something else ({names[0]}): expected one of torch.save, or "
+            "safetensors; unpack it first"
+        )
+
+
 def _load(file: Path) -> Any:
     with warnings.catch_warnings():
         # Of sparse tensors, which are refused here.
@@ -77,6 +127,9 @@ def _load(file: Path) -> Any:
 
 
 def _read(file: Path) -> Any:
+    if file.suffix == ".safetensors":  # of which torch has a reader of its own, by name
+        with file.open("rb") as opened:
+            return torch.load(opened, map_location="cpu", weights_only=True)
     if zipfile.is_zipfile(file):
         try:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from regraft.checkpoints.model_card import header
 from regraft.jobs.predict.network import network_of
 
 from .output import print_json, say
@@ -36,7 +36,7 @@ class Bake:
         ticket = load_ticket(self.ticket)
         state = network_of(ticket, self.ticket, self.model).state_dict()
         tensors = {k: v.contiguous().clone() for k, v in state.items()}
-        write_tensors(self.out, tensors, {"regraft.model": jsonlib.dumps(ticket.about)})
+        write_tensors(self.out, tensors, header(ticket.about))
         found = {"out": str(self.out), "bytes": self.out.stat().st_size, "tensors": len(tensors)}
         if self.json:
             print_json(found)

@@ -254,8 +254,8 @@ class Finetune:
 
 def _known(checkpoint: Path, name: str | None) -> dict[str, Any]:
     """Return what a Regraft file says of itself: nothing for another file."""
+    from regraft.checkpoints.read import read_checkpoint
     from regraft.errors import InputError
-    from regraft.jobs.finetune.start import read_checkpoint
     from regraft.jobs.predict.network import facts_of, is_elsewhere
 
     found = read_checkpoint(checkpoint)

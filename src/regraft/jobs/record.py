@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regraft.checkpoints.model_card import header
 from regraft.config import DataConfig, ModelConfig, OptimConfig
 from regraft.data import Splits
 from regraft.errors import InputError
@@ -89,7 +89,7 @@ class RecordJob(Job):
             folder.path / "trajectory",
             model,
             every=-(-steps // self.states),
-            metadata={"regraft.model": json.dumps(facts(self.plain, splits))},
+            metadata=header(facts(self.plain, splits)),
         )
         if folder.load_checkpoint() is None:
             recorder.load_state_dict({"count": 0})  # a run killed before its first checkpoint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from regraft.checkpoints.model_card import header
 from regraft.config import (
     DataConfig,
     ModelConfig,
@@ -196,7 +196,7 @@ def _store(model: nn.Module, job: TrainJob, splits: Data, path: Path, root: Path
     sparse = masks(model) if any(True for _ in named_masks(model)) else {}
     plain = bake(model) if sparse else model
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in plain.state_dict().items()}
-    write_tensors(path / "model.safetensors", tensors, {"regraft.model": json.dumps(about)})
+    write_tensors(path / "model.safetensors", tensors, header(about))
     size = stored_bytes(plain)
     # The masks of a sparse network are random, so a seed gives them back: only kept values count.
     return size - sum(4 * int((~mask).sum()) for mask in sparse.values())

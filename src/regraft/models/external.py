@@ -70,7 +70,7 @@ def from_timm(name: str, shape: Shape, options: Mapping[str, Any]) -> nn.Module:
         raise InputError(f"timm has no model {name!r}: {_suggest(name.partition('.')[0], known)}")
     given = {"num_classes": shape.num_classes, "in_chans": shape.channels}
     what = f"timm/{name}"
-    model = call(what, timm.create_model, {"model_name": name, **given, **options})
+    model = call(what, timm.create_model, {**given, **options, "model_name": name})
     return _tried(what, model, shape)
 
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from regraft.checkpoints import read_checkpoint
 from regraft.config import ModelConfig
 from regraft.errors import InputError
-from regraft.jobs.finetune.start import read_checkpoint, start_from
+from regraft.jobs.finetune.start import start_from
 from regraft.models import build
 
 CLASSES = ("a", "b", "c")
@@ -35,14 +36,12 @@ def test_all_but_the_head_is_taken_and_the_new_head_is_said_so(source):
     found, fresh = start(checkpoint=source), start()
     own = found.model.state_dict()
     for key, value in own.items():
-        wanted = fresh.model.state_dict() if key.startswith("head.") else source.tensors
+        wanted = fresh.model.state_dict() if key.startswith("head.") else source
         assert torch.equal(value, wanted[key])
     assert found.classifier == "head"
     assert any("has 5 classes and the data 3" in note for note in found.notes)
     x = torch.randn(4, own["head.weight"].shape[1])
-    torch.testing.assert_close(
-        found.source(x), x @ source.tensors["head.weight"].T + source.tensors["head.bias"]
-    )
+    torch.testing.assert_close(found.source(x), x @ source["head.weight"].T + source["head.bias"])
 
 
 def test_a_head_that_fits_is_kept_unless_it_is_for_other_classes(tmp_path):
@@ -70,8 +69,11 @@ def test_what_wrappers_put_before_names_is_taken_off(tmp_path, prefix, source):
     def wrapped(tensors):
         return {prefix + k: v for k, v in tensors.items()}
 
-    file = saved(tmp_path / "x.safetensors", start().model, wrapped)
-    assert "head.weight" in file.tensors
+    model = start(seed=4).model
+    file = saved(tmp_path / "x.safetensors", model, wrapped)
+    begun = start(checkpoint=file)
+    assert torch.equal(begun.model.features[0].weight, model.features[0].weight)
+    assert any(f"the prefix {prefix!r} of names was dropped" in note for note in begun.notes)
 
 
 def test_tensors_of_a_torch_file_are_read_and_nothing_else(tmp_path):
@@ -80,7 +82,7 @@ def test_tensors_of_a_torch_file_are_read_and_nothing_else(tmp_path):
     found = start(checkpoint=read_checkpoint(tmp_path / "x.pth"))
     assert torch.equal(found.model.features[0].weight, model.features[0].weight)
     torch.save(model, tmp_path / "whole.pth")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="holds more than tensors"):
         read_checkpoint(tmp_path / "whole.pth")
 
 
@@ -132,7 +134,7 @@ def test_a_deeper_network_of_the_same_kind_is_another_model(tmp_path):
 def test_files_that_are_no_checkpoints_are_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match=r"checkpoint .*x.safetensors"):
+    with pytest.raises(InputError, match=r"x.safetensors"):
         read_checkpoint(tmp_path / "x.safetensors")
 
 

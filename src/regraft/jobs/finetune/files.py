@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from regraft.checkpoints.model_card import header
 from regraft.config import to_dict
 from regraft.data import Splits
 from regraft.errors import InputError
@@ -61,7 +62,7 @@ def write_result(
         logits, labels = outputs(model, batches.test, fabric=workshop.fabric)
         found["test"] = evaluation(logits, labels, classes, temperature=temperature)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    write_tensors(path / "model.safetensors", tensors, {"regraft.model": json.dumps(about)})
+    write_tensors(path / "model.safetensors", tensors, header(about))
     write_text(path / "classes.txt", "".join(f"{name}\n" for name in classes))
     write_text(path / "evaluation.json", json.dumps(found, indent=2) + "\n")
     metrics = dict(result["metrics"])

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from regraft.checkpoints.read import Checkpoint, read_checkpoint
 from regraft.config import (
     Augmentation,
     DataConfig,
@@ -40,7 +41,7 @@ from regraft.train import (
 from .batches import EPOCHS, workshop_of
 from .files import about_of, write_result
 from .search import Stage, search
-from .start import Checkpoint, Start, read_checkpoint, start_from
+from .start import Start, start_from
 from .start_network import HUBS
 from .trial import has_weight, make_method
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
+from regraft.checkpoints.names import unwrapped, with_positions
+from regraft.checkpoints.read import Checkpoint, check_finite
 from regraft.config import ModelConfig
 from regraft.errors import InputError
 from regraft.features import find_classifier
@@ -25,19 +24,6 @@ from .start_network import (
     rebuilding,
     try_in_training,
 )
-
-# What training wrappers put before the names of all tensors.
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-_COUNTERS = "num_batches_tracked"
-
-
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """A file of weights, and what a Regraft file says it is of (empty for other files)."""
-
-    path: Path
-    tensors: Mapping[str, Tensor]
-    about: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,38 +44,6 @@ class Start:
     std: tuple[float, ...] | None
     config: ModelConfig | None = None
     inherits: bool = True
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read safetensors, or a torch file of tensors only.
-
-    Raises:
-        InputError: The file is missing, damaged, or holds something else than named tensors.
-    """
-    if not path.is_file():
-        raise InputError(f"checkpoint {path}: no such file; give a .safetensors file of weights")
-    about: Any = {}
-    try:
-        if path.suffix in (".pt", ".pth", ".bin", ".th"):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            for key in ("state_dict", "model"):
-                if isinstance(found, dict) and isinstance(found.get(key), dict):
-                    found = found[key]
-        else:
-            with safetensors.safe_open(path, framework="pt") as file:
-                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                about = json.loads((file.metadata() or {}).get("regraft.model", "{}"))
-    # torch's reader raises nearly anything on damaged files.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"checkpoint {path} cannot be read ({reason})") from error
-    named = isinstance(found, dict) and all(isinstance(v, Tensor) for v in found.values())
-    if not named or not found or not isinstance(about, dict):
-        raise InputError(f"checkpoint {path} holds no state dict: expected tensors by name")
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in found):
-            found = {key.removeprefix(prefix): value for key, value in found.items()}
-    return Checkpoint(path, found, about)
 
 
 def start_from(
@@ -132,7 +86,9 @@ def start_from(
     mean, std = _statistics(config.name, model) if pretrained or checkpoint else (None, None)
     source, notes = None, () if pretrained else (random_start(config.name),)
     if checkpoint is not None:
-        checkpoint = _without(checkpoint, dropped)
+        check_finite(checkpoint)
+        own = model.state_dict()
+        checkpoint = with_positions(unwrapped(_without(checkpoint, dropped), own), own)
         source, notes = _load(model, config.name, name, checkpoint, classes)
         if {"mean", "std"} <= set(checkpoint.about):
             mean, std = (tuple(checkpoint.about[k]) for k in ("mean", "std"))
@@ -150,8 +106,8 @@ def start_from(
 
 
 def _without(checkpoint: Checkpoint, dropped: tuple[str, ...]) -> Checkpoint:
-    kept = {k: v for k, v in checkpoint.tensors.items() if k.partition(".")[0] not in dropped}
-    return replace(checkpoint, tensors=kept)
+    kept = {name: name for name in checkpoint if name.partition(".")[0] not in dropped}
+    return checkpoint.renamed(kept)
 
 
 def _from_hub(config: ModelConfig) -> ModelConfig:
@@ -203,14 +159,14 @@ def _load(
     model: nn.Module, what: str, classifier: str, checkpoint: Checkpoint, classes: Sequence[str]
 ) -> tuple[nn.Module | None, tuple[str, ...]]:
     """Load a checkpoint in place; return the source's classifier and what is to be said."""
-    given, path = dict(checkpoint.tensors), checkpoint.path
+    given, path = dict(checkpoint), checkpoint.path
     own = model.state_dict()
     heads = {k for k in {**own, **given} if k.startswith(f"{classifier}.")}
     for key, tensor in own.items():
         if key in heads:
             continue
         if key not in given:
-            if key.endswith(_COUNTERS):
+            if key.endswith("num_batches_tracked"):
                 continue
             raise InputError(
                 f"checkpoint {path} is of another model than {what}: it has no tensor {key!r} "
@@ -236,7 +192,7 @@ def _load(
     if fits and same:
         found |= {k: given[k] for k in heads if k in own}
     model.load_state_dict(found, strict=False)
-    notes = [f"weights from {path}"]
+    notes = [f"weights from {path}", *checkpoint.notes]
     if weight is None:
         notes.append(
             f"the classifier {classifier} is new ({here.shape[0]} classes): {path} has none"

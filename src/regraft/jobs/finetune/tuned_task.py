@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from regraft.checkpoints.model_card import header
+from regraft.checkpoints.read import read_checkpoint
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
 from regraft.data import Splits, per_class_subset, stratified_subset
 from regraft.errors import DivergenceError, InputError
@@ -25,7 +27,7 @@ from regraft.train import Batches, RunFolder, fit
 from regraft.train.loop import Progress
 
 from .analysis import Recorder
-from .start import Start, read_checkpoint, start_from
+from .start import Start, start_from
 
 Part = Literal["validation", "test"]
 
@@ -112,7 +114,7 @@ class Task:
         if self.source is not None:
             checkpoint = read_checkpoint(self.source.folder(root) / "model.safetensors")
             # A classifier over classes of the same names is still one of another task.
-            checkpoint = replace(checkpoint, about={**checkpoint.about, "classes": []})
+            checkpoint = replace(checkpoint, metadata=header({**checkpoint.about, "classes": []}))
         return start_from(
             self.model,
             classes=splits.classes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from regraft.checkpoints.names import unwrapped
 from regraft.checkpoints.read import (
     Checkpoint,
     check_alike,
@@ -160,9 +160,10 @@ def read_models(
     paths = [*config.checkpoints, *([] if base is None else [base])]
     read = list(opened or ())
     checkpoints = [*read, *(read_checkpoint(path) for path in paths[len(read) :])]
-    about = [said_of(checkpoint) for checkpoint in checkpoints]
+    about = [checkpoint.about for checkpoint in checkpoints]
     if _is_bare(config, about[0], heads):
-        return _bare(config, checkpoints, about[0], has_base=base is not None)
+        plain = [unwrapped(checkpoint) for checkpoint in checkpoints]
+        return _bare(config, plain, about[0], has_base=base is not None)
     network = network_config(config, about[0])
     if config.inputs is not None:
         inputs = own_inputs(config.inputs)
@@ -267,12 +268,3 @@ def _device(accelerator: str) -> Any:
     if accelerator == "cuda" and not there:
         raise InputError("--accelerator cuda: torch sees no CUDA device; use cpu or auto")
     return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
-
-
-def said_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what a checkpoint of ours says it is of."""
-    try:
-        about = jsonlib.loads(checkpoint.metadata.get("regraft.model", "{}"))
-    except ValueError:
-        return {}
-    return about if isinstance(about, dict) else {}

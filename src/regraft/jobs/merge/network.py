@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from regraft.checkpoints.model_card import is_elsewhere, model_of
 from regraft.checkpoints.read import Checkpoint, fit_names
 from regraft.config import ModelConfig, check
 from regraft.data import Splits
 from regraft.errors import InputError
-from regraft.jobs.predict.network import FETCHING, is_elsewhere
 from regraft.models import build
 from regraft.models.external import call, imported
 
@@ -46,8 +46,7 @@ def network_config(config: AlignConfig, about: dict[str, Any]) -> ModelConfig:
             "trust it"
         )
     try:
-        options = {k: v for k, v in dict(said.get("options", {})).items() if k not in FETCHING}
-        return ModelConfig(name=name, width=float(said.get("width", 1.0)), options=options)
+        return model_of(said)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{path} says what it is of in a way this version does not understand ({error}): say it "

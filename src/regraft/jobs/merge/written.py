@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regraft.checkpoints.model_card import header
 from regraft.checkpoints.read import Checkpoint
 from regraft.checkpoints.stream import writing
 from regraft.files import write_text
@@ -80,12 +81,12 @@ def _write(
     whole = name == "model.safetensors"
     if whole and len({file for file, _ in like.where.values()}) > 1:
         files = {k: str(getattr(like.where[k][0], "name", name)) for k in files}
-    header = {"format": "pt", "regraft.model": json.dumps(about)}
+    metadata = header(about)
     with contextlib.ExitStack() as stack:
         opened = {
             file: stack.enter_context(
                 writing(
-                    folder / file, {k: sketch[k] for k, f in files.items() if f == file}, header
+                    folder / file, {k: sketch[k] for k, f in files.items() if f == file}, metadata
                 )
             )
             for file in sorted(set(files.values()))

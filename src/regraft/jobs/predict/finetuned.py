@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .network import facts_of, is_elsewhere
+from .network import bounded, facts_of, is_elsewhere, sketched
 from .pictures import Preparation
 
 
@@ -53,8 +53,8 @@ def load_finetuned(path: Path, *, model: str | None, accelerator: str) -> Finetu
 
     import torch
 
+    from regraft.checkpoints.read import fit_names, read_checkpoint
     from regraft.errors import InputError
-    from regraft.jobs.finetune.start import read_checkpoint
     from regraft.models import build
 
     if accelerator == "cuda" and not torch.cuda.is_available():
@@ -83,12 +83,15 @@ def load_finetuned(path: Path, *, model: str | None, accelerator: str) -> Finetu
     temperature = stored.about.get("temperature", 1.0)
     if type(temperature) not in (int, float) or not 0 < temperature < float("inf"):
         raise InputError(f"{file} has temperature={temperature!r}: expected a number above 0")
-    network = build(config, **shape)
     try:
-        network.load_state_dict(dict(stored.tensors))
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        raise InputError(f"{file} does not fit the network {config.name} ({first})") from error
+        outline = sketched(config, shape)
+        if outline is not None:
+            fit_names(stored, outline)
+        with bounded(sum(t.numel() for t in stored.sketch.values())):
+            network = build(config, **shape)
+        network.load_state_dict(dict(fit_names(stored, network)))
+    except InputError as error:
+        raise InputError(f"{file} does not fit the network {config.name} ({error})") from error
     device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     return Finetuned(
         file,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from regraft import streams
+from regraft.checkpoints.model_card import header
 from regraft.data import FolderLoader, ImageSet, Splits, TensorLoader
 from regraft.errors import InputError
 from regraft.files import write_tensors
@@ -291,8 +291,8 @@ class Transferring:
             tensors = self.model.state_dict().items()
             plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors}
             about = {**facts(self.job.then, self.splits), "method": self.job.arm}
-            header = {"regraft.model": json.dumps(about)}
-            write_tensors(self.folder.path / "model.safetensors", plain, header)
+            metadata = header(about)
+            write_tensors(self.folder.path / "model.safetensors", plain, metadata)
 
 
 _PARTS = ("validation", "test")

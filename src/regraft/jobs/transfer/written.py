@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regraft.checkpoints.model_card import header
 from regraft.jobs.merge.card import describe
 
 if TYPE_CHECKING:
@@ -41,5 +41,5 @@ def write_state(out: Path, given: Gathered, name: str, state: State) -> str:
     from regraft.files import write_tensors
 
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-    write_tensors(out / name, tensors, {"regraft.model": jsonlib.dumps(describe(given))})
+    write_tensors(out / name, tensors, header(describe(given)))
     return name
