@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import Checkpoint
 from .model_card import KEY
-
-if TYPE_CHECKING:
-    from .read import Checkpoint
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What torch's own wrappers put before every name, whatever the network is."""
