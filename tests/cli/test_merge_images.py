@@ -22,7 +22,8 @@ def verb(request, factory, tmp_path):
     of = ("--model", f"{factory}:small", "--image-size", 8)
     if request.param == "transfer":
         ends = ("--from-init", paths[0], "--from-final", paths[1], "--to", paths[0])
-        return ("transfer", *ends, *of, "--steps", 2, "--by", "naive", "--points", 0)
+        return ("transfer", *ends, *of, "--trajectory-steps", 2, "--match", "naive",
+                "--points", 0)  # fmt: skip
     more = ("--points", 0) if request.param == "merge" else ()
     return (request.param, *paths, *of, *more)
 

@@ -38,7 +38,7 @@ def test_bases_of_other_classes_get_new_heads_from_which_the_change_counts(
     old, new, tuned = releases
     found = answer(
         "transfer", "--from-init", old, "--from-final", tuned / "final.safetensors", "--to", new,
-        "--data", "digits", "--out", "out", "--steps", "4", "--points", "0", "--seed", "7",
+        "--data", "digits", "--out", "out", "--trajectory-steps", "4", "--points", "0", "--seed", "7",
     )  # fmt: skip
     (told,) = (note for note in found["notes"] if "classifier" in note)
     assert f"{old} (5 rows) and {new} (5 rows) have another classifier" in told
@@ -62,7 +62,7 @@ def test_bases_of_other_classes_get_new_heads_from_which_the_change_counts(
 def test_a_recorded_fine_tuning_needs_a_new_head_for_the_target_alone(answer, releases, tmp_path):
     _, new, tuned = releases
     found = answer(
-        "transfer", tuned / "run", "--to", new, "--by", "naive", "--out", "out", "--seed", "7",
+        "transfer", tuned / "run", "--to", new, "--match", "naive", "--out", "out", "--seed", "7",
     )  # fmt: skip
     (told,) = (note for note in found["notes"] if "classifier" in note)
     assert told.startswith(f"{new} (5 rows) has another classifier")
@@ -87,7 +87,7 @@ def test_another_body_is_no_other_head(refused, releases, tmp_path):
     assert "features.1.weight has shape (63, 64), expected (64, 64)" in told
     # A target that is tuned already is no base, and gets no new head.
     told = refused(
-        "transfer", tuned / "run", "--to", tuned / "init.safetensors", "--to-final", new, "--by",
+        "transfer", tuned / "run", "--to", tuned / "init.safetensors", "--to-final", new, "--match",
         "naive", "--out", "out",
     )  # fmt: skip
     assert "head.bias has shape (5,), expected (10,)" in told

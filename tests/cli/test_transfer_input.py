@@ -22,9 +22,9 @@ def test_wrong_input_is_refused_in_one_sentence(refused, runs, tmp_path):
         ((), "source: give the folder of one recorded trajectory"),
         ((a / "run", "--from-init", init), "source: give the folder of one recorded trajectory"),
         (("--from-init", init), "--from-final is missing"),
-        ((a / "run", "--by", "oracle"), "add --to-final"),
-        ((a / "run", "--steps", "0"), "--steps 0: expected at least 1"),
-        ((a / "run", "--steps", "9"), "steps=9: the trajectory has 6 states"),
+        ((a / "run", "--match", "oracle"), "add --to-final"),
+        ((a / "run", "--trajectory-steps", "0"), "--trajectory-steps 0: expected at least 1"),
+        ((a / "run", "--trajectory-steps", "9"), "steps=9: the trajectory has 6 states"),
         ((a / "run", "--points", "1"), "--points 1"),
         ((a / "run", "--lr", "nan"), "--lr nan"),
         ((tmp_path,), "is no recorded trajectory"),
@@ -51,7 +51,7 @@ def test_wrong_input_is_refused_in_one_sentence(refused, runs, tmp_path):
 @pytest.mark.filterwarnings("default:.*cut short")
 def test_a_cut_recording_is_refused_or_used_and_told(refused, regraft, tmp_path):
     folder = run(tmp_path / "c", 3, epochs=3, every=1, finish=False)
-    words = ("transfer", folder / "run", "--to", folder / "init.safetensors", "--by", "naive")
+    words = ("transfer", folder / "run", "--to", folder / "init.safetensors", "--match", "naive")
     said = "was cut short: it was not finished; whole up to step 3 (3 states)"
     told = refused(*words, "--out", "out")
     assert f"{said}: go on with the run, or add --cut warn to carry over what is whole" in told
@@ -83,7 +83,7 @@ def test_classes_of_the_data_must_be_those_of_the_checkpoints_or_count_by_number
     )
     final = a / "final.safetensors"
     source = ("--from-init", strange, "--from-final", final)
-    rest = ("--to", b / "init.safetensors", "--out", "out", "--data", "digits", "--steps", "2",
+    rest = ("--to", b / "init.safetensors", "--out", "out", "--data", "digits", "--trajectory-steps", "2",
             "--points", "0")  # fmt: skip
     told = refused("transfer", *source, *rest)
     assert f"data digits has the class '0' and {strange} is of animal 0, animal 1" in told
@@ -100,7 +100,7 @@ def test_classes_of_the_data_must_be_those_of_the_checkpoints_or_count_by_number
     turned = about() | {"classes": [str(i) for i in reversed(range(10))]}
     paths = [rewritten(p, tmp_path / f"t{i}.safetensors", turned)
              for i, p in enumerate((a / "init.safetensors", final, b / "init.safetensors"))]  # fmt: skip
-    words = ("transfer", "--from-init", paths[0], "--from-final", paths[1], "--to", paths[2], "--by",
+    words = ("transfer", "--from-init", paths[0], "--from-final", paths[1], "--to", paths[2], "--match",
              "naive", *rest[4:])  # fmt: skip
     by_name = answer(*words, "--out", "name")["scores"]["source, trained"]["test_accuracy"]
     by_number = answer(*words, "--out", "number", "--labels", "by-number")["scores"]
@@ -130,8 +130,8 @@ def test_a_buffer_is_no_weight_and_stays_the_targets_own(answer, tmp_path):
         save_file(states[name], tmp_path / f"{name}.safetensors")
     answer(
         "transfer", "--from-init", "a.safetensors", "--from-final", "b.safetensors", "--to",
-        "c.safetensors", "--model", "shifted_net:net", "--data", "digits", "--out", "out", "--by",
-        "naive", "--steps", "2", "--points", "0",
+        "c.safetensors", "--model", "shifted_net:net", "--data", "digits", "--out", "out", "--match",
+        "naive", "--trajectory-steps", "2", "--points", "0",
     )  # fmt: skip
     written = load_file(tmp_path / "out/model.safetensors")
     assert written["1.by"] == 0.5

@@ -1,5 +1,3 @@
-import importlib
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,8 +5,8 @@ from transfers import WIDE, about, between, rewritten, run
 
 from regraft.config import ModelConfig
 from regraft.errors import InputError
-from regraft.jobs.transfer.benefit import notes_of, paired
-from regraft.jobs.transfer.card import _training
+from regraft.jobs.transfer.benefit import paired
+from regraft.jobs.transfer.card import notes_of, training_lines
 
 
 def test_a_source_that_has_learnt_nothing_gains_nothing_and_the_card_says_so(answer, tmp_path):
@@ -20,8 +18,8 @@ def test_a_source_that_has_learnt_nothing_gains_nothing_and_the_card_says_so(ans
     }
     rewritten(a / "init.safetensors", a / "final.safetensors", about(WIDE), **walk)
     found = answer(
-        "transfer", *between(a, b), "--data", "digits", "--out", "out", "--steps", "5", "--points",
-        "0", "--threads", "1",
+        "transfer", *between(a, b), "--data", "digits", "--out", "out",
+        "--trajectory-steps", "5", "--points", "0", "--threads", "1",
     )  # fmt: skip
     # The matched gradients look as if it had worked: their cosine rises by far more than 0.05.
     last = found["steps"][-1]
@@ -35,8 +33,8 @@ def test_a_network_of_two_units_a_layer_is_not_brought_closer(answer, tmp_path):
     narrow = ModelConfig(name="mlp", options={"widths": [2, 2]})
     a, b = (run(tmp_path / name, seed, config=narrow) for name, seed in (("a", 1), ("b", 2)))
     found = answer(
-        "transfer", *between(a, b), "--data", "digits", "--out", "out", "--steps", "5", "--points",
-        "0", "--threads", "1",
+        "transfer", *between(a, b), "--data", "digits", "--out", "out",
+        "--trajectory-steps", "5", "--points", "0", "--threads", "1",
     )  # fmt: skip
     assert found["spec"]["groups"] == 2
     assert any("brings the two networks no closer" in note for note in found["notes"])
@@ -46,13 +44,11 @@ def test_an_agreement_that_cannot_be_measured_ends_no_transfer(answer, monkeypat
     def refuse(*args, **options):
         raise InputError("batches: they are too small for batch statistics")
 
-    monkeypatch.setattr(
-        importlib.import_module("regraft.symmetry.transfer.agreement"), "agreement", refuse
-    )
+    monkeypatch.setattr("regraft.jobs.transfer.benefit.agreement", refuse)
     a, b = run(tmp_path / "a", 1, epochs=1), run(tmp_path / "b", 2, epochs=1)
     found = answer(
-        "transfer", *between(a, b), "--data", "digits", "--out", "out", "--steps", "2", "--points",
-        "0",
+        "transfer", *between(a, b), "--data", "digits", "--out", "out",
+        "--trajectory-steps", "2", "--points", "0",
     )  # fmt: skip
     assert found["agreement"] is None
     assert any("was not measured: batches: they are too small" in note for note in found["notes"])
@@ -117,7 +113,7 @@ def test_sooner_is_sooner_than_scratch_was_first_there():
     never = arm((0, 0.1, 20.0), (1, 2.1, 70.0))
     early = arm((0, 1.0, 60.0), (1, 3.0, 90.0))
     arms = {"scratch": scratch, "fgmt": late, "naive": never, "gmt": early}
-    said = "\n".join(_training({"then_train": arms}))
+    said = "\n".join(training_lines(arms))
     assert (
         "FGMT reaches the 90.00% (validation) of training from scratch after 1 epochs and 5.0 s, later than"
         in said

@@ -1,4 +1,3 @@
-import importlib
 import json
 import os
 import shutil
@@ -8,8 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transfers import between, run
 
-# By its name, as the package has a function of that name.
-module = importlib.import_module("regraft.symmetry.transfer.transfer")
+from regraft.jobs.transfer import steps
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +20,7 @@ def runs(tmp_path_factory):
 def transfers(monkeypatch):
     """Every transfer that is begun, by its method; one that is put into `stops` is interrupted."""
     begun, stops = [], set()
-    whole = module.transfer
+    whole = steps.transfer
 
     def watched(*args, by, **options):
         begun.append(by)
@@ -30,7 +28,7 @@ def transfers(monkeypatch):
             raise KeyboardInterrupt
         return whole(*args, by=by, **options)
 
-    monkeypatch.setattr(module, "transfer", watched)
+    monkeypatch.setattr(steps, "transfer", watched)
     return begun, stops
 
 
@@ -55,8 +53,8 @@ def test_a_transfer_that_was_interrupted_goes_on_between_its_arms(
     answer, regraft, runs, transfers, tmp_path
 ):
     begun, stops = transfers
-    words = ("transfer", *between(*runs, trained=True), "--data", "digits", "--steps", "3", "--points",
-             "3", "--plane-points", "3", "--then-train", "1", "--keep-steps", "--threads",
+    words = ("transfer", *between(*runs, trained=True), "--data", "digits", "--trajectory-steps", "3",
+             "--points", "3", "--plane-points", "3", "--then-train", "1", "--keep-steps", "--threads",
              "1")  # fmt: skip
     wanted = answer(*words, "--out", "whole")
     assert begun == ["fgmt", "naive", "initial_weights", "oracle"]
@@ -88,7 +86,7 @@ def test_a_transfer_that_was_interrupted_goes_on_between_its_arms(
 def load_file_of_arm(out):
     from regraft.train import load_state
 
-    return load_state(out / "unfinished/arm-fgmt.safetensors")["found"]["rows"][-1]["costs"][
+    return load_state(out / "unfinished/steps-fgmt.safetensors")["tree"]["rows"][-1]["costs"][
         "total"
     ]
 
@@ -97,19 +95,19 @@ def test_what_another_command_has_kept_is_not_used(answer, regraft, runs, transf
     begun, stops = transfers
     words = ("transfer", *between(*runs), "--data", "digits", "--points", "0", "--out", "out")
     stops.add("naive")
-    assert regraft(*words, "--steps", "2")[0] == 130
-    config = json.loads((tmp_path / "out/regraft.json").read_text())
+    assert regraft(*words, "--trajectory-steps", "2")[0] == 130
+    config = json.loads((tmp_path / "out/config.json").read_text())
     # The folder is another command's now, but for what is left in it.
     shutil.move(tmp_path / "out/unfinished", tmp_path / "kept")
     shutil.rmtree(tmp_path / "out")
     stops.clear()
     stops.add("fgmt")
-    assert regraft(*words, "--steps", "3")[0] == 130
-    assert json.loads((tmp_path / "out/regraft.json").read_text())["digest"] != config["digest"]
+    assert regraft(*words, "--trajectory-steps", "3")[0] == 130
+    assert json.loads((tmp_path / "out/config.json").read_text())["digest"] != config["digest"]
     shutil.copytree(tmp_path / "kept", tmp_path / "out/unfinished")
     stops.clear()
     begun.clear()
-    found = answer(*words, "--steps", "3")
+    found = answer(*words, "--trajectory-steps", "3")
     assert begun == ["fgmt", "naive", "initial_weights"]
     assert len(found["curves"]["fgmt"]) == 3
 
@@ -120,7 +118,16 @@ def test_a_recording_that_has_changed_is_another_question(answer, refused, runs,
     source.mkdir()
     shutil.copytree(a / "run", source / "trajectory")
     for named, out in ((source, "one"), (source / "trajectory", "two")):
-        words = ("transfer", named, "--to", b / "init.safetensors", "--by", "naive", "--out", out)
+        words = (
+            "transfer",
+            named,
+            "--to",
+            b / "init.safetensors",
+            "--match",
+            "naive",
+            "--out",
+            out,
+        )
         answer(*words)
         answer(*words)
         for name in ("index.json", "step-00000002.safetensors"):
@@ -133,7 +140,7 @@ def test_a_recording_that_has_changed_is_another_question(answer, refused, runs,
 
 
 def test_of_an_index_of_shards_the_shards_count(tmp_path):
-    from regraft.jobs.merge.alignment import stamp
+    from regraft.jobs.merge.identity import stamp
 
     shard, index = tmp_path / "model-1.safetensors", tmp_path / "model.safetensors.index.json"
     shard.write_bytes(b"1")

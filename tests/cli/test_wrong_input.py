@@ -179,7 +179,7 @@ def test_verbs_of_weights_leave_unreadable_images_out_where_told(
     of = ("--model", f"{factory}:small", "--data", image_folder, "--image-size", 8)
     merge = ("merge", *files, *of, "--out", tmp_path / "merged")
     ends = ("--from-init", files[0], "--from-final", files[1], "--to", files[0])
-    transfer = ("transfer", *ends, *of, "--out", tmp_path / "moved", "--steps", 2)
+    transfer = ("transfer", *ends, *of, "--out", tmp_path / "moved", "--trajectory-steps", 2)
     for words in (merge, transfer):
         error = refused(*words)
         assert str(bad) in error
@@ -231,7 +231,7 @@ def test_a_missing_set_names_the_folder_and_the_command(find_refused, tmp_path):
 )
 def test_a_missing_extra_names_its_install_line(module, words, install, find_refused, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr("regraft.jobs.train._loaded", {})
+    monkeypatch.setattr("regraft.jobs.data._loaded", {})
     assert install in find_refused(*words, code=3)
 
 
@@ -266,7 +266,7 @@ def test_data_that_changed_under_a_run_is_refused(
     (tmp_path / "run" / "result.json").unlink()
     first = sorted(image_folder.rglob("*.png"))[0]
     (first.parent / "more.png").write_bytes(first.read_bytes())
-    monkeypatch.setattr("regraft.jobs.train._loaded", {})  # as in a process of its own
+    monkeypatch.setattr("regraft.jobs.data._loaded", {})  # as in a process of its own
     assert "was started with other data" in refused(*words)
 
 

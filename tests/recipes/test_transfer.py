@@ -32,7 +32,7 @@ MLP = Experiment(
     train=LOW,
     runtime=RuntimeConfig(accelerator="cpu", threads=1),
     transfer=TransferConfig(
-        steps=3, points=3, gradient_batches=2, then=dataclasses.replace(LOW, epochs=2)
+        trajectory_steps=3, points=3, gradient_batches=2, then=dataclasses.replace(LOW, epochs=2)
     ),
     states=4,
 )
@@ -41,14 +41,14 @@ CONV = dataclasses.replace(
     setting="digits/conv_small",
     model=ModelConfig(name="conv_small", width=0.25),
     train=dataclasses.replace(LOW, epochs=2),
-    transfer=dataclasses.replace(MLP.transfer, statistics=200, curve_images=50),
+    transfer=dataclasses.replace(MLP.transfer, statistics_images=200, curve_images=50),
     states=1,
 )
 
 
 def everything():
-    conv = [CONV.job("naive", None, by="naive"), CONV.job("fgmt", by="fgmt")]
-    return [*MLP.arms(), *conv, CONV.job("scratch", by="scratch"), *MLP.hidden(0.2)]
+    conv = [CONV.job("naive", None, match="naive"), CONV.job("fgmt", match="fgmt")]
+    return [*MLP.arms(), *conv, CONV.job("scratch", match="scratch"), *MLP.hidden(0.2)]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,13 @@ def test_the_paper_scale_holds_the_published_settings():
         for arm in ("naive", "oracle", "gmt", "fgmt"):
             job = jobs[setting, arm]
             first, then, how = job.source.optim, job.transfer.then, job.transfer
-            found = (first.lr, first.epochs, first.warmup_epochs, how.steps, how.gradient_batches)
+            found = (
+                first.lr,
+                first.epochs,
+                first.warmup_epochs,
+                how.trajectory_steps,
+                how.gradient_batches,
+            )
             assert (*found, then.optimizer, then.lr, then.epochs) == expected
             assert (first.batch_size, then.batch_size, first.momentum) == (128, 128, 0.9)
             assert (how.start, how.points) == ("best", 101)
@@ -152,14 +158,14 @@ def test_the_paper_scale_holds_the_published_settings():
 
 
 def test_what_cannot_be_transferred_is_refused(tmp_path, monkeypatch):
-    job = MLP.job("fgmt", by="fgmt").with_seed(1)
+    job = MLP.job("fgmt", match="fgmt").with_seed(1)
     with pytest.raises(InputError, match=r"seed101 is not finished: .* run them first"):
         dataclasses.replace(job, target=dataclasses.replace(job.source)).run(tmp_path)
     other = dataclasses.replace(job.source, model=ModelConfig(name="conv_small"))
     with pytest.raises(InputError, match="source and target differ in model"):
         dataclasses.replace(job, source=other).run(tmp_path)
     with pytest.raises(InputError, match=r"scratch.* only trains: give then"):
-        MLP.job("scratch", by="scratch", then=None).run(tmp_path)
+        MLP.job("scratch", match="scratch", then=None).run(tmp_path)
     with pytest.raises(InputError, match="states=0: expected at least"):
         dataclasses.replace(job.source, states=0).run(tmp_path)
     whole = dataclasses.replace(job.source, data=dataclasses.replace(MLP.data, validation=0.0))
@@ -273,7 +279,7 @@ def test_every_arm_trains_on_from_its_step_and_scratch_from_the_initialisation(f
         if not isinstance(job, TransferJob) or job.transfer.then is None:
             continue
         metrics = result["metrics"]
-        start = load_state(job.folder(root) / "transferred.safetensors")["start"]
+        start = safetensors.torch.load_file(job.folder(root) / "transferred.safetensors")
         assert accuracy(job, start) == pytest.approx(metrics["untrained_test_accuracy"], abs=1e-3)
         end = safetensors.torch.load_file(job.folder(root) / "model.safetensors")
         assert accuracy(job, end) == pytest.approx(metrics["test_accuracy"], abs=1e-3)
@@ -319,7 +325,7 @@ def test_a_transfer_that_was_killed_is_not_computed_again(finished, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         job.run(tmp_path, progress=stop)
     monkeypatch.setattr(
-        "regraft.jobs.transfer.recipe_work.transfer", lambda *a, **k: pytest.fail("again")
+        "regraft.jobs.transfer.steps.transfer", lambda *a, **k: pytest.fail("again")
     )
     again = job.run(tmp_path)
     same = {k for k in result["metrics"] if not k.endswith("seconds")}

@@ -11,6 +11,7 @@ import tyro
 from regraft.config import Augmentation, DataConfig, ModelConfig, OptimConfig, RuntimeConfig
 from regraft.jobs.merge.config import AlignConfig, Matcher, StraightThroughSettings, Surrogate
 
+from .json_option import json_object
 from .output import print_json, say
 
 
@@ -90,9 +91,7 @@ class AlignOptions:
 
     def settings(self) -> dict[str, Any]:
         """Return the fields of an `AlignConfig`."""
-        from regraft.jobs.merge.alignment import model_options
-
-        more = model_options(self.model_options)
+        more = json_object(self.model_options)
         model = None
         if self.model is not None:
             model = ModelConfig(name=self.model, width=self.width, options=more)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsonlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from regraft.jobs.progress import Bar, is_first_process
 
+from .json_option import json_object
 from .output import print_json, say, table
 
 # Mirrored, a character is another one or none.
@@ -175,14 +175,8 @@ class Condense:
 
     def _model(self) -> Any:
         from regraft.config import ModelConfig
-        from regraft.errors import InputError
 
-        try:
-            options = jsonlib.loads(self.model_options)
-        except ValueError as error:
-            raise InputError(f"--model-options is no JSON object: {error}") from error
-        if not isinstance(options, dict):
-            raise InputError("--model-options is no JSON object: write e.g. '{\"depth\": 3}'")
+        options = json_object(self.model_options)
         if self.model is not None:
             return ModelConfig(name=self.model, width=self.width, options=options)
         if self.method != "dc":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsonlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from regraft.config import (
 )
 from regraft.jobs.progress import Bar, is_first_process
 
+from .json_option import json_object
 from .output import print_json, say
 
 
@@ -264,15 +264,8 @@ class Find:
         return "/".join([*parts, *(["dynamic_scale"] if self.dynamic_scale else [])])
 
     def _options(self) -> dict[str, Any]:
-        from regraft.errors import InputError
 
-        try:
-            options = jsonlib.loads(self.model_options)
-        except ValueError as error:
-            raise InputError(f"--model-options is no JSON object: {error}") from error
-        if not isinstance(options, dict):
-            raise InputError("--model-options is no JSON object: write e.g. '{\"depth\": 3}'")
-        return options
+        return json_object(self.model_options)
 
 
 def _pick(kind: Any, values: dict[str, Any], **more: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsonlib
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from regraft.config import (
 )
 from regraft.jobs.stages import Stages
 
+from .json_option import json_object
 from .output import print_json, say
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -202,7 +202,7 @@ class Finetune:
                 FinetuneConfig,
                 values,
                 weight=self.weight[0] if one_weight else None,
-                options=_object(self.method_options, "--method-options"),
+                options=json_object(self.method_options, "--method-options"),
             ),
             search=SearchConfig(
                 seconds=_seconds(self.budget),
@@ -224,7 +224,7 @@ class Finetune:
         """Return network, checkpoint, image size and channels; a Regraft file knows its own."""
         from regraft.errors import InputError
 
-        options = _object(self.model_options, "--model-options")
+        options = json_object(self.model_options, "--model-options")
         name, checkpoint = self.model, self.checkpoint
         if name is not None and name.endswith(".safetensors"):
             if checkpoint is not None:
@@ -279,18 +279,6 @@ def _seconds(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise InputError(f"budget={text!r}: expected a time above 0 such as 90s, 10m or 2h")
     return float(match[1]) * _UNITS[match[2]]
-
-
-def _object(text: str, option: str) -> dict[str, Any]:
-    from regraft.errors import InputError
-
-    try:
-        found = jsonlib.loads(text)
-    except ValueError as error:
-        raise InputError(f"{option} is no JSON object: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{option} is no JSON object: write e.g. '{{\"depth\": 3}}'")
-    return found
 
 
 def _pick(kind: Any, values: dict[str, Any], **more: Any) -> Any:

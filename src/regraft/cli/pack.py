@@ -12,6 +12,7 @@ import tyro
 from regraft.jobs.predict.network import compare_sketch, facts_of
 from regraft.jobs.predict.pictures import Preparation
 
+from .json_option import json_object
 from .output import print_json, say
 
 
@@ -114,7 +115,7 @@ class Pack:
         if self.width is not None:
             model["width"] = self.width
         if self.model_options is not None:
-            model["options"] = _object(self.model_options)
+            model["options"] = json_object(self.model_options)
         said = (self.model, self.width, self.model_options)
         if "name" in model and any(option is not None for option in said):
             try:
@@ -232,18 +233,6 @@ def _checkpoint(path: Path, data_root: str | None) -> Any:
         return gather_state(finished_state(state), about)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-
-
-def _object(text: str) -> dict[str, Any]:
-    from regraft.errors import InputError
-
-    try:
-        options = jsonlib.loads(text)
-    except ValueError as error:
-        raise InputError(f"--model-options is no JSON object: {error}") from error
-    if not isinstance(options, dict):
-        raise InputError("--model-options is no JSON object: write e.g. '{\"depth\": 3}'")
-    return options
 
 
 def _classes(given: tuple[str, ...]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from .progress import Bar
@@ -36,3 +37,13 @@ class Stages:
 
     def __exit__(self, *_: object) -> None:
         self._end()
+
+
+Progress = Callable[[int, int, dict[str, Any]], None]
+Shown = Progress | Stages | None
+"""What shows how far a job is: one function for all of its stages, or bars, one after the other."""
+
+
+def begin(progress: Shown, what: str) -> Progress | None:
+    """Return what is called after every step of a stage."""
+    return progress.begin(what) if isinstance(progress, Stages) else progress

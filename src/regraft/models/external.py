@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -243,3 +245,24 @@ def _brief(error: Exception) -> str:
 
 def _shown(arguments: Mapping[str, Any]) -> str:
     return repr(dict(arguments))[:200]
+
+
+def factory_digest(name: str) -> str | None:
+    """Return what tells whether the module of `package.module:factory` is still the same.
+
+    That is a digest of its file; None for a network of another kind, and where there is no file,
+    which whoever builds the network tells of.
+    """
+    module_name, colon, _ = name.partition(":")
+    if not colon:
+        return None
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        spec = importlib.util.find_spec(module_name)
+        text = b"" if spec is None or spec.origin is None else Path(spec.origin).read_bytes()
+    # Finding a module in a package imports the package, which may raise anything.
+    except Exception:
+        return None
+    return hashlib.blake2b(text, digest_size=8).hexdigest() if text else None

@@ -1,14 +1,13 @@
-"""What a transfer says of itself: in words, as a table, and as a page with its curves."""
+"""What a transfer says of itself: in words, as a table, and with its curves."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from regraft.report import cards
-
-if TYPE_CHECKING:
-    from regraft.jobs.merge.gathered import Gathered
+from .config import TransferConfig
+from .engine import TransferResult
+from .networks import Networks
+from .training import reached
 
 LABELS = {
     "gmt": "GMT",
@@ -18,52 +17,123 @@ LABELS = {
     "initial_weights": "initial weights",
     "scratch": "from scratch",
 }
+"""What the methods are called for people."""
+CLOSER = 0.05
+"""Gain of the cosine on batches that were not matched from which on the networks count as closer."""
 
 
-def about_data(given: Gathered) -> dict[str, Any] | None:
-    """Return what the data are, or None where there are none."""
-    if not given.data:
-        return None
-    data = given.data[0]
+def data_of(networks: Networks, config: TransferConfig, result: TransferResult) -> dict[str, Any]:
+    """Return what was done and measured, for programs."""
+    main = result.steps[config.match]
+    trajectory, images = networks.trajectory, networks.images
     return {
-        "name": data.splits.name,
-        "train_images": len(data.splits.train),
-        "tested_on": data.tested_on,
-        "test_images": len(data.test),
-        "mean": list(data.mean),
-        "std": list(data.std),
+        "data": None if images is None else images.describe(),
+        "trajectory": {
+            "origin": trajectory.origin,
+            "steps": list(trajectory.steps),
+            "error": trajectory.error,
+        },
+        "match": config.match,
+        "gradient_batches": config.gradient_batches,
+        "factor": config.factor,
+        "curves": {} if images is None else {k: steps.rows for k, steps in result.steps.items()},
+        "steps": main.rows,
+        "seconds_of": {method: steps.seconds for method, steps in result.steps.items()},
+        "best_step": main.best.step,
+        "scores": _scores(result),
+        "agreement": result.agreement,
+        "against_naive": result.against_naive,
+        "paths": result.paths,
+        "plane": result.plane,
+        "then_train": {
+            arm: {key: value for key, value in run.items() if key != "result"}
+            for arm, run in result.trained_on.items()
+        }
+        or None,
+        "notes": [*networks.notes, *result.notes],
     }
 
 
-def summary(card: dict[str, Any]) -> list[str]:
+def _scores(result: TransferResult) -> dict[str, dict[str, float]]:
+    """Return the scores on all images: of the target at first, of every method, of both trained ends."""
+    scores = dict(result.scores)
+    if not scores:
+        return {}
+    first = {"target, untrained": scores.pop("target, untrained")}
+    for method, steps in result.steps.items():
+        if steps.best is not steps.last:
+            first[f"{method}, best step ({steps.best.step})"] = steps.scores["best"]
+        first[f"{method}, final step ({steps.last.step})"] = steps.scores["final"]
+    return {**first, **scores}
+
+
+def notes_of(data: dict[str, Any]) -> list[str]:
+    """Return what the user should know of whether the transfer was worth it.
+
+    Args:
+        data: With `spec`, `steps`, `agreement`, `against_naive` and `data`.
+    """
+    last, notes = data["steps"][-1], []
+    agreed, measured = data["agreement"], data["against_naive"]
+    if not data["spec"]["groups"]:
+        notes.append(
+            "nothing in this architecture can change places, so that every method is the naive transfer: "
+            "spec.json says what pins each axis"
+        )
+    elif agreed is not None and agreed["gain"] < CLOSER:
+        notes.append(
+            "the permutation brings the two networks no closer: on batches that it was not matched on, "
+            f"their gradients have a cosine of {agreed['plain']:.3f} as they are and of "
+            f"{agreed['cosine']:.3f} permuted; expect no more than the naive transfer gives"
+        )
+    if data["spec"]["groups"] and measured is not None and not measured["above"]:
+        notes.append(
+            "the transferred network is not above the naive one by more than the sampling error: "
+            f"{measured['accuracy']:.1f}% against {measured['naive']:.1f}% of {measured['images']} "
+            f"{measured['part']} images, {measured['difference']:+.1f} ± {measured['error']:.1f} points"
+        )
+    if last["dead"]:
+        notes.append(
+            f"{len(last['dead'])} groups have no gradients in one of the networks and stay in place: "
+            f"{', '.join(last['dead'][:3])}"
+        )
+    if data["data"] is None:
+        notes.append(
+            "without --data nothing was measured, so that it is not known whether the permutation helps, "
+            "and BatchNorm statistics are the source's"
+        )
+    return notes
+
+
+def summary(data: dict[str, Any]) -> list[str]:
     """Return what was done and found, a sentence each."""
-    spec, steps = card["spec"], card["trajectory"]["steps"]
+    spec, steps = data["spec"], data["trajectory"]["steps"]
     lines = [
-        f"{' and '.join(card['source'])} carried over to {card['to']} ({card['model']['name']}) by "
-        f"{LABELS[card['by']]}",
-        f"trajectory: {card['trajectory']['origin']}, steps {steps[1]} to {steps[-1]}",
+        f"{' and '.join(data['source'])} carried over to {data['to']} ({data['model']['name']}) by "
+        f"{LABELS[data['match']]}",
+        f"trajectory: {data['trajectory']['origin']}, steps {steps[1]} to {steps[-1]}",
     ]
-    if card["trajectory"]["error"] > 1e-4:
+    if data["trajectory"]["error"] > 1e-4:
         lines.append(
-            f"its displacements are stored with an error of {100 * card['trajectory']['error']:.2g}%"
+            f"its displacements are stored with an error of {100 * data['trajectory']['error']:.2g}%"
         )
     lines.append(
         f"symmetries: {spec['groups']} groups, {100 * spec['free_share']:.1f}% of the axes free to move"
     )
-    last = card["steps"][-1]
+    last = data["steps"][-1]
     if last["cosine"] is not None:
-        what = "gradients" if card["by"] in ("gmt", "fgmt") else "weights"
+        what = "gradients" if data["match"] in ("gmt", "fgmt") else "weights"
         lines.append(
             f"the {what} that were matched: cosine {last['cosine_before']:.3f} as the networks are, "
             f"{last['cosine']:.3f} permuted"
         )
-    agreed = card["agreement"]
+    agreed = data["agreement"]
     if agreed is not None:
         lines.append(
             f"gradients on batches that were not: cosine {agreed['plain']:.3f} as the networks are, "
             f"{agreed['cosine']:.3f} permuted"
         )
-    above = card["against_naive"]
+    above = data["against_naive"]
     if above is not None:
         lines.append(
             f"above the naive transfer by {above['difference']:+.1f} ± {above['error']:.1f} points on "
@@ -74,7 +144,7 @@ def summary(card: dict[str, Any]) -> list[str]:
         f"{costs['total']:.1f} s: gradients {costs['gradients']:.1f} ({costs['count']}), contractions "
         f"{costs['contraction']:.1f}, assignments {costs['assignment']:.1f}"
     )
-    for name, curve in card["paths"].items():
+    for name, curve in data["paths"].items():
         ends = {
             "permuted source": "from the permuted source",
             "trained target": "from the trained target",
@@ -83,21 +153,20 @@ def summary(card: dict[str, Any]) -> list[str]:
         lines.append(
             f"barrier {ends}: {curve['loss_barrier']:.3f} nats, {curve['accuracy_barrier']:.1f} points"
         )
-    return [*lines, *_training(card), *(f"note: {note}" for note in card["notes"])]
+    lines += training_lines(data["then_train"])
+    return [*lines, *(f"note: {note}" for note in data["notes"])]
 
 
-def _training(card: dict[str, Any]) -> list[str]:
-    from .training import reached
-
-    found = card["then_train"]
-    if not found:
+def training_lines(trained: dict[str, Any] | None) -> list[str]:
+    """Return what training on gave from each start, and when it reaches what scratch does."""
+    if not trained:
         return []
     lines = []
-    curve = found["scratch"]["curve"]
+    curve = trained["scratch"]["curve"]
     goal = curve[-1]["validation_accuracy"]
     # The last accuracy may not be the first of its height: who is sooner must be sooner than that.
     spent = (reached(curve, goal) or curve[-1])["seconds"]
-    for arm, run in found.items():
+    for arm, run in trained.items():
         step = "" if run["from_step"] is None else f" from step {run['from_step']}"
         lines.append(
             f"trained on{step}, {LABELS[arm]}: test accuracy {run['test_accuracy_before']:.2f}% -> "
@@ -121,42 +190,16 @@ def _training(card: dict[str, Any]) -> list[str]:
     return lines
 
 
-def score_table(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def score_table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return headings and lines of the scores on all images."""
+    tested = data["data"]["tested_on"] if data["data"] else "test"
     lines = [
         [
             name,
-            f"{found['validation_accuracy']:.2f}",
-            f"{found['test_accuracy']:.2f}",
-            f"{found['test_loss']:.4f}",
+            f"{scores['validation_accuracy']:.2f}",
+            f"{scores['test_accuracy']:.2f}",
+            f"{scores['test_loss']:.4f}",
         ]
-        for name, found in card["scores"].items()
+        for name, scores in data["scores"].items()
     ]
-    tested = card["data"]["tested_on"] if card["data"] else "test"
     return ["", "validation (%)", f"{tested} (%)", f"{tested} loss"], lines
-
-
-def write_documents(out: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Write README.md and, where its parts are installed, report.html; return the card with them."""
-    from .page import page
-
-    return cards.write_documents(out, card, page=page if card["curves"] else None, about=_readme)
-
-
-def _readme(card: dict[str, Any]) -> str:
-    return cards.readme(
-        "A transferred training run",
-        summary(card),
-        table=score_table(card) if card["scores"] else None,
-        files=card["files"],
-        known={
-            "model-best": "the target at the step of the best validation accuracy",
-            "model": "the target at the last step",
-            "steps/": "the target at one step",
-            "permutation": "how the source was permuted, by group: `spec.apply(state, permutation)`",
-            "spec": "the symmetries: `PermutationSpec.from_json`",
-            "report": "scores and curves",
-            "card": "all of this for programs; it is written last",
-        },
-        command=card["command"],
-    )

@@ -1,4 +1,4 @@
-"""Lines and planes between the networks of the recipe `transfer`: measured, logged and drawn.
+"""Lines and the plane between the transferred network and those that it is held against: measured.
 
 References:
     Chijiwa 2024 (arXiv 2305.14122), section 4.3: lines to the transferred network, and planes through
@@ -7,92 +7,72 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
 from regraft.errors import InputError
-from regraft.report import Run
-from regraft.report.surface import Surface, surfaces
-from regraft.symmetry.merge.connectivity import Plane
-from regraft.symmetry.transfer.mode_connectivity import Connection
-from regraft.symmetry.transfer.transfer import Transferred
+from regraft.jobs.stages import Shown, begin
+from regraft.symmetry.merge.connectivity import plane
+from regraft.symmetry.transfer.mode_connectivity import connect
 
-State = dict[str, Tensor]
-
-_LINES = {"trained target": "target", "permuted source": "source", "between": "between"}
-"""Lines to the transferred network, and the one between both solutions, by their names in metrics."""
-_NAMES = ("the target's own solution", "the oracle's network", "the transferred one")
+from .config import TransferConfig
+from .networks import Networks
+from .steps import Steps
 
 
-def barriers(found: Connection) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Return the barriers on the lines as metrics, and rows with the scores along them."""
-    metrics, rows = {}, []
-    for name, short in _LINES.items():
-        curve = found.curves[name]
-        metrics[f"{short}_barrier"] = curve.loss_barrier
-        metrics[f"{short}_accuracy_barrier"] = curve.accuracy_barrier
-        for i, (x, score) in enumerate(zip(curve.at, curve.scores, strict=True)):
-            row = {"step": i, "epoch": 0, "split": f"path_{short}", "at": x}
-            rows.append({**row, "loss": score.loss, "accuracy": score.accuracy})
-    return metrics, rows
-
-
-def chosen(steps: Iterable[Transferred], accuracy: Callable[[State], float], start: str) -> State:
-    """Return the weights of the most accurate step, the first of several, or of the last.
-
-    Raises:
-        InputError: There are no steps.
-    """
-    highest, found = -1.0, None
-    for at in steps:
-        value = accuracy(at.weights) if start == "best" else highest + 1
-        if value > highest:
-            highest, found = value, at.weights
-    if found is None:
-        raise InputError("the trajectory has no steps: a plane needs the oracle's network")
-    return found
-
-
-def plane_rows(found: Plane) -> list[dict[str, Any]]:
-    """Return rows with the scores over a plane, and with where its three networks lie."""
-    rows = []
-    for i, y in enumerate(found.y):
-        for j, x in enumerate(found.x):
-            row = {"step": i * len(found.x) + j, "epoch": 0, "split": "plane", "x": x, "y": y}
-            rows.append({**row, "loss": found.loss[i][j], "accuracy": found.accuracy[i][j]})
-    for i, (x, y) in enumerate(found.points):
-        rows.append({"step": i, "epoch": 0, "split": "plane_network", "x": x, "y": y})
-    return rows
-
-
-def planes(runs: Sequence[Run], settings: Sequence[str]) -> str | None:
-    """Draw the accuracy over the plane of each setting's first seed and each arm that has one.
-
-    Planes of several seeds have no axes in common, so that they cannot be averaged.
-    """
-    panels = []
-    for setting in settings:
-        firsts: dict[str, Run] = {}
-        for run in sorted((r for r in runs if r.setting == setting), key=lambda r: r.seed):
-            if any(row["split"] == "plane" for row in run.history):
-                firsts.setdefault(run.arm, run)
-        panels += [_surface(run) for run in firsts.values()]
-    if not panels:
-        return None
-    named = "; ".join(f"{i}: {name}" for i, name in enumerate(_NAMES, start=1))
-    return surfaces(panels, label=f"Test accuracy (%). {named}")
-
-
-def _surface(run: Run) -> Surface:
-    rows = [row for row in run.history if row["split"] == "plane"]
-    xs, ys = (sorted({row[axis] for row in rows}) for axis in ("x", "y"))
-    found = {(row["x"], row["y"]): row["accuracy"] for row in rows}
-    return Surface(
-        title=f"{run.setting}/{run.arm}, seed {run.seed}",
-        x=xs,
-        y=ys,
-        values=[[found[x, y] for x in xs] for y in ys],
-        points=[(r["x"], r["y"]) for r in run.history if r["split"] == "plane_network"],
+def lines_of(
+    networks: Networks, config: TransferConfig, steps: Steps, progress: Shown = None
+) -> dict[str, Any]:
+    """Return the curves on the lines from both solutions to the transferred network, by name."""
+    if networks.images is None or not config.points:
+        return {}
+    at, trained = steps.start(config.start), networks.trained
+    show = begin(progress, "paths")
+    found = connect(
+        networks.model,
+        at.weights,
+        networks.placed(networks.trajectory.state(-1)),
+        networks.spec,
+        at.permutation,
+        [networks.images.few["test"]],
+        trained=None if trained is None else networks.placed(trained),
+        statistics=networks.images.statistics,
+        points=config.points,
+        progress=None if show is None else lambda done, count: show(done, count, {}),
     )
+    return found.to_dict()["curves"]
+
+
+def plane_of(
+    networks: Networks, config: TransferConfig, steps: Steps, oracle: Callable[[], Steps]
+) -> dict[str, Any]:
+    """Return scores over the plane through the trained target, the oracle's and the transferred network.
+
+    Args:
+        networks: What was carried over to what.
+        config: How many points, and which step.
+        steps: Those of the method.
+        oracle: Returns those of the oracle.
+
+    Returns:
+        `plane`, or None where there is none, and `notes` that say why.
+    """
+    if networks.images is None or networks.trained is None or not config.plane_points:
+        return {"plane": None, "notes": []}
+    if config.match == "oracle":
+        return {"plane": None, "notes": []}  # the oracle's is the transferred network itself
+    ends = {"oracle": oracle(), config.match: steps}
+    points = {method: found.start(config.start) for method, found in ends.items()}
+    states = [networks.trained, *(at.weights for at in points.values())]
+    try:
+        measured = plane(
+            networks.model,
+            [networks.placed(state) for state in states],
+            [networks.images.few["test"]],
+            points=config.plane_points,
+            statistics=networks.images.statistics,
+        )
+    except InputError as error:
+        return {"plane": None, "notes": [f"no plane was measured: {error}"]}
+    through = ["target, trained", *(f"{name}, step {at.step}" for name, at in points.items())]
+    return {"plane": {"through": through, **measured.to_dict()}, "notes": []}

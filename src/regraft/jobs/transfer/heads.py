@@ -9,16 +9,13 @@ References:
 
 from __future__ import annotations
 
-import json as jsonlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from regraft.jobs.merge.gathered import said_of
-
-if TYPE_CHECKING:
-    from regraft.checkpoints.read import Checkpoint
+from regraft import streams
+from regraft.checkpoints.model_card import header
+from regraft.checkpoints.read import Checkpoint
 
 
 def other_head(base: Checkpoint, tuned: Checkpoint) -> list[str]:
@@ -51,8 +48,6 @@ def with_new_head(
         seed: Seed of the head.
         which: Number of the draw: 0 for the source's, 1 for the target's.
     """
-    from regraft import streams
-
     weight = next(name for name in names if name.endswith("weight"))
     bound = 1 / math.sqrt(tuned.sketch[weight][0].numel())
     drawn = {}
@@ -60,17 +55,19 @@ def with_new_head(
         like = tuned.sketch[name]
         values = streams.uniform(seed, f"transfer.head/{name}", which, like.numel())
         drawn[name] = (bound * values).reshape(like.shape).to(like.dtype)
-    about = said_of(tuned) or {k: v for k, v in said_of(base).items() if k != "classes"}
+    about = tuned.about or {k: v for k, v in base.about.items() if k != "classes"}
     return replace(
         base,
         sketch={**base.sketch, **{k: tuned.sketch[k] for k in names}},
         where={**base.where, **{k: (None, k) for k in names}},
         loaded={**base.loaded, **drawn},
-        metadata={**base.metadata, "regraft.model": jsonlib.dumps(about)},
+        metadata={**base.metadata, **header(about)},
     )
 
 
-def told(bases: Sequence[Checkpoint], tuned: Checkpoint, names: Sequence[str], seed: int) -> str:
+def new_head_note(
+    bases: Sequence[Checkpoint], tuned: Checkpoint, names: Sequence[str], seed: int
+) -> str:
     """Return in one sentence what was done to the bases, which are as they were before."""
     rows = [int(c.sketch[names[0]].shape[0]) for c in bases]
     each = " and ".join(f"{c.path} ({n} rows)" for c, n in zip(bases, rows, strict=True))

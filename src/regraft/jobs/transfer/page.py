@@ -1,9 +1,14 @@
-"""The report of a transfer: one HTML page with curves, scores and how it was done."""
+"""The pages of a transfer: README.md, and report.html with curves, scores and how it was done."""
 
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
+
+from regraft.errors import MissingExtraError
+from regraft.report import Line, Panel, cards, lines, svg
+from regraft.report.surface import Surface, surfaces
 
 from .card import LABELS, score_table, summary
 
@@ -14,9 +19,6 @@ def page(card: dict[str, Any]) -> str:
     Raises:
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
-    from regraft.errors import MissingExtraError
-    from regraft.report import svg
-
     try:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
@@ -32,13 +34,13 @@ def page(card: dict[str, Any]) -> str:
     )
     css = files("regraft.report").joinpath("page.css").read_text("utf-8").strip()
     template = files("regraft.jobs.transfer").joinpath("page.html.jinja").read_text("utf-8")
-    headings, lines = score_table(card)
+    headings, rows = score_table(card)
     return environment.from_string(template).render(
         css=Markup(css),
         title="A transferred training run",
-        facts=[card["model"]["name"], f"by {LABELS[card['by']]}", card["data"]["name"]],
+        facts=[card["model"]["name"], f"by {LABELS[card['match']]}", card["data"]["name"]],
         headings=headings,
-        lines=lines,
+        lines=rows,
         tested=f"{card['data']['test_images']} {card['data']['tested_on']} images",
         figures=figures,
         summary=summary(card),
@@ -47,21 +49,21 @@ def page(card: dict[str, Any]) -> str:
 
 
 def _figures(card: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
-    from regraft.report import Line, Panel, lines
-
     def drawn(panel: list[Line], x: str, y: str) -> str:
         return lines([Panel(title="", lines=panel)], x_label=x, y_label=y)
 
     start = card["scores"]["target, untrained"]
-    order = sorted(card["curves"], key=lambda by: by != "naive")  # the grey is the control's
+    order = sorted(
+        card["curves"], key=lambda method: method != "naive"
+    )  # the grey is the control's
     along = {
         key: [
             Line(
-                label=LABELS[by],
-                x=[0, *(row["step"] for row in card["curves"][by])],
-                y=[start[f"test_{key}"], *(row[f"test_{key}"] for row in card["curves"][by])],
+                label=LABELS[method],
+                x=[0, *(row["step"] for row in card["curves"][method])],
+                y=[start[f"test_{key}"], *(row[f"test_{key}"] for row in card["curves"][method])],
             )
-            for by in order
+            for method in order
         ]
         for key in ("accuracy", "loss")
     }
@@ -123,8 +125,6 @@ def _figures(card: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
 
 
 def _plane(plane: dict[str, Any]) -> tuple[str, str, list[str]]:
-    from regraft.report.surface import Surface, surfaces
-
     shape = {"x": plane["x"], "y": plane["y"], "points": plane["points"]}
     drawn = [
         surfaces([Surface(title="", values=plane["accuracy"], **shape)], label="Accuracy (%)"),
@@ -136,3 +136,27 @@ def _plane(plane: dict[str, Any]) -> tuple[str, str, list[str]]:
         f"{len(plane['x'])} x {len(plane['y'])} points; between them it is drawn by interpolation."
     )
     return "Plane", text, drawn
+
+
+def write_documents(out: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Write README.md and, where its parts are installed, report.html; return the card with them."""
+    return cards.write_documents(out, card, page=page if card["curves"] else None, about=_readme)
+
+
+def _readme(card: dict[str, Any]) -> str:
+    return cards.readme(
+        "A transferred training run",
+        summary(card),
+        table=score_table(card) if card["scores"] else None,
+        files=card["files"],
+        known={
+            "model-best": "the target at the step of the best validation accuracy",
+            "model": "the target at the last step",
+            "steps/": "the target at one step",
+            "permutation": "how the source was permuted, by group: `spec.apply(state, permutation)`",
+            "spec": "the symmetries: `PermutationSpec.from_json`",
+            "report": "scores and curves",
+            "card": "all of this for programs; it is written last",
+        },
+        command=card["command"],
+    )

@@ -2,119 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from regraft.jobs.progress import Bar
+from regraft.config import OptimConfig, RuntimeConfig
+from regraft.jobs.stages import Shown, begin
+from regraft.report.runs import read_run
+from regraft.train import RunFolder, fit, make_fabric
 
-if TYPE_CHECKING:
-    from regraft.cli.transfer import Transfer
-    from regraft.jobs.merge.gathered import Gathered
-
-    from .arms import Arm, State
-    from .bench import Bench
+from .networks import Networks, State
 
 
 def train_on(
-    asked: Transfer, given: Gathered, arms: dict[str, Arm], start: State, bench: Bench
+    networks: Networks,
+    optim: OptimConfig,
+    runtime: RuntimeConfig,
+    folder: RunFolder,
+    name: str,
+    state: State,
+    progress: Shown = None,
 ) -> dict[str, Any]:
-    """Train from every starting point on the same batches, each in a run folder of its own.
+    """Train from a state on in a folder, or go on, and leave the network there.
+
+    Whatever it starts from, the batches are the same.
 
     Returns:
-        By arm: `seconds_before` (of the transfer, scores to choose the step by and tracing), the
-        curve by epoch (`step`, `seconds` with those before, validation accuracy) and the result.
+        The result of the training.
     """
-    from regraft.config import digest
-
-    points: dict[str, tuple[State, float, int | None]] = {"scratch": (start, 0.0, None)}
-    for by in dict.fromkeys(["naive", asked.by]):
-        at = arms[by].start(asked.start)
-        points[by] = at.weights, arms[by].seconds, at.step
-    identity = digest(asked.identity())
-    found = {}
-    for arm, (state, before, step) in points.items():
-        first = bench.score(state, everything=True)
-        found[arm] = {
-            "from_step": step,
-            "seconds_before": before,
-            **_train(asked, given, arm, state, before, first, identity),
-        }
-    return found
+    images = networks.images
+    if images is None:
+        raise ValueError("training on needs images")
+    networks.model.load_state_dict(state)
+    return fit(
+        networks.model,
+        images.training(optim),
+        optim=optim,
+        runtime=runtime,
+        folder=folder,
+        fabric=make_fabric(runtime),
+        progress=begin(progress, f"training, {name}"),
+    )
 
 
-def _train(
-    asked: Transfer,
-    given: Gathered,
-    arm: str,
-    state: State,
-    before: float,
-    first: dict[str, float],
-    identity: str,
-) -> dict[str, Any]:
-    from regraft.config import OptimConfig, RuntimeConfig
-    from regraft.train import Batches, RunFolder, fit
-    from regraft.train.fabric import make_fabric
+def curve_of(
+    folder: RunFolder, result: dict[str, Any], before: float, accuracy: float
+) -> list[dict[str, Any]]:
+    """Return validation accuracy by epochs and by seconds.
 
-    data, device = given.data[0], given.device
-    train = data.batches(
-        data.splits.train, device, size=asked.batch_size, seed=asked.seed, shuffle=True
-    )
-    held_out = data.splits.validation or data.splits.train
-    batches = Batches(train, data.batches(held_out, device), data.batches(data.test, device))
-    optim = OptimConfig(
-        lr=asked.lr,
-        weight_decay=asked.weight_decay,
-        epochs=asked.then_train,
-        batch_size=asked.batch_size,
-        schedule=asked.schedule,
-    )
-    runtime = RuntimeConfig(
-        seed=asked.seed,
-        accelerator="cuda" if device.type == "cuda" else "cpu",
-        threads=asked.threads,
-    )
-    model = given.model
-    model.load_state_dict(state)
-    folder = RunFolder(
-        asked.out / "then_train" / arm,
-        config={"transfer": identity, "arm": arm},
-        setting="then_train",
-        arm=arm,
-        control=None if arm == "scratch" else "scratch",
-        seed=asked.seed,
-    )
-    with folder, Bar(enabled=not asked.json, noun=f"training, {arm}") as bar:
-        result = fit(
-            model,
-            batches,
-            optim=optim,
-            runtime=runtime,
-            folder=folder,
-            fabric=make_fabric(runtime),
-            progress=bar.update,
-        )
-        folder.finish(result)
-    steps = len(train) * asked.then_train
-    curve = [{"epoch": 0, "seconds": before, "validation_accuracy": first["validation_accuracy"]}]
-    for row in _validated(asked, arm):
+    Epochs of one training are taken to last equally long: metrics hold no times, as a repeated run
+    must give the same ones.
+
+    Args:
+        folder: The training's.
+        result: Its result.
+        before: Seconds that went before it.
+        accuracy: Validation accuracy before it.
+    """
+    rows = {r["epoch"]: r for r in read_run(folder.path).history if r["split"] == "validation"}
+    steps = max((row["step"] for row in rows.values()), default=1)
+    curve = [{"epoch": 0, "seconds": before, "validation_accuracy": accuracy}]
+    for epoch, row in sorted(rows.items()):
         seconds = before + result["seconds"] * row["step"] / steps
-        accuracy = {"validation_accuracy": row["accuracy"]}
-        curve.append({"epoch": row["epoch"] + 1, "seconds": seconds, **accuracy})
-    return {
-        "curve": curve,
-        "metrics": result["metrics"],
-        "test_accuracy_before": first["test_accuracy"],
-        "seconds": before + result["seconds"],
-    }
-
-
-def _validated(asked: Transfer, arm: str) -> list[dict[str, Any]]:
-    """Return the validation rows of a run, one for each epoch."""
-    import json
-
-    file = asked.out / "then_train" / arm / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    found = {row["epoch"]: row for row in rows if row["split"] == "validation"}
-    return [found[epoch] for epoch in sorted(found)]
+        reached = {"validation_accuracy": row["accuracy"]}
+        curve.append({"epoch": epoch + 1, "seconds": seconds, **reached})
+    return curve
 
 
 def reached(curve: list[dict[str, Any]], accuracy: float) -> dict[str, Any] | None:

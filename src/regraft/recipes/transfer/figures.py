@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from regraft.jobs.transfer.connection import planes
 from regraft.recipes.compare import mean_line
 from regraft.report import Run
 from regraft.report.figure import Line, Panel, lines
+from regraft.report.planes import planes
 
+_NETWORKS = ("the target's own solution", "the oracle's network", "the transferred one")
+"""What a plane goes through."""
 _ORDER = ("naive", "oracle", "initial_weights", "gmt", "fgmt", "scratch")
 
 Point = tuple[float, float, float]
@@ -84,7 +86,7 @@ def figures(runs: list[Run], settings: Sequence[str], full: Sequence[str]) -> di
         kept = [panel for panel in panels if panel.lines]
         if kept:
             found[name] = lines(kept, **labels, order=_ORDER)
-    over = planes(runs, settings)
+    over = planes(runs, settings, _NETWORKS)
     return found if over is None else {**found, "planes": over}
 
 

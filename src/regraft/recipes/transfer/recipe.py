@@ -110,6 +110,9 @@ class Experiment:
 
     def job(self, arm: str, control: str | None = "naive", **options: Any) -> TransferJob:
         """Return one arm; `options` are those of `TransferConfig`."""
+        options = {"batch_size": self.train.batch_size, **options}
+        if options.get("match") not in ("gmt", "fgmt"):
+            options["plane_points"] = 0  # a plane is measured for what matches gradients
         return TransferJob(
             setting=self.setting,
             arm=arm,
@@ -123,15 +126,15 @@ class Experiment:
     def arms(self) -> list[TransferJob]:
         """Return the methods with every control, each trained on."""
         jobs = [
-            self.job("naive", None, by="naive"),
-            self.job("oracle", by="oracle"),
-            self.job("initial_weights", by="initial_weights"),
-            self.job("gmt", by="gmt"),
-            self.job("fgmt", by="fgmt"),
-            self.job("scratch", by="scratch"),
+            self.job("naive", None, match="naive"),
+            self.job("oracle", match="oracle"),
+            self.job("initial_weights", match="initial_weights"),
+            self.job("gmt", match="gmt"),
+            self.job("fgmt", match="fgmt"),
+            self.job("scratch", match="scratch"),
         ]
         if self.states > 1:
-            jobs.append(self.job("fgmt_recorded", by="fgmt", trajectory="recorded"))
+            jobs.append(self.job("fgmt_recorded", match="fgmt", trajectory="recorded"))
         return jobs
 
     def regime(self, name: str, **options: Any) -> list[TransferJob]:
@@ -139,9 +142,9 @@ class Experiment:
         brief = replace(self.transfer, then=None, points=0, plane_points=0)
         other = replace(self, setting=f"{self.setting}/{name}", states=1, transfer=brief, **options)
         return [
-            other.job("naive", None, by="naive"),
-            other.job("oracle", by="oracle"),
-            other.job("fgmt", by="fgmt"),
+            other.job("naive", None, match="naive"),
+            other.job("oracle", match="oracle"),
+            other.job("fgmt", match="fgmt"),
         ]
 
     def hidden(self, lr: float) -> list[TransferJob]:
@@ -170,7 +173,7 @@ def _smoke() -> list[Job]:
         model=perceptron(128, 128),
         train=low,
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
-        transfer=TransferConfig(steps=4, points=5, then=replace(low, epochs=2)),
+        transfer=TransferConfig(trajectory_steps=4, points=5, then=replace(low, epochs=2)),
         states=4,
     )
     conv = replace(
@@ -178,7 +181,7 @@ def _smoke() -> list[Job]:
         setting="digits/conv_small",
         model=ModelConfig(name="conv_small"),
         train=replace(low, epochs=4),
-        transfer=replace(mlp.transfer, gradient_batches=4, statistics=500),
+        transfer=replace(mlp.transfer, gradient_batches=4, statistics_images=500),
     )
     return [*mlp.arms(), *conv.arms(), *mlp.hidden(0.1)]
 
@@ -196,7 +199,7 @@ def cpu_mlp() -> Experiment:
         model=perceptron(512, 512),
         train=_sgd(0.01, 10),
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
-        transfer=TransferConfig(steps=10, then=_sgd(0.01, 3)),
+        transfer=TransferConfig(trajectory_steps=10, then=_sgd(0.01, 3)),
         states=10,
     )
 
@@ -209,7 +212,7 @@ def _cpu() -> list[Job]:
         setting="fashion_mnist/conv_small",
         data=replace(MNIST, name="fashion_mnist"),
         model=ModelConfig(name="conv_small"),
-        transfer=replace(mlp.transfer, gradient_batches=4, statistics=1000),
+        transfer=replace(mlp.transfer, gradient_batches=4, statistics_images=1000),
     )
     return [*mlp.arms(), *conv.arms(), *wide.arms(), *mlp.hidden(0.1)]
 
@@ -223,7 +226,7 @@ def _published(name: str, runtime: RuntimeConfig) -> Experiment:
         train=_sgd(0.01, 10, batch_size=128),
         runtime=runtime,
         transfer=TransferConfig(
-            steps=10,
+            trajectory_steps=10,
             curve_images=None,
             points=101,
             plane_points=15,
@@ -244,7 +247,7 @@ def _gpu() -> list[Job]:
         train=train,
         runtime=runtime,
         transfer=TransferConfig(
-            steps=30,
+            trajectory_steps=30,
             spacing="cosine",
             gradient_batches=4,
             points=25,
@@ -269,7 +272,7 @@ def _paper() -> list[Job]:
         train=_sgd(0.05, 60, **sgd),
         runtime=runtime,
         transfer=TransferConfig(
-            steps=30,
+            trajectory_steps=30,
             spacing="cosine",
             gradient_batches=2,
             curve_images=None,
@@ -280,8 +283,8 @@ def _paper() -> list[Job]:
         states=60,
     )
     ablations = [
-        conv.job("fgmt_uniform", by="fgmt", spacing="uniform"),
-        conv.job("fgmt_recorded_60", by="fgmt", trajectory="recorded", steps=60),
+        conv.job("fgmt_uniform", match="fgmt", spacing="uniform"),
+        conv.job("fgmt_recorded_60", match="fgmt", trajectory="recorded", trajectory_steps=60),
     ]
     tuned = _tuned(
         conv,
@@ -299,7 +302,7 @@ def _paper() -> list[Job]:
         transfer=replace(
             conv.transfer,
             gradient_batches=100,
-            statistics=2560,
+            statistics_images=2560,
             curve_images=10000,
             then=_sgd(1e-6, 10, batch_size=128, optimizer="adamw"),
         ),
@@ -311,7 +314,7 @@ def _paper() -> list[Job]:
             replace(resnet.data, name=name),
             train=_sgd(0.1, 30, **sgd),
             gradient_batches=10,
-            statistics=256,
+            statistics_images=256,
             curve_images=None,
             then=adam,
         )
@@ -332,6 +335,6 @@ def _tuned(
         model=base.model,
         train=train,
         runtime=base.runtime,
-        transfer=replace(base.transfer, steps=15, **options),
+        transfer=replace(base.transfer, trajectory_steps=15, **options),
         base=base.network,
     )

@@ -1,0 +1,23 @@
+"""Options whose value is a JSON object."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from regraft.errors import InputError
+
+
+def json_object(text: str, option: str = "--model-options") -> dict[str, Any]:
+    """Return the value of an option as a dictionary.
+
+    Raises:
+        InputError: It is no JSON object.
+    """
+    try:
+        options = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{option} is no JSON object: {error}") from error
+    if not isinstance(options, dict):
+        raise InputError(f"{option} is no JSON object: write e.g. '{{\"depth\": 3}}'")
+    return options
