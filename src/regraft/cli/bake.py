@@ -8,7 +8,6 @@ from typing import Annotated
 
 import tyro
 
-from regraft.checkpoints.model_card import header
 from regraft.jobs.predict.network import network_of
 
 from .output import print_json, say
@@ -29,6 +28,7 @@ class Bake:
 
     def run(self) -> int:
         """Rebuild the weights, check them against the architecture, and write them."""
+        from regraft.checkpoints.model_card import header
         from regraft.files import write_tensors
         from regraft.report.wording import size
         from regraft.tickets import load_ticket

@@ -254,9 +254,10 @@ class Finetune:
 
 def _known(checkpoint: Path, name: str | None) -> dict[str, Any]:
     """Return what a Regraft file says of itself: nothing for another file."""
+    from regraft.checkpoints.model_card import is_elsewhere
     from regraft.checkpoints.read import read_checkpoint
     from regraft.errors import InputError
-    from regraft.jobs.predict.network import facts_of, is_elsewhere
+    from regraft.jobs.predict.network import facts_of
 
     found = read_checkpoint(checkpoint)
     if not found.about:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .network import bounded, facts_of, is_elsewhere, sketched
+from .network import bounded, facts_of, sketched
 from .pictures import Preparation
 
 
@@ -53,6 +53,7 @@ def load_finetuned(path: Path, *, model: str | None, accelerator: str) -> Finetu
 
     import torch
 
+    from regraft.checkpoints.model_card import is_elsewhere
     from regraft.checkpoints.read import fit_names, read_checkpoint
     from regraft.errors import InputError
     from regraft.models import build

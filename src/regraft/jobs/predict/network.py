@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from regraft.checkpoints.model_card import ModelCard, is_elsewhere
-
 _MAX_UNSKETCHED = 1 << 24
 
 
@@ -29,6 +27,7 @@ def network_of(ticket: Any, path: Path, name: str | None = None) -> Any:
         InputError: The ticket does not say what it is of, or names a factory that the caller has
             not, or the network cannot be built or has other tensors.
     """
+    from regraft.checkpoints.model_card import is_elsewhere
     from regraft.errors import InputError
     from regraft.models import build
     from regraft.tickets import fill
@@ -70,6 +69,7 @@ def sketched(config: Any, shape: dict[str, Any]) -> Any:
     """
     import torch
 
+    from regraft.checkpoints.model_card import is_elsewhere
     from regraft.errors import InputError, MissingExtraError
     from regraft.models import build
 
@@ -116,5 +116,7 @@ def facts_of(ticket: Any, path: Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         InputError: The header lacks them or they are not what they should be.
     """
+    from regraft.checkpoints.model_card import ModelCard
+
     card = ModelCard.read(ticket.about, path)
     return card.model, card.shape
