@@ -90,3 +90,40 @@ def test_wrong_usage_is_unusable_input(words, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "Traceback" not in err
+
+
+def test_top_level_help_is_one_line_a_verb(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for words in VERBS:
+        if len(words) == 1:
+            assert sum(line.startswith(f"  {words[0]} ") for line in lines) == 1
+
+
+def test_a_mistyped_verb_names_the_nearest(capsys):
+    assert main(["tickt"]) == 2
+    assert "did you mean 'ticket'?" in capsys.readouterr().err
+    assert main(["ticket", "inspekt"]) == 2
+    assert "did you mean 'inspect'?" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    from regraft import __version__
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"regraft {__version__}\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipe of this kind")
+@pytest.mark.parametrize("words", [["--help"], ["ticket", "find", "--help"]], ids=" ".join)
+def test_help_into_a_closed_pipe_ends_quietly(words):
+    end, begin = os.pipe()
+    os.close(end)
+    done = subprocess.run(
+        [sys.executable, "-m", "regraft.cli", *words],
+        stdout=begin,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(begin)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -10,26 +10,28 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are one sentence on standard error."""
-    import tyro
+    try:
+        code = _main(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has read enough, as `head` does; Python would complain again when it ends.
+        _discard_output()
+        return 0
+    return code
 
+
+def _main(words: list[str]) -> int:
     from regraft.errors import RegraftError
 
-    from .verbs import VERBS
-
     try:
-        command = tyro.cli(
-            VERBS,
-            prog="regraft",
-            description=_DESCRIPTION,
-            args=None if argv is None else list(argv),
-        )
-    except SystemExit as stop:  # help was shown, or the usage was wrong and tyro said how
+        command = _command(words)
+    except SystemExit as stop:  # help was shown, or the usage was wrong and it was said how
         return stop.code if isinstance(stop.code, int) else 0
     try:
         with _warnings_in_one_line():
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("regraft: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        return 0
+        raise
     except Exception as error:
         # Out of memory, a user's own model that fails: one sentence, and the rest on demand.
         if os.environ.get("REGRAFT_TRACEBACK"):
@@ -52,6 +54,61 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _command(words: list[str]) -> Any:
+    """Return the verb's dataclass, filled from the command line; only its file is imported."""
+    from .verbs import VERBS, Group
+
+    path, verbs, description = ["regraft"], VERBS, _DESCRIPTION
+    while True:
+        word = words[0] if words else ""
+        if word in ("-h", "--help"):
+            _show_verbs(path, verbs, description)
+            raise SystemExit(0)
+        if word == "--version" and len(path) == 1:
+            from regraft._version import __version__
+
+            print(f"regraft {__version__}")
+            raise SystemExit(0)
+        if word not in verbs:
+            _refuse(path, word, list(verbs))
+        path, words, verb = [*path, word], words[1:], verbs[word]
+        if not isinstance(verb, Group):
+            break
+        verbs, description = verb.verbs, verb.line
+    import tyro
+
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(verb.load(), prog=" ".join(path), args=words, config=config)
+
+
+def _show_verbs(path: list[str], verbs: Mapping[str, Any], description: str) -> None:
+    """Print the help of a word that other words follow: one line a verb."""
+    width = max(map(len, verbs))
+    print(f"usage: {' '.join(path)} VERB [OPTIONS]\n\n{description}\n")
+    for name, verb in verbs.items():
+        print(f"  {name:<{width}}  {verb.line}")
+    print(f"\n{' '.join(path)} VERB --help shows the options of a verb.")
+
+
+def _refuse(path: list[str], word: str, verbs: list[str]) -> NoReturn:
+    """Say which verb was probably meant, and leave as after any wrong usage."""
+    import difflib
+
+    near = difflib.get_close_matches(word, verbs, n=1, cutoff=0.5)
+    what = f"{word!r} is no verb" if word else "no verb was named"
+    cure = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(verbs)}"
+    print(f"{' '.join(path)}: {what}; {cure}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _discard_output() -> None:
+    """Lead standard output to nowhere, where it has a file descriptor."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @contextlib.contextmanager

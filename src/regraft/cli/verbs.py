@@ -1,76 +1,60 @@
-"""The tree of verbs; each verb is a dataclass with `run()`, in a file of its own."""
+"""The verbs, each a dataclass with `run()` in a file of its own that is imported when it is called."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
-
-from .align import Align
-from .bake import Bake
-from .condense import Condense
-from .data import Get, List
-from .doctor import Doctor
-from .evaluate import Evaluate
-from .find import Find
-from .finetune import Finetune
-from .inspect import Inspect
-from .merge import Merge
-from .pack import Pack
-from .predict import Predict
-from .report import Report
-from .reproduce import Reproduce
-from .run import Run
-from .transfer import Transfer
-from .unpack import Unpack
+from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True)
-class Ticket:
-    """Strong lottery tickets: good subnetworks of random networks."""
+class Verb:
+    """Where a verb is written, and what it does in one line of `regraft --help`."""
 
-    verb: (
-        Annotated[Find, tyro.conf.subcommand("find")]
-        | Annotated[Inspect, tyro.conf.subcommand("inspect")]
-        | Annotated[Run, tyro.conf.subcommand("run")]
-        | Annotated[Bake, tyro.conf.subcommand("bake")]
-        | Annotated[Pack, tyro.conf.subcommand("pack")]
-        | Annotated[Unpack, tyro.conf.subcommand("unpack")]
-    )
+    file: str
+    name: str
+    line: str
 
-    def run(self) -> int:
-        """Run the verb."""
-        return self.verb.run()
+    def load(self) -> Any:
+        """Import the verb's file, and nothing of the others, and return its dataclass."""
+        return getattr(import_module(f".{self.file}", __package__), self.name)
 
 
 @dataclass(frozen=True)
-class Data:
-    """Known data sets: which are here, and how to get the others."""
+class Group:
+    """Verbs under a common first word."""
 
-    verb: (
-        Annotated[List, tyro.conf.subcommand("list")] | Annotated[Get, tyro.conf.subcommand("get")]
-    )
-
-    def run(self) -> int:
-        """Run the verb."""
-        return self.verb.run()
+    line: str
+    verbs: dict[str, Verb]
 
 
-_Verb = (
-    Annotated[Ticket, tyro.conf.subcommand("ticket")]
-    | Annotated[Merge, tyro.conf.subcommand("merge")]
-    | Annotated[Align, tyro.conf.subcommand("align")]
-    | Annotated[Transfer, tyro.conf.subcommand("transfer")]
-    | Annotated[Condense, tyro.conf.subcommand("condense")]
-    | Annotated[Finetune, tyro.conf.subcommand("finetune")]
-    | Annotated[Predict, tyro.conf.subcommand("predict")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Data, tyro.conf.subcommand("data")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-)
-VERBS = tyro.conf.OmitSubcommandPrefixes[
-    tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[_Verb]]
-]
+VERBS: dict[str, Verb | Group] = {
+    "ticket": Group(
+        "Strong lottery tickets: good subnetworks of random networks.",
+        {
+            "find": Verb("find", "Find", "Search a random network for a good subnetwork."),
+            "inspect": Verb("inspect", "Inspect", "Show what a ticket holds, byte by byte."),
+            "run": Verb("run", "Run", "Predict with a ticket: images, a data set or a graph."),
+            "bake": Verb("bake", "Bake", "Write a ticket's network with plain weights."),
+            "pack": Verb("pack", "Pack", "Write a packed ticket from a run or a state dict."),
+            "unpack": Verb("unpack", "Unpack", "Write a ticket as a folder of plain files."),
+        },
+    ),
+    "merge": Verb("merge", "Merge", "Merge checkpoints of one architecture into one network."),
+    "align": Verb("align", "Align", "Permute checkpoints so that they fit the first."),
+    "transfer": Verb("transfer", "Transfer", "Carry one training over to another start."),
+    "condense": Verb("condense", "Condense", "Condense a data set into a few synthetic images."),
+    "finetune": Verb("finetune", "Finetune", "Fine-tune a pretrained network on your images."),
+    "predict": Verb("predict", "Predict", "Predict the classes of images."),
+    "evaluate": Verb("evaluate", "Evaluate", "Measure a fine-tuned network on labelled images."),
+    "reproduce": Verb("reproduce", "Reproduce", "Run a paper's experiment with all its controls."),
+    "report": Verb("report", "Report", "Gather any set of runs into a table and a page."),
+    "data": Group(
+        "Known data sets: which are here, and how to get the others.",
+        {
+            "list": Verb("data", "List", "Show the known data sets and which are here."),
+            "get": Verb("data", "Get", "Fetch a known data set where a network exists."),
+        },
+    ),
+    "doctor": Verb("doctor", "Doctor", "Show versions, the device, and what is missing."),
+}
