@@ -42,7 +42,7 @@ def test_runs_that_are_alike_share_their_setting():
 
 def test_the_setting_is_in_the_run(answer, tmp_path):
     answer("ticket", "find", "--out", tmp_path / "run", *QUICK, "--frozen", 0.5)
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = json.loads((tmp_path / "run" / "regraft.json").read_text())
     assert "/frozen=0.5" in json.dumps(config)
 
 

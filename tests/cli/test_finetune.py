@@ -53,7 +53,7 @@ def test_one_command_leaves_a_usable_model(answer, regraft, clear, tmp_path):
     assert found["metrics"]["test_accuracy"] >= 80
     assert found["images"] == {"train": 18, "validation": 6, "test": 6}
     assert folder_of(out) == {
-        "README.md", "classes.txt", "config.json", "data.json", "environment.json",
+        "README.md", "classes.txt", "regraft.json", "data.json", "environment.json",
         "evaluation.json", "metrics.jsonl", "model.safetensors", "report.html", "result.json",
         "search", "search.json", "split.csv",
     }  # fmt: skip
@@ -149,7 +149,7 @@ def test_a_regraft_file_says_its_own_network_size_and_channels(regraft, answer, 
     assert code == 0, err
     words = ("finetune", "--data", clear, "--model", "a/model.safetensors", "--out", "b")
     answer(*words, "--epochs", 1, "--lr", 0.01, "--weight", 0.1)
-    config = json.loads(Path("b/config.json").read_text())["config"]
+    config = json.loads(Path("b/regraft.json").read_text())["config"]
     assert (config["model"]["width"], config["channels"]) == (0.5, 1)
     assert config["data"]["image_size"] == 10
     _, _, said = regraft(*words[:-1], "c", "--epochs", 1, "--lr", 0.01, "--weight", 0.1)

@@ -9,7 +9,7 @@ from checkpoints import digits
 from regraft.symmetry.spec.spec import PermutationSpec
 from regraft.symmetry.transfer.trajectory import Trajectory
 
-OF_THE_RUN = {"config.json", "environment.json", "metrics.jsonl", "result.json", "then_train"}
+OF_THE_RUN = {"regraft.json", "environment.json", "metrics.jsonl", "result.json", "then_train"}
 
 
 @pytest.fixture(scope="module")

@@ -96,14 +96,14 @@ def test_what_another_command_has_kept_is_not_used(answer, regraft, runs, transf
     words = ("transfer", *between(*runs), "--data", "digits", "--points", "0", "--out", "out")
     stops.add("naive")
     assert regraft(*words, "--trajectory-steps", "2")[0] == 130
-    config = json.loads((tmp_path / "out/config.json").read_text())
+    config = json.loads((tmp_path / "out/regraft.json").read_text())
     # The folder is another command's now, but for what is left in it.
     shutil.move(tmp_path / "out/unfinished", tmp_path / "kept")
     shutil.rmtree(tmp_path / "out")
     stops.clear()
     stops.add("fgmt")
     assert regraft(*words, "--trajectory-steps", "3")[0] == 130
-    assert json.loads((tmp_path / "out/config.json").read_text())["digest"] != config["digest"]
+    assert json.loads((tmp_path / "out/regraft.json").read_text())["digest"] != config["digest"]
     shutil.copytree(tmp_path / "kept", tmp_path / "out/unfinished")
     stops.clear()
     begun.clear()

@@ -115,7 +115,7 @@ def test_another_runs_folder_is_refused_and_kept(refused, run_folder):
     assert {p: p.read_bytes() for p in run_folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("file", ["config.json", "result.json"])
+@pytest.mark.parametrize("file", ["regraft.json", "result.json"])
 def test_a_corrupt_run_folder_is_named(file, refused, run_folder):
     (run_folder / file).write_text("{")
     assert str(run_folder / file) in refused("ticket", "find", "--out", run_folder, *QUICK)

@@ -22,7 +22,7 @@ def make_run(tmp_path):
         folder = folder / f"seed={seed}"
         folder.mkdir(parents=True)
         head = {"schema": 1, "setting": setting, "arm": arm, "control": control, "seed": seed}
-        write(folder / "config.json", {**head, "digest": "0123456789abcdef", "config": {}})
+        write(folder / "regraft.json", {**head, "digest": "0123456789abcdef", "config": {}})
         write(folder / "environment.json", {"torch": "2.11.0", "device": "cpu"})
         with (folder / "metrics.jsonl").open("w") as file:
             for epoch in range(1, epochs + 1):

@@ -61,47 +61,47 @@ def test_an_arm_is_not_its_own_control(make_run):
 
 def test_a_missing_config(make_run):
     folder = make_run()
-    (folder / "config.json").unlink()
-    with pytest.raises(InputError, match=r"config\.json is missing"):
+    (folder / "regraft.json").unlink()
+    with pytest.raises(InputError, match=r"regraft\.json is missing"):
         find_runs(folder)
 
 
 def test_config_that_is_no_json(make_run):
     folder = make_run()
-    (folder / "config.json").write_text('{"schema": 1,\n"arm" 3}')
-    with pytest.raises(InputError, match=r"config\.json is not valid JSON at line 2"):
+    (folder / "regraft.json").write_text('{"schema": 1,\n"arm" 3}')
+    with pytest.raises(InputError, match=r"regraft\.json is not valid JSON at line 2"):
         read_run(folder)
 
 
 def test_config_that_is_a_list(make_run):
     folder = make_run()
-    (folder / "config.json").write_text("[]")
-    with pytest.raises(InputError, match=r"config\.json holds a list"):
+    (folder / "regraft.json").write_text("[]")
+    with pytest.raises(InputError, match=r"regraft\.json holds a list"):
         read_run(folder)
 
 
 def test_config_that_is_binary(make_run):
     folder = make_run()
-    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"config\.json is not UTF-8"):
+    (folder / "regraft.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"regraft\.json is not UTF-8"):
         read_run(folder)
 
 
 def test_nesting_without_end(make_run):
     folder = make_run()
-    (folder / "config.json").write_text("[" * 100_000)
+    (folder / "regraft.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="nested too deeply"):
         read_run(folder)
 
 
 def test_another_programs_config(make_run):
     folder = make_run()
-    (folder / "config.json").write_text('{"model_type": "bert", "hidden_size": 768}')
-    with pytest.raises(InputError, match=r"config\.json: schema is None, expected 1"):
+    (folder / "regraft.json").write_text('{"model_type": "bert", "hidden_size": 768}')
+    with pytest.raises(InputError, match=r"regraft\.json: schema is None, expected 1"):
         read_run(folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "result.json"])
+@pytest.mark.parametrize("name", ["regraft.json", "result.json"])
 def test_a_newer_schema(make_run, name):
     folder = make_run()
     change(folder / name, schema=2)
@@ -125,8 +125,8 @@ def test_a_newer_schema(make_run, name):
 )
 def test_wrong_values_in_config(make_run, key, value):
     folder = make_run()
-    change(folder / "config.json", **{key: value})
-    with pytest.raises(InputError, match=rf"config\.json: {key} is"):
+    change(folder / "regraft.json", **{key: value})
+    with pytest.raises(InputError, match=rf"regraft\.json: {key} is"):
         read_run(folder)
 
 
@@ -208,6 +208,14 @@ def test_what_lies_inside_a_run_is_its_own_affair(make_run):
     folder = make_run()
     (folder / "ticket").mkdir()
     (folder / "ticket" / "config.json").write_text('{"format": "ticket"}')
+    assert len(find_runs(folder.parent)) == 1
+
+
+def test_folders_of_merges_are_passed_over(make_run):
+    folder = make_run()
+    merge = folder.parent / "merge"
+    merge.mkdir()
+    (merge / "regraft.json").write_text('{"schema": 1, "digest": "0", "options": {}}')
     assert len(find_runs(folder.parent)) == 1
 
 

@@ -32,7 +32,7 @@ def test_a_run_leaves_its_config_and_where_it_ran_and_finds_them_again(tmp_path)
         folder.save_checkpoint(STATE)
         assert folder.result is None
     before = contents(tmp_path)
-    assert json.loads((tmp_path / "a" / "b" / "config.json").read_text())["config"] == CONFIG
+    assert json.loads((tmp_path / "a" / "b" / "regraft.json").read_text())["config"] == CONFIG
     assert read_json(tmp_path / "a" / "b" / "environment.json")["torch"] == torch.__version__
     with opened(tmp_path / "a" / "b") as folder:
         assert torch.equal(folder.load_checkpoint()["model"]["weight"], torch.arange(4.0))
@@ -66,7 +66,7 @@ def test_a_foreign_folder_is_refused_and_left_untouched(tmp_path, name):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("kept", [[], ["config.json"], ["config.json", "environment.json"]])
+@pytest.mark.parametrize("kept", [[], ["regraft.json"], ["regraft.json", "environment.json"]])
 def test_what_a_kill_left_half_written_is_cleared_away(tmp_path, kept):
     with opened(tmp_path):
         pass
@@ -77,7 +77,7 @@ def test_what_a_kill_left_half_written_is_cleared_away(tmp_path, kept):
         (tmp_path / name).write_bytes(b"half")
     with opened(tmp_path):
         names = {path.name for path in tmp_path.iterdir()}
-        assert names == {"config.json", "environment.json", "metrics.jsonl"}
+        assert names == {"regraft.json", "environment.json", "metrics.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_what_a_kill_left_half_written_is_cleared_away(tmp_path, kept):
 def test_a_damaged_config_is_refused(tmp_path, text):
     with opened(tmp_path):
         pass
-    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    (tmp_path / "regraft.json").write_bytes(text.encode("latin-1"))
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=r"config\.json is damaged .*remove the folder to start"):
+    with pytest.raises(InputError, match=r"regraft\.json is damaged .*remove the folder to start"):
         opened(tmp_path).__enter__()
     assert contents(tmp_path) == before
 
@@ -232,7 +232,7 @@ def test_a_full_disk_ends_the_run_with_one_sentence_and_keeps_the_checkpoint(
     monkeypatch.undo()
     names = {path.name for path in (tmp_path / "parts").iterdir()}
     assert names == {
-        "config.json",
+        "regraft.json",
         "environment.json",
         "metrics.jsonl",
         "checkpoint.safetensors",

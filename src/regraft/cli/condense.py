@@ -153,9 +153,10 @@ class Condense:
                         "stored_bytes": size,
                     }
                 )
-        picture = png(contact_sheet(condensed.images, columns=self.per_class))
-        rows = self._evaluate(splits, condensed, runtime) if self.evaluate else []
-        self._write_page(condensed, condenser, picture, rows, model)
+            # Still in the folder's lock: a second command must not write beside this one.
+            picture = png(contact_sheet(condensed.images, columns=self.per_class))
+            rows = self._evaluate(splits, condensed, runtime) if self.evaluate else []
+            self._write_page(condensed, condenser, picture, rows, model)
         self._tell(condenser, condensed, size, rows)
         return 0
 

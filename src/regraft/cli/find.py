@@ -275,7 +275,7 @@ def _pick(kind: Any, values: dict[str, Any], **more: Any) -> Any:
 
 def _forget(folder: Path) -> None:
     """Remove the folder of a run that never began, so that the corrected command may have it."""
-    started = {"config.json", "data.json", "environment.json", "metrics.jsonl"}
+    started = {"regraft.json", "data.json", "environment.json", "metrics.jsonl"}
     found = list(folder.iterdir()) if folder.is_dir() else []
     metrics = folder / "metrics.jsonl"
     if {p.name for p in found} <= started and not (metrics.exists() and metrics.stat().st_size):

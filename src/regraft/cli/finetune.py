@@ -28,7 +28,7 @@ from .output import print_json, say
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 # What the folder of a run has before there is anything to go on from, and what there is then.
 _BEGUN = {
-    "config.json",
+    "regraft.json",
     "data.json",
     "environment.json",
     "metrics.jsonl",

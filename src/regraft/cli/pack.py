@@ -212,7 +212,7 @@ def _checkpoint(path: Path, data_root: str | None) -> Any:
     if not isinstance(state.get("model"), dict):
         raise InputError(f"{path} is no run's checkpoint: expected a `model` in it")
     about: dict[str, Any] = {}
-    config = path.parent / "config.json"
+    config = path.parent / "regraft.json"
     if config.is_file():
         try:
             asked = jsonlib.loads(config.read_text(encoding="utf-8"))["config"]

@@ -60,11 +60,11 @@ def read_run(folder: str | Path) -> Run:
             message names the file, and the line where there is one.
     """
     folder = Path(folder)
-    path = folder / "config.json"
+    path = folder / "regraft.json"
     config = _object(path)
     if config is None:
         raise InputError(
-            f"{path} is missing: expected a run folder, which holds the config.json its run wrote"
+            f"{path} is missing: expected a run folder, which holds the regraft.json its run wrote"
         )
     _check_schema(path, config)
     arm = _name(path, config, "arm")
@@ -107,7 +107,7 @@ def find_runs(folders: str | Path | Iterable[str | Path]) -> list[Run]:
         below = _candidates(top)
         if not below:
             raise InputError(
-                f"{top} holds no run: expected folders with the config.json that a run writes"
+                f"{top} holds no run: expected folders with the regraft.json that a run writes"
             )
         for folder in sorted(below, key=_natural):
             found.setdefault(folder.resolve(), folder)
@@ -117,12 +117,23 @@ def find_runs(folders: str | Path | Iterable[str | Path]) -> list[Run]:
 def _candidates(top: Path) -> list[Path]:
     folders = []
     for folder, subfolders, files in os.walk(top):
-        if "config.json" in files:
-            # What lies inside a run (a ticket, a checkpoint) may bring a config.json of its own.
+        if "regraft.json" in files:
+            # What lies inside a run (a ticket, a checkpoint) may bring one of its own.
             subfolders.clear()
-        if not {"config.json", "metrics.jsonl", "result.json"}.isdisjoint(files):
+        if not {"regraft.json", "metrics.jsonl", "result.json"}.isdisjoint(files) and not (
+            "metrics.jsonl" not in files and _is_of_a_merge(Path(folder))
+        ):
             folders.append(Path(folder))
     return folders
+
+
+def _is_of_a_merge(folder: Path) -> bool:
+    """Whether a folder is of a command without metrics, which has no place among runs."""
+    try:
+        stored = json.loads((folder / "regraft.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False  # reading it as a run says what is wrong
+    return isinstance(stored, dict) and "options" in stored and "config" not in stored
 
 
 def _natural(path: Path) -> list[tuple[float, str]]:

@@ -1,7 +1,7 @@
 """A run is a folder: config, environment, metrics, checkpoint, result.
 
 ```
-RUN/config.json             what was asked, with its digest; written first, never changed
+RUN/regraft.json             what was asked, with its digest; written first, never changed
 RUN/environment.json        what it ran on
 RUN/metrics.jsonl           one JSON object a line; the same bits whenever the run is repeated
 RUN/checkpoint.safetensors  the newest state, replaced atomically
@@ -139,12 +139,12 @@ class RunFolder:
             ) from refused
 
     def _check_or_start(self) -> None:
-        file = self.path / "config.json"
+        file = self.path / "regraft.json"
         unfinished = [p for p in self.path.iterdir() if _UNFINISHED.fullmatch(p.name)]
         if not file.exists():
             if any(p not in unfinished for p in self.path.iterdir()):
                 raise InputError(
-                    f"{self.path} is not empty and is no run folder (it has no config.json): choose "
+                    f"{self.path} is not empty and is no run folder (it has no regraft.json): choose "
                     "another folder"
                 )
             write_text(file, _json(self.identity))

@@ -136,7 +136,7 @@ def run_finetune(
     README.md           the model's card;  report.html  the same with figures
     ```
 
-    and the files of any run: config.json, environment.json, data.json, metrics.jsonl, result.json.
+    and the files of any run: regraft.json, environment.json, data.json, metrics.jsonl, result.json.
 
     Raises:
         RegraftError: Whatever keeps the run from its end, in one sentence.

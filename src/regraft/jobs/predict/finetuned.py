@@ -62,7 +62,7 @@ def load_finetuned(path: Path, *, model: str | None, accelerator: str) -> Finetu
         raise InputError("accelerator='cuda': no GPU is available here; use cpu or auto")
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
-        unfinished = (path / "config.json").exists()
+        unfinished = (path / "regraft.json").exists()
         hint = (
             "its run has not finished: start the same command again"
             if unfinished

@@ -111,7 +111,7 @@ class CheckpointTransfer:
             RegraftError: Whatever keeps the run from its end, in one sentence.
         """
         self.check()
-        new, config = not (out / "config.json").exists(), self.config()
+        new, config = not (out / "regraft.json").exists(), self.config()
         _refuse_changed(out, config)
         with RunFolder(
             out,
@@ -163,7 +163,7 @@ class CheckpointTransfer:
         return write_documents(folder.path, card)
 
 
-_FIRST = {"config.json", "environment.json", "metrics.jsonl"}
+_FIRST = {"regraft.json", "environment.json", "metrics.jsonl"}
 """What a folder holds before anything was found."""
 
 
@@ -180,7 +180,7 @@ def _refuse_changed(out: Path, config: dict[str, Any]) -> None:
     Raises:
         InputError: The first kind of file that has changed.
     """
-    there = (read_json(out / "config.json") or {}).get("config")
+    there = (read_json(out / "regraft.json") or {}).get("config")
     if not isinstance(there, dict):
         return
     changed = [key for key in {**there, **config} if there.get(key) != config.get(key)]
