@@ -78,7 +78,14 @@ def main() -> None:
             for steps in asked.steps:
                 for lr in asked.rates:
                     out = asked.out / f"{name}-{surrogate}-lr={lr:g}-steps={steps}"
-                    options = ["--lr", f"{lr:g}", "--steps", str(steps), "--surrogate", surrogate]
+                    options = [
+                        "--ste-lr",
+                        f"{lr:g}",
+                        "--ste-steps",
+                        str(steps),
+                        "--surrogate",
+                        surrogate,
+                    ]
                     began = time.perf_counter()
                     loss = lowest_loss(pair, folders, out, [*options, *root])
                     seconds = time.perf_counter() - began
