@@ -3,6 +3,7 @@ import os
 import stat
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -79,3 +80,21 @@ def test_a_path_that_is_a_folder_is_refused(tmp_path):
 def test_the_longest_name_is_possible(tmp_path):
     write_text(tmp_path / ("n" * 255), "x")
     assert (tmp_path / ("n" * 255)).read_text() == "x"
+
+
+def test_equal_tensors_and_headers_give_equal_bytes_whatever_their_order(tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    from regraft.files import write_tensors
+
+    tensors = {"b": torch.ones(3), "a": torch.zeros(2, 2)}
+    header = {f'key {i} é "quoted"\n': "x" * i for i in range(12)}
+    for i in range(6):
+        entries = list(header.items())
+        write_tensors(tmp_path / f"{i}", dict(tensors), dict(entries[i:] + entries[:i]))
+    first = (tmp_path / "0").read_bytes()
+    assert all((tmp_path / f"{i}").read_bytes() == first for i in range(6))
+    with safe_open(tmp_path / "0", framework="pt") as file:
+        assert file.metadata() == header
+    assert torch.equal(load_file(tmp_path / "0")["b"], tensors["b"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -79,11 +80,28 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str
         mode = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata=header)
+            _sort_metadata(temporary)
             temporary.chmod(mode)
         except safetensors.SafetensorError as error:
             raise RegraftError(
                 f"writing {path} failed ({error}): free some space, or write elsewhere"
             ) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the entries of a safetensors header in order, so that equal files have equal bytes.
+
+    safetensors writes them in an order of its own at every call.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        ordered = {"__metadata__": dict(sorted(metadata.items())), **header}
+        text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(metadata) > 1 and len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def make_folder(path: str | Path) -> Path:

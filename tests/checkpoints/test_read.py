@@ -271,3 +271,13 @@ def test_a_published_checkpoint_reads():
         "the state dict was found under 'state_dict'",
         "the prefix 'module.' of names was dropped",
     ]
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_that_of_safetensors(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for size in range(400, 700):  # one of these lengths is 640, which is 80 02 in bytes
+        save_file({"a": torch.ones(2)}, path, metadata={"x": "y" * size})
+        if path.read_bytes()[:2] == b"\x80\x02":
+            break
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert list(read_checkpoint(path)) == ["a"]

@@ -189,10 +189,13 @@ def _is_torch_file(file: Path) -> bool:
     """Whether a file begins like one of `torch.save`: a ZIP archive or a pickle."""
     try:
         with file.open("rb") as opened:
-            start = opened.read(8)
+            start = opened.read(9)
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})") from error
     refuse_foreign(file, start)
+    # safetensors begin with the length of a JSON object, which may look like the start of a pickle.
+    if start[8:] == b"{" and not start.startswith(b"PK"):
+        return False
     return start.startswith((b"PK\x03\x04", b"\x80\x02"))
 
 
