@@ -61,7 +61,11 @@ def test_help_imports_nothing_heavy(words):
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)
 def test_every_verb_has_help(words, capsys):
     assert main([*words, "--help"]) == 0
-    assert " ".join(["usage: regraft", *words]) in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert " ".join(["usage: regraft", *words]) in text
+    plain = " ".join(text.replace("│", " ").split())
+    for wrong in ("{None}", "(default: )", "--no-", "(default: True)"):
+        assert wrong not in plain
 
 
 def test_help_says_what_exit_codes_mean(capsys):

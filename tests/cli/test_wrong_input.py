@@ -216,7 +216,7 @@ def test_unknown_recipes_sets_and_metrics(refused, run_folder):
 def test_a_missing_set_names_the_folder_and_the_command(find_refused, tmp_path):
     pytest.importorskip("torchvision")
     root = tmp_path / "sets"
-    said = find_refused("--data", "kmnist", "--data-root", root, "--no-download")
+    said = find_refused("--data", "kmnist", "--data-root", root, "--offline")
     assert str(root / "KMNIST") in said
     assert f"regraft data get kmnist --data-root {root}" in said
 

@@ -79,8 +79,11 @@ def _command(words: list[str]) -> Any:
         verbs, description = verb.verbs, verb.line
     import tyro
 
+    from .constructors import registry
+
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    return tyro.cli(verb.load(), prog=" ".join(path), args=words, config=config)
+    with registry():
+        return tyro.cli(verb.load(), prog=" ".join(path), args=words, config=config)
 
 
 def _show_verbs(path: list[str], verbs: Mapping[str, Any], description: str) -> None:

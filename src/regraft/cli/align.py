@@ -19,7 +19,11 @@ from .output import print_json, say
 class AlignOptions:
     """What `regraft align` and `regraft merge` are both told."""
 
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    checkpoints: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(help_behavior_hint="(two or more)"),
+    ]
     """Two or more checkpoints of one architecture: safetensors (or the index of shards), .pt, or
     run folders. The first stays as it is."""
     out: Path

@@ -64,7 +64,7 @@ class Condense:
     """Seeds of the evaluation."""
     data_root: str | None = None
     """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
-    download: bool = True
+    offline: bool = False
     """Stop at a missing known set instead of fetching it."""
     image_size: int | None = None
     """Side of the images in pixels; a folder without it takes 224."""
@@ -166,7 +166,7 @@ class Condense:
         return DataConfig(
             name=self.data,
             root=self.data_root,
-            download=self.download,
+            download=not self.offline,
             train_size=self.train_size,
             validation=self.validation,
             split_seed=self.split_seed,

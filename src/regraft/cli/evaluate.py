@@ -35,7 +35,7 @@ class Evaluate:
     """Build this network instead of the one the file names: a name or package.module:factory."""
     data_root: str | None = None
     """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
-    download: bool = True
+    offline: bool = False
     """Stop at a missing known set instead of fetching it."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
@@ -65,7 +65,7 @@ class Evaluate:
             tuned.path,
             self.data,
             self.data_root,
-            download=self.download,
+            download=not self.offline,
             seen=None if self.all_images else Seen.of(tuned.path),
             unreadable=self.unreadable,
         )

@@ -99,7 +99,7 @@ class Find:
     """Augmentation of the training images."""
     data_root: str | None = None
     """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
-    download: bool = True
+    offline: bool = False
     """Stop at a missing known set instead of fetching it."""
     image_size: int | None = None
     """Side of the images in pixels; a folder without it takes 224."""
@@ -154,7 +154,9 @@ class Find:
             setting=self._setting(),
             arm=self.method,
             control="edge_popup" if self.method == "iterand" else None,
-            data=_pick(DataConfig, values, name=self.data, root=self.data_root),
+            data=_pick(
+                DataConfig, values, name=self.data, root=self.data_root, download=not self.offline
+            ),
             model=ModelConfig(name=self.model, width=self.width, options=self._options()),
             ticket=_pick(TicketConfig, values),
             optim=_pick(OptimConfig, values),

@@ -128,7 +128,7 @@ class Finetune:
     """Further keyword arguments of the model's factory, as a JSON object."""
     data_root: str | None = None
     """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
-    download: bool = True
+    offline: bool = False
     """Stop at a missing known set instead of fetching it."""
     seed: int = 1
     """Seed of classifier, method and batches."""
@@ -188,6 +188,7 @@ class Finetune:
                 values,
                 name=self.data,
                 root=self.data_root,
+                download=not self.offline,
                 image_size=size,
                 augment="none",
             ),

@@ -20,7 +20,11 @@ class Predict:
 
     result: Annotated[Path, tyro.conf.Positional]
     """The result folder, or the model.safetensors in it."""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    images: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(help_behavior_hint="(one or more)"),
+    ]
     """Image files, and folders of them."""
     top: int = 3
     """How many classes to name for each image."""

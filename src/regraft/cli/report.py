@@ -15,7 +15,11 @@ from .output import print_json, say
 class Report:
     """Gather runs into a table, method against control, and an HTML page."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(help_behavior_hint="(one or more)"),
+    ]
     """Run folders, or folders that hold them."""
     out: Path = Path("report.html")
     """The page to write."""

@@ -42,7 +42,7 @@ class Run:
     """Build this network instead of the ticket's own: a name or package.module:factory."""
     data_root: str | None = None
     """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
-    download: bool = True
+    offline: bool = False
     """Stop at a missing known set instead of fetching it."""
     unreadable: Literal["refuse", "skip"] = "refuse"
     """--data: stop at an image that cannot be decoded, or warn and go on."""
@@ -84,7 +84,7 @@ class Run:
                 self.ticket,
                 self.data,
                 self.data_root,
-                download=self.download,
+                download=not self.offline,
                 unreadable=self.unreadable,
             )
             probabilities = self._predict(ticket, map(about.normalised, given.pixels(500)))
@@ -116,7 +116,7 @@ class Run:
         config = DataConfig(
             name=self.data,
             root=self.data_root,
-            download=self.download,
+            download=not self.offline,
             features=features,
             **(split if self.data == about.get("data") else {}),
         )
