@@ -28,7 +28,7 @@ def lines_of(
         return {}
     at, trained = steps.start(config.start), networks.trained
     show = begin(progress, "paths")
-    found = connect(
+    connection = connect(
         networks.model,
         at.weights,
         networks.placed(networks.trajectory.state(-1)),
@@ -40,7 +40,7 @@ def lines_of(
         points=config.points,
         progress=None if show is None else lambda done, count: show(done, count, {}),
     )
-    return found.to_dict()["curves"]
+    return connection.to_dict()["curves"]
 
 
 def plane_of(
@@ -62,7 +62,7 @@ def plane_of(
     if config.match == "oracle":
         return {"plane": None, "notes": []}  # the oracle's is the transferred network itself
     ends = {"oracle": oracle(), config.match: steps}
-    points = {method: found.start(config.start) for method, found in ends.items()}
+    points = {method: end.start(config.start) for method, end in ends.items()}
     states = [networks.trained, *(at.weights for at in points.values())]
     try:
         measured = plane(

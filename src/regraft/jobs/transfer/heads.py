@@ -9,13 +9,14 @@ References:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from regraft import streams
-from regraft.checkpoints.model_card import header
-from regraft.checkpoints.read import Checkpoint
+from regraft.checkpoints.checkpoint import Checkpoint
+from regraft.checkpoints.model_card import KEY
 
 
 def other_head(base: Checkpoint, tuned: Checkpoint) -> list[str]:
@@ -56,13 +57,7 @@ def with_new_head(
         values = streams.uniform(seed, f"transfer.head/{name}", which, like.numel())
         drawn[name] = (bound * values).reshape(like.shape).to(like.dtype)
     about = tuned.about or {k: v for k, v in base.about.items() if k != "classes"}
-    return replace(
-        base,
-        sketch={**base.sketch, **{k: tuned.sketch[k] for k in names}},
-        where={**base.where, **{k: (None, k) for k in names}},
-        loaded={**base.loaded, **drawn},
-        metadata={**base.metadata, **header(about)},
-    )
+    return replace(base.extended(drawn), metadata={**base.metadata, KEY: json.dumps(about)})
 
 
 def new_head_note(

@@ -65,7 +65,7 @@ class Images:
     @cached_property
     def few(self) -> dict[str, Kept]:
         """By part: batches of the images for scores along the steps and on paths, read once."""
-        some = {part: _some(found, self.config.curve_images) for part, found in self._parts.items()}
+        some = {part: _some(own, self.config.curve_images) for part, own in self._parts.items()}
         return {part: Kept(self._plain(images)) for part, images in some.items()}
 
     @cached_property
@@ -102,11 +102,11 @@ class Images:
     ) -> dict[str, float]:
         """Return loss and accuracy of a state, on all images or on those for the curves."""
         model.load_state_dict(state)
-        found: dict[str, float] = {}
+        measured: dict[str, float] = {}
         for part in parts:
             scores = measure(model, [self._all[part] if everything else self.few[part]])
-            found |= {f"{part}_accuracy": scores.accuracy, f"{part}_loss": scores.loss}
-        return found
+            measured |= {f"{part}_accuracy": scores.accuracy, f"{part}_loss": scores.loss}
+        return measured
 
     def right(self, model: nn.Module, state: State) -> Tensor:
         """Return which of all validation images a state classifies right, bool [n]."""

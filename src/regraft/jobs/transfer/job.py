@@ -24,6 +24,7 @@ from .config import TransferConfig
 from .engine import TransferResult, transfer
 from .images import Images
 from .networks import Networks
+from .parts import Parts
 from .steps import Steps
 
 _LINES = {"trained target": "target", "permuted source": "source", "between": "between"}
@@ -94,20 +95,21 @@ class TransferJob(Job):
         """Transfer, measure and train on; return what was measured."""
         reset_peak()
         networks = self._networks(folder, root)
-        found = transfer(networks, self.transfer, self.runtime, folder, progress)
-        steps = found.steps.get(self.transfer.match)
-        start = found.untrained if steps is None else steps.start(self.transfer.start).weights
-        trained = found.trained_on.get(self.transfer.match)
+        result = transfer(networks, self.transfer, self.runtime, folder, progress)
+        steps = result.steps.get(self.transfer.match)
+        start = result.untrained if steps is None else steps.start(self.transfer.start).weights
+        trained = result.trained_on.get(self.transfer.match)
         if trained is None:
             folder.truncate_metrics(0)
             networks.model.load_state_dict(start)
         # A training begins with empty metrics, so that what was found before it is logged after it.
-        for row in _rows(found, steps):
+        for row in _rows(result, steps):
             folder.log(row)
         if folder.writes:
             networks.save(folder.path / "transferred.safetensors", start)
             networks.save(folder.path / "model.safetensors", networks.model.state_dict())
-        metrics = _metrics(found, steps, self.transfer)
+        Parts(folder).remove()
+        metrics = _metrics(result, steps, self.transfer)
         seconds = metrics["transfer_seconds"]
         after = {} if trained is None else trained["result"]
         if trained is not None:
@@ -161,10 +163,10 @@ class TransferJob(Job):
 
 
 def _metrics(
-    found: TransferResult, steps: Steps | None, config: TransferConfig
+    result: TransferResult, steps: Steps | None, config: TransferConfig
 ) -> dict[str, float]:
     """Return what is told of a transfer: scores before any training, seconds, barriers."""
-    start = found.scores["target, untrained"] if steps is None else steps.scores[config.start]
+    start = result.scores["target, untrained"] if steps is None else steps.scores[config.start]
     metrics = {
         f"untrained_{name}": start[name] for name in ("validation_accuracy", "test_accuracy")
     }
@@ -186,22 +188,22 @@ def _metrics(
         "gradients": float(costs.count),
     }
     for name, short in _LINES.items():
-        if name in found.paths:
-            metrics[f"{short}_barrier"] = found.paths[name]["loss_barrier"]
-            metrics[f"{short}_accuracy_barrier"] = found.paths[name]["accuracy_barrier"]
+        if name in result.paths:
+            metrics[f"{short}_barrier"] = result.paths[name]["loss_barrier"]
+            metrics[f"{short}_accuracy_barrier"] = result.paths[name]["accuracy_barrier"]
     return metrics
 
 
-def _rows(found: TransferResult, steps: Steps | None) -> list[dict[str, Any]]:
+def _rows(result: TransferResult, steps: Steps | None) -> list[dict[str, Any]]:
     """Return rows with the scores along the steps, on the lines, and over the plane."""
-    rows = [_step_row(0, found.first)]
+    rows = [_step_row(0, result.first)]
     rows += [_step_row(i, row) for i, row in enumerate(steps.rows if steps else (), start=1)]
     for name, short in _LINES.items():
-        curve = found.paths.get(name, {"at": (), "scores": ()})
+        curve = result.paths.get(name, {"at": (), "scores": ()})
         for i, (x, score) in enumerate(zip(curve["at"], curve["scores"], strict=True)):
             row = {"step": i, "epoch": 0, "split": f"path_{short}", "at": x}
             rows.append({**row, "loss": score["loss"], "accuracy": score["accuracy"]})
-    plane = found.plane
+    plane = result.plane
     if plane is None:
         return rows
     for i, y in enumerate(plane["y"]):

@@ -67,7 +67,7 @@ def _figures(card: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
         ]
         for key in ("accuracy", "loss")
     }
-    found = [
+    figures = [
         (
             "Before any training",
             "The target along the source's steps, permuted by each method; nothing is trained.",
@@ -89,7 +89,7 @@ def _figures(card: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
             ]
             for x in ("epoch", "seconds")
         }
-        found.append(
+        figures.append(
             (
                 "Trained on",
                 "All see the same batches; seconds count the transfer, tracing, and the scores by which "
@@ -108,7 +108,7 @@ def _figures(card: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
             ]
             for key in ("accuracy", "loss")
         }
-        found.append(
+        figures.append(
             (
                 "Paths",
                 "Straight lines that end (at 1) at the transferred network: from the permuted source and "
@@ -120,8 +120,8 @@ def _figures(card: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
             )
         )
     if card["plane"]:
-        found.append(_plane(card["plane"]))
-    return found
+        figures.append(_plane(card["plane"]))
+    return figures
 
 
 def _plane(plane: dict[str, Any]) -> tuple[str, str, list[str]]:

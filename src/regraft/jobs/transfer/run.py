@@ -126,10 +126,10 @@ class CheckpointTransfer:
                 write_card(out, card)
                 folder.finish({"metrics": {}, "seconds": card["seconds"]})
             Parts(folder).remove()
-        found = read_json(out / CARD)
-        if found is None:
+        whole = read_json(out / CARD)
+        if whole is None:
             raise InputError(f"{out / CARD} is missing: remove the folder to transfer again")
-        return found
+        return whole
 
     def _work(self, folder: RunFolder, progress: Shown) -> dict[str, Any]:
         """Transfer, measure, train on, write the files; return the card."""
