@@ -33,7 +33,6 @@ CHECKED = [
     "regraft.tickets.gather",
     "regraft.tickets.file.header",
     "regraft.tickets.iterand",
-    "regraft.tickets.file.legacy",
     "regraft.tickets.file.packed",
     "regraft.tickets.schedule",
     "regraft.tickets.source",

@@ -1,6 +1,8 @@
+import contextlib
 import io
 import os
 import pickle
+import tracemalloc
 from collections import defaultdict
 
 import numpy as np
@@ -9,6 +11,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regraft.data import foreign_pickle
 from regraft.data.foreign_pickle import array_of, matrix_of, unpickled
 
 KINDS = ("f4", "f8", "i4", "i8", "u1", "b1", ">i4", ">f8")
@@ -99,7 +102,7 @@ def test_a_state_changes_nothing_but_the_record(names):
     [
         (None, "there is no array"),
         ((1, (2,), "f4", False, "x" * 8), "not described as arrays are"),
-        ((1, (1 << 60,), None, False, ""), "not described as arrays are"),
+        ((1, (1 << 40,), None, False, ""), "not described as arrays are"),
     ],
 )
 def test_an_array_with_another_state_is_refused(state, reason):
@@ -130,13 +133,70 @@ def test_a_dtype_with_flags_is_a_plain_one():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"\x80\x02Nr\xff\xff\xff\x7f.", "numbers more objects than it has bytes"),
-        (b"\x80\x02}N" + b"\x85" * 200_000 + b"Ns.", "has 200000 tuples"),
+        (b"\x80\x02Nr\xff\xff\xff\x7f.", "numbers more objects than it has made"),
+        (b"\x80\x02}N" + b"\x85" * 200_000 + b"Ns.", "more tuples than 1000"),
+        (pickle.dumps({k * (2**61 - 1): 0 for k in range(1, 9)}, protocol=2), "more than 40 bits"),
+        (pickle.dumps(dict.fromkeys(range(40_000)), protocol=2), "or keys than 32768"),
+        (b"\x80\x02}(" + b"K\x01N" * 40_000 + b"d.", "or keys than 32768"),
+        (b"\x80\x02}" + b"K\x01Ns" * 40_000 + b".", "or keys than 32768"),
+        (b"\x80\x02]" + b"Na" * (1 << 19) + b".", "more than 1048576 operations"),
+        (b"\x80\x02" + b"N" * (1 << 26) + b".", "more than 67108864"),
+        (pickle.dumps({1.5: 0}, protocol=2), "the operation BINFLOAT"),
+        (b"\x80\x02]22.", "the operation DUP"),
+        (pickle.dumps(frozenset([1]), protocol=4), "the operation FROZENSET"),
     ],
+    ids=range(11),
 )
-def test_what_would_stop_the_process_is_refused(content, reason):
+def test_what_would_stop_the_process_is_refused_before_anything_is_made(
+    content, reason, monkeypatch
+):
+    monkeypatch.setattr(foreign_pickle, "_Reader", None)
     with pytest.raises(ValueError, match=reason):
         unpickled(content)
+
+
+def repeated(module, name, argument, times):
+    """Return a pickle that calls a name again and again with one long argument, kept by number."""
+    kept = pickle.dumps(argument, protocol=3)[2:-1] + b"r\x02\x00\x00\x000"
+    kept = kept[:-1]  # the argument stays below the list of results
+    called = b"c" + f"{module}\n{name}\n".encode() + b"j\x02\x00\x00\x00\x85Ra"
+    return b"\x80\x03" + kept + b"]" + called * times + b"."
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "argument", "reason"),
+    [
+        ("builtins", "list", bytes(10_000), "makes a list by a call"),
+        ("__builtin__", "list", bytes(10_000), "makes a list by a call"),
+        ("_codecs", "encode", "x" * 100_000, "makes more bytes of text than it has"),
+    ],
+)
+def test_a_call_again_and_again_makes_no_more_than_the_file_holds(module, name, argument, reason):
+    content = repeated(module, name, argument, 900)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=reason):
+            unpickled(content)
+        # A thousandth of what the calls would make, and no bound on anybody's clock.
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(content)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("names", [("_codecs", "encode"), ("builtins", "list")])
+@pytest.mark.parametrize("state", [{"left": 1 << 40}, (None, {"left": 1 << 40})])
+def test_what_stands_for_a_call_keeps_its_attributes(names, state):
+    body = pickle.dumps(state, protocol=2)[2:-1]
+    content = b"\x80\x02]c" + "\n".join(names).encode() + b"\n" + body + b"b\x85."
+    with contextlib.suppress(TypeError):
+        record = unpickled(content)[0]
+        assert record.left < 1 << 10
+    assert not hasattr(foreign_pickle._List, "left")
+
+
+def test_a_graph_as_large_as_the_largest_published_one_is_read():
+    near = defaultdict(list, {i: [i, (i * 7) % 19_717, 3] for i in range(19_717)})
+    assert unpickled(pickle.dumps(near, protocol=2)) == near
 
 
 @given(at=st.integers(0, 10**6), byte=st.integers(0, 255), rows=st.integers(1, 4))

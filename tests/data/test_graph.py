@@ -151,7 +151,9 @@ class TestPlanetoid:
             ("graph", {0: [600]}, "other nodes than 0 to 599"),
             ("graph", {-1: [0]}, "other nodes than 0 to 599"),
             ("graph", {0: [True]}, "other nodes than 0 to 599"),
-            ("graph", {0: 1 << 80}, "no lists of neighbours"),
+            ("graph", {0: 1 << 30}, "no lists of neighbours"),
+            ("graph", {0: 1 << 80}, "an integer of more than 40 bits"),
+            ("graph", dict.fromkeys(range(600), [1] * 4000), "more than 2097152 edges"),
             ("graph", [[1], [0]], "no lists of neighbours"),
         ],
     )

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regraft.symmetry.spec.spec import Group, PermutationSpec, Site
+from regraft.symmetry.spec.group import Group, Site
+from regraft.symmetry.spec.spec import PermutationSpec
 
 
 def plain(n: int, *, start: int = 0) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from regraft import streams
+from regraft.symmetry.spec.group import Group
 from regraft.symmetry.spec.permutation import compose, inverse
-from regraft.symmetry.spec.spec import Group, PermutationSpec
+from regraft.symmetry.spec.spec import PermutationSpec
 
 IGNORED = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -3,8 +3,12 @@
 A pickle is a program: it names classes and calls them. Here every name stands for an inert record
 of what it was called with, so nothing of NumPy, SciPy or any other package is imported, made or
 called on the file's behalf. The arrays are made afterwards, from records whose types and sizes have
-been checked. Two ways are closed in which a small file stops the process inside Python's `pickle`:
-numbering its objects far beyond their count, and tuples nested deeper than the stack.
+been checked.
+
+A small pickle can also ask for much time or memory. Its operations are read before any is carried
+out, and only those that make numbers, text, lists, dicts and calls are allowed, so many of them, with
+so large integers, and so many keys of dicts, as the published graphs need with room to spare. What is
+then carried out takes memory in proportion to the file, and seconds at most.
 """
 
 from __future__ import annotations
@@ -19,10 +23,27 @@ import numpy as np
 
 # Kind and bytes of an item, for truth values, integers and floating-point numbers.
 _NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
-_NUMBERING = ("PUT", "BINPUT", "LONG_BINPUT")
-# Hashing follows these to any depth; lists and dicts have no hash.
-_NESTING = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
-_MOST_NESTING = 1000
+
+# PubMed, the largest of the published graphs, has 19,717 nodes and 88,648 edges.
+MOST_BYTES = 1 << 26
+_MOST_STEPS = 1 << 20
+_MOST_KEYS = 1 << 15
+# Hashing follows tuples to any depth; lists and dicts have no hash.
+_MOST_TUPLES = 1000
+# Integers up to here differ in their hashes; from 2 ** 61 on they can be chosen to have the same.
+_MOST_INTEGER = 1 << 40
+
+_TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+_NUMBERING = {"PUT", "BINPUT", "LONG_BINPUT"}
+_STEPS = {
+    *("PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD"),
+    *("GET", "BINGET", "LONG_BINGET", "MEMOIZE", *_NUMBERING),
+    *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2"),
+    *("LONG", "LONG1", "LONG4", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
+    *("EMPTY_TUPLE", *_TUPLES, "EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
+    *("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
+}
 
 
 def unpickled(content: bytes) -> Any:
@@ -33,17 +54,42 @@ def unpickled(content: bytes) -> Any:
 
     Raises:
         ValueError: The pickle names something else than arrays, sparse matrices, lists and dicts,
-            or is made to exhaust memory or stack.
+            or asks for more time or memory than those need.
         Exception: Nearly any other, where the pickle is damaged.
     """
-    nested = 0
-    for step, number, _ in pickletools.genops(content):
-        if step.name in _NUMBERING and int(number or 0) > len(content):
-            raise ValueError("it numbers more objects than it has bytes")
-        nested += step.name in _NESTING
-    if nested > _MOST_NESTING:
-        raise ValueError(f"it has {nested} tuples, more than arrays need")
-    return _Reader(io.BytesIO(content), encoding="latin1").load()
+    _refuse_excess(content)
+    return _Reader(content).load()
+
+
+def _refuse_excess(content: bytes) -> None:
+    """Refuse a pickle whose operations are too many, or too costly, before any is carried out."""
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it has {len(content)} bytes, more than {MOST_BYTES}")
+    tuples = keys = height = 0
+    marks = [0]
+    for count, (step, argument, _) in enumerate(pickletools.genops(content), 1):
+        name = step.name
+        if name not in _STEPS:
+            raise ValueError(f"it has the operation {name}, which no array needs")
+        if count > _MOST_STEPS:
+            raise ValueError(f"it has more than {_MOST_STEPS} operations")
+        if name in _NUMBERING and int(argument or 0) > count:
+            raise ValueError("it numbers more objects than it has made")
+        if isinstance(argument, int) and name != "FRAME" and abs(argument) > _MOST_INTEGER:
+            raise ValueError("it has an integer of more than 40 bits")
+        tuples += name in _TUPLES
+        # The items on the stack from the last mark on are what a step that takes them all takes.
+        items = height - marks[-1]
+        keys += {"SETITEM": 1, "SETITEMS": items // 2, "DICT": items // 2}.get(name, 0)
+        if name == "MARK":
+            marks.append(height)
+        elif pickletools.stackslice in step.stack_before:
+            height = marks.pop() if len(marks) > 1 else 0
+            height += len(step.stack_after) - (len(step.stack_before) - 2)
+        else:
+            height += len(step.stack_after) - len(step.stack_before)
+        if tuples > _MOST_TUPLES or keys > _MOST_KEYS:
+            raise ValueError(f"it has more tuples than {_MOST_TUPLES} or keys than {_MOST_KEYS}")
 
 
 def array_of(record: object) -> np.ndarray:
@@ -156,14 +202,34 @@ class _Kind(_Record):
         return np.dtype(f"{order}{code}")
 
 
-class _Bytes(_Record):
-    """How Python 3 writes bytes for Python 2: text and the name of its encoding."""
+class _List(_Record):
+    """What the lists of a `defaultdict` are made by; it makes none here."""
 
     __slots__ = ()
 
-    def __new__(cls, text: object = "", encoding: object = "latin1") -> Any:
+    def __init__(self, *_: object) -> None:
+        raise ValueError("it makes a list by a call, which no array needs")
+
+
+class _Encode(_Record):
+    """What Python 3 writes bytes for Python 2 by: text, and the name of its encoding.
+
+    Text stands in the file once for every time that it becomes bytes, so that all of it together
+    makes at most as many bytes as the file has.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.left = most
+
+    def __call__(self, text: object = "", encoding: object = "latin1") -> bytes:
         if type(text) is not str or encoding != "latin1":
             raise ValueError("it asks for another encoding than latin1")
+        self.left -= len(text)
+        if self.left < 0:
+            raise ValueError("it makes more bytes of text than it has")
         return text.encode("latin1")
 
 
@@ -187,15 +253,20 @@ _STANDS_FOR: dict[tuple[str, str], type] = {
     ("scipy.sparse.csr", "csr_matrix"): _Csr,
     ("scipy.sparse._csr", "csr_matrix"): _Csr,
     ("collections", "defaultdict"): _Lists,
-    ("__builtin__", "list"): list,
-    ("builtins", "list"): list,
-    ("_codecs", "encode"): _Bytes,
+    ("__builtin__", "list"): _List,
+    ("builtins", "list"): _List,
 }
 
 
 class _Reader(pickle.Unpickler):
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="latin1")
+        self._encode = _Encode(len(content))
+
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name, or refuse."""
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         if (module, name) not in _STANDS_FOR:
             raise ValueError(f"it asks for {module}.{name}, which is no data")
         return _STANDS_FOR[module, name]

@@ -25,9 +25,10 @@ from .merge.heads import (
 )
 from .merge.merge import MergeMethod, merge, merge_method, merge_tensors
 from .merge.repair import Repaired, repair, repair_, reset_batch_norm_
+from .spec.group import Group, Pin, Site
 from .spec.permutation import Permutation, compose, inverse
 from .spec.permuted import Permuted
-from .spec.spec import Group, PermutationSpec, Pin, Site
+from .spec.spec import PermutationSpec
 from .trace.check import SymmetryError, check
 from .trace.trace import trace
 from .transfer import (

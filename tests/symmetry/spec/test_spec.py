@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regraft.errors import InputError
+from regraft.symmetry.spec.group import Group, Site
 from regraft.symmetry.spec.permutation import compose, inverse
-from regraft.symmetry.spec.spec import Group, PermutationSpec, Site
+from regraft.symmetry.spec.spec import PermutationSpec
 
 
 def positions(*sizes):

@@ -33,7 +33,7 @@ def test_gains_kept_from_pair_to_pair_are_those_of_all_pairs(name, seed):
 
 def _contracted(gains, frames):
     """The gains of all pairs in given frames, term by term."""
-    from regraft.symmetry.match.solver.contraction import rows
+    from regraft.symmetry.match.solver.rows import rows
 
     found = {}
     for i, term in enumerate(gains.block.terms):

@@ -9,7 +9,7 @@ from symmetry_specs import mlp, plain, residual, spec_of
 from torch import nn
 from transfer_cases import Source, ends
 
-from regraft.symmetry.spec.spec import Group, Site
+from regraft.symmetry.spec.group import Group, Site
 from regraft.symmetry.transfer.gradients import Gradients
 from regraft.symmetry.transfer.run import clock
 from regraft.symmetry.transfer.trajectory import Trajectory

@@ -12,7 +12,8 @@ from symmetry_specs import mlp, plain, random_state
 from torch import nn
 
 from regraft.errors import InputError
-from regraft.symmetry.spec.spec import PermutationSpec, Site
+from regraft.symmetry.spec.group import Site
+from regraft.symmetry.spec.spec import PermutationSpec
 from regraft.symmetry.transfer.recorder import TrajectoryRecorder
 from regraft.symmetry.transfer.trajectory import Trajectory, fractions
 from regraft.symmetry.transfer.transfer import transfer

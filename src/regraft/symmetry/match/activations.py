@@ -22,7 +22,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from regraft.errors import InputError
 from regraft.symmetry.merge.repair import Batches, evaluating, images
-from regraft.symmetry.spec.spec import Group, PermutationSpec, Site
+from regraft.symmetry.spec.group import Group, Site
+from regraft.symmetry.spec.spec import PermutationSpec
 
 from .solver.blocks import ancestry, make_blocks
 from .solver.pairs import Pairs, refuse_not_finite

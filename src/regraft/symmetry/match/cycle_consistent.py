@@ -29,9 +29,9 @@ from regraft.symmetry.spec.spec import PermutationSpec
 
 from .many import ManyMatch, State, _check, _compared, _moved, agreement, align_many, frames_of
 from .solver.blocks import Block
-from .solver.contraction import rows
 from .solver.nested import solve_nested, unit_maps
 from .solver.pairs import Pairs
+from .solver.rows import rows
 
 Relaxed = dict[str, Tensor]
 """Group -> doubly stochastic matrix over its units, [units, units]."""

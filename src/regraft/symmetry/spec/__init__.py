@@ -1,8 +1,9 @@
 """What may be permuted, in which tensors and where; permutations and their algebra."""
 
+from .group import Group, Pin, Site
 from .permutation import Permutation, compose, inverse
 from .permuted import Permuted
-from .spec import Group, PermutationSpec, Pin, Site
+from .spec import PermutationSpec
 
 __all__ = [
     "Group",

@@ -8,7 +8,7 @@ that unit: [m, n].
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,20 +16,19 @@ from torch import Tensor
 from regraft import streams
 from regraft.errors import InputError
 
-if TYPE_CHECKING:
-    from .spec import Group, PermutationSpec
+from .group import Group, Symmetries
 
 Permutation: TypeAlias = Mapping[str, Tensor]
 """Group name -> int64 [n], or [m, n] within a parent; groups that are absent stay in place."""
 
 
-def identity(spec: PermutationSpec) -> Permutation:
+def identity(spec: Symmetries) -> Permutation:
     """Return the permutation that moves nothing."""
     return {g.name: torch.arange(g.size).expand(g.shape).clone() for g in spec}
 
 
 def random_permutation(
-    spec: PermutationSpec, seed: int, groups: Iterable[str] | None = None
+    spec: Symmetries, seed: int, groups: Iterable[str] | None = None
 ) -> Permutation:
     """Return a uniformly random permutation of the named groups, the others in place.
 
@@ -52,7 +51,7 @@ def random_permutation(
     return found
 
 
-def compose(spec: PermutationSpec, first: Permutation, then: Permutation) -> Permutation:
+def compose(spec: Symmetries, first: Permutation, then: Permutation) -> Permutation:
     """Return the permutation p with apply(p) = apply(then) after apply(first).
 
     p[i] = first[then[i]]; within a parent, what slot i holds came from slot then[i] of the parent,
@@ -70,7 +69,7 @@ def compose(spec: PermutationSpec, first: Permutation, then: Permutation) -> Per
     return found
 
 
-def inverse(spec: PermutationSpec, permutation: Permutation) -> Permutation:
+def inverse(spec: Symmetries, permutation: Permutation) -> Permutation:
     """Return the permutation that undoes another.
 
     Raises:
@@ -85,7 +84,7 @@ def inverse(spec: PermutationSpec, permutation: Permutation) -> Permutation:
     return found
 
 
-def _refuse(spec: PermutationSpec, *permutations: Permutation) -> None:
+def _refuse(spec: Symmetries, *permutations: Permutation) -> None:
     for permutation in permutations:
         error = permutation_error(spec, permutation)
         if error:
@@ -99,7 +98,7 @@ def _of(group: Group, permutation: Permutation) -> Tensor:
     return permutation[group.name].reshape(group.copies, group.size)
 
 
-def _parent_units(spec: PermutationSpec, group: Group, permutation: Permutation) -> Tensor:
+def _parent_units(spec: Symmetries, group: Group, permutation: Permutation) -> Tensor:
     """Return for each unit of the parent, by slot, which unit it was before: int64 [m]."""
     if group.parent is None:
         return torch.zeros(1, dtype=torch.int64)
@@ -109,7 +108,7 @@ def _parent_units(spec: PermutationSpec, group: Group, permutation: Permutation)
     return (outer[:, None] * parent.size + within).flatten()
 
 
-def permutation_error(spec: PermutationSpec, permutation: Permutation) -> str | None:
+def permutation_error(spec: Symmetries, permutation: Permutation) -> str | None:
     """Return what is wrong with a permutation of a spec, in one sentence, or None."""
     for name, perm in permutation.items():
         if name not in spec.groups:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .spec import Group, PermutationSpec, Site
+from .group import Group, Site, Symmetries
 
 _SHOWN = 6
 
 
-def describe(spec: PermutationSpec, *, most: int = _SHOWN) -> str:
+def describe(spec: Symmetries, *, most: int = _SHOWN) -> str:
     """Return the groups, the sites of each, and what is pinned, as text.
 
     Args:
@@ -38,7 +38,7 @@ def describe(spec: PermutationSpec, *, most: int = _SHOWN) -> str:
     return "\n".join(lines)
 
 
-def said(spec: PermutationSpec, most: int = 3) -> str:
+def said(spec: Symmetries, most: int = 3) -> str:
     """Return in one sentence which tensors are left behind; empty if there are none."""
     names = sorted(spec.left_behind, key=lambda name: -len(spec.shapes[name]))
     if not names:
@@ -58,5 +58,5 @@ def place(site: Site) -> str:
     return f"{site.tensor} axis {site.axis}{each}{over}"
 
 
-def _depth(spec: PermutationSpec, group: Group) -> int:
+def _depth(spec: Symmetries, group: Group) -> int:
     return 0 if group.parent is None else 1 + _depth(spec, spec.groups[group.parent])

@@ -1,17 +1,10 @@
-"""What may be permuted: groups of interchangeable units, and where each lies in the tensors.
-
-A group is a set of n units of a network (channels, hidden neurons, attention heads) that may change
-places without changing its function, as long as every tensor that mentions them follows. Groups
-nest: each head holds a copy of the group of its dimensions, so a permutation moves heads, and
-dimensions within each head.
-"""
+"""The permutation symmetries of an architecture, and what they do to a state dict."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,80 +12,10 @@ from torch import Tensor
 from regraft.checkpoints.state import check_state
 from regraft.errors import InputError
 
+from .group import TRAINING_ONLY, Group, Pin, Site
 from .permutation import Permutation, identity, permutation_error, random_permutation
-
-if TYPE_CHECKING:
-    from torch import nn
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """Where the units of a group lie on one axis of one tensor.
-
-    Attributes:
-        tensor: Name in the state dict.
-        axis: Axis of the tensor.
-        index: Positions along the axis, int64 [m, n, r]: unit j of copy i occupies `index[i, j]`,
-            in the same order for every unit (a flattened channel has r positions, a plain one 1).
-        over: Another axis, of which copy i is about some slices only (the input channels of a grouped
-            convolution lie over its output channels), or None where it is about all of them.
-        slices: Which slices of `over` each copy is about, int64 [m, s].
-    """
-
-    tensor: str
-    axis: int
-    index: Tensor
-    over: int | None = None
-    slices: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Interchangeable units.
-
-    Attributes:
-        name: Unique name, after the first tensor that it permutes.
-        size: Number of units n.
-        sites: Every place of the units, in the order of the state dict.
-        parent: Name of the group each unit of which holds a copy of this one, or None.
-        copies: Number of copies m: 1, or the number of all the parent's units.
-    """
-
-    name: str
-    size: int
-    sites: tuple[Site, ...]
-    parent: str | None = None
-    copies: int = 1
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a permutation of this group: (n,), or (m, n) within a parent."""
-        return (self.size,) if self.parent is None else (self.copies, self.size)
-
-
-UNUSED = "it is not used in forward"
-"""Why a tensor stays that no operation takes."""
-TRAINING_ONLY = "only training uses it, so that it does not follow the units that it may read"
-"""Why a tensor stays that no operation takes in evaluation mode."""
-
-
-@dataclass(frozen=True)
-class Pin:
-    """An axis that may not be permuted, or not wholly, and why.
-
-    Attributes:
-        tensor: Name in the state dict.
-        axis: Axis of the tensor.
-        size: Length of the axis.
-        pinned: How many of its positions cannot move.
-        reason: Which operation of which module fixes them, or why else.
-    """
-
-    tensor: str
-    axis: int
-    size: int
-    pinned: int
-    reason: str
+from .printing import describe
+from .spec_json import read_fields, to_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,16 +151,8 @@ class PermutationSpec:
                     moved += len(torch.cat([s.index.flatten() for s in found]).unique())
         return moved / total if total else 0.0
 
-    def check(self, model: nn.Module, example_inputs: Any, *, seeds: int = 1) -> float:
-        """Prove f(πθ) = f(θ) numerically; see `regraft.symmetry.trace.check`."""
-        from regraft.symmetry.trace.check import check
-
-        return check(self, model, example_inputs, seeds=seeds)
-
     def to_json(self) -> str:
         """Return the spec as JSON text."""
-        from .spec_json import to_json
-
         return to_json(self)
 
     @staticmethod
@@ -247,9 +162,7 @@ class PermutationSpec:
         Raises:
             InputError: The text is no spec, or of a newer schema.
         """
-        from .spec_json import from_json
-
-        return from_json(text)
+        return PermutationSpec(**read_fields(text))
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups.values())
@@ -258,8 +171,6 @@ class PermutationSpec:
         return len(self.groups)
 
     def __str__(self) -> str:
-        from .printing import describe
-
         return describe(self)
 
 

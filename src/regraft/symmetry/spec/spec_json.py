@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from regraft.errors import InputError
 
-from .spec import Group, PermutationSpec, Pin, Site
+from .group import Group, Pin, Site, Symmetries
 
 SCHEMA = 1
 
 
-def to_json(spec: PermutationSpec) -> str:
+def to_json(spec: Symmetries) -> str:
     """Return a spec as JSON text."""
     data = {
         "schema": SCHEMA,
@@ -38,8 +39,8 @@ def to_json(spec: PermutationSpec) -> str:
     return json.dumps(data, indent=1) + "\n"
 
 
-def from_json(text: str) -> PermutationSpec:
-    """Read what `to_json` wrote.
+def read_fields(text: str) -> dict[str, Any]:
+    """Return the fields of the `PermutationSpec` that `to_json` wrote.
 
     Raises:
         InputError: The text is no spec, is damaged, or is of a newer schema.
@@ -63,14 +64,14 @@ def from_json(text: str) -> PermutationSpec:
             )
             for g in data["groups"]
         }
-        spec = PermutationSpec(
-            groups,
-            {k: tuple(v) for k, v in data["shapes"].items()},
-            data["aliases"],
-            tuple(Pin(**pin) for pin in data["pins"]),
-            data["checked"],
-        )
-        _validate(spec)
+        fields = {
+            "groups": groups,
+            "shapes": {k: tuple(v) for k, v in data["shapes"].items()},
+            "aliases": data["aliases"],
+            "pins": tuple(Pin(**pin) for pin in data["pins"]),
+            "checked": data["checked"],
+        }
+        _validate(**fields)
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
@@ -78,34 +79,40 @@ def from_json(text: str) -> PermutationSpec:
             f"this is no permutation spec ({type(error).__name__}: {error}): expected what "
             "PermutationSpec.to_json wrote"
         ) from error
-    return spec
+    return fields
 
 
-def _validate(spec: PermutationSpec) -> None:
+def _validate(
+    groups: Mapping[str, Group],
+    shapes: Mapping[str, tuple[int, ...]],
+    aliases: Mapping[str, str],
+    pins: tuple[Pin, ...],
+    checked: float | None,
+) -> None:
     known: set[str] = set()
-    for group in spec:
+    for group in groups.values():
         copies = 1
         if group.parent is not None:
             if group.parent not in known:
                 raise ValueError(
                     f"{group.name}: its parent {group.parent!r} does not come before it"
                 )
-            parent = spec.groups[group.parent]
+            parent = groups[group.parent]
             copies = parent.copies * parent.size
         if group.size < 1 or group.copies != copies:
             raise ValueError(f"{group.name}: {group.copies} copies of {group.size} units")
         for site in group.sites:
-            _validate_site(spec, group, site)
+            _validate_site(shapes, group, site)
         known.add(group.name)
-    for other in spec.aliases.values():
-        if other not in spec.shapes:
+    for other in aliases.values():
+        if other not in shapes:
             raise ValueError(f"{other!r} is no tensor")
-    if not isinstance(spec.checked, float | int | None):
-        raise TypeError(f"checked is {spec.checked!r}")
+    if not isinstance(checked, float | int | None):
+        raise TypeError(f"checked is {checked!r}")
 
 
-def _validate_site(spec: PermutationSpec, group: Group, site: Site) -> None:
-    what, shape, index = f"{group.name} in {site.tensor}", spec.shapes[site.tensor], site.index
+def _validate_site(shapes: Mapping[str, tuple[int, ...]], group: Group, site: Site) -> None:
+    what, shape, index = f"{group.name} in {site.tensor}", shapes[site.tensor], site.index
     if not 0 <= site.axis < len(shape):
         raise ValueError(f"{what}: no axis {site.axis}")
     if index.ndim != 3 or index.shape[:2] != (group.copies, group.size) or not index.numel():

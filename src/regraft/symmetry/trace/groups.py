@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from regraft.symmetry.spec.spec import Group, Pin, Site
+from regraft.symmetry.spec.group import Group, Pin, Site
 
 from .classes import Classes, Place
 

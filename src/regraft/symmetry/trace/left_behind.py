@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from regraft.symmetry.spec.spec import TRAINING_ONLY, UNUSED, PermutationSpec, Pin
+from regraft.symmetry.spec.group import TRAINING_ONLY, UNUSED, Pin
+from regraft.symmetry.spec.spec import PermutationSpec
 
 from .check import in_double
 from .export import cast, double, inputs_of

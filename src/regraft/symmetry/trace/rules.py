@@ -1,4 +1,4 @@
-"""Every rule, by importing the files that hold them."""
+"""Every rule: the table, and the files that fill it by being imported."""
 
 from . import (
     rules_elementwise,
@@ -8,8 +8,10 @@ from . import (
     rules_shape,
     rules_windows,
 )
+from .rule import RULES
 
 __all__ = [
+    "RULES",
     "rules_elementwise",
     "rules_linear",
     "rules_norm",

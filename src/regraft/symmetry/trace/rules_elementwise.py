@@ -8,7 +8,7 @@ from typing import Any
 
 from .contract import broadcast, drop
 from .labels import Dim, pinned
-from .walk import Value, Walk, name_of, rule
+from .rule import Value, Walk, name_of, rule
 
 _UNARY = """
 abs acos acosh alias asin asinh atan atanh bernoulli bitwise_not ceil celu clamp clamp_max clamp_min
@@ -218,7 +218,7 @@ def constant(walk: Walk, *_: Any, **__: Any) -> Value:
 
 
 def _may_write(user: Any) -> bool:
-    from .walk import name_is_in_place
+    from .rule import name_is_in_place
 
     views = (
         "view",

@@ -8,8 +8,8 @@ from typing import Any
 from .contract import contract
 from .labels import Dim, pinned, rebind, substitute
 from .reshape import split
+from .rule import Value, Walk, rule
 from .rules_elementwise import reads
-from .walk import Value, Walk, rule
 
 
 @rule("linear")

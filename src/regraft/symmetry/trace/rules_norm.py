@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .reshape import split
-from .walk import Value, Walk, rule
+from .rule import Value, Walk, rule
 
 
 def _join(walk: Walk, x: Value, axis: int, vectors: Sequence[Value | None]) -> Value:

@@ -9,8 +9,8 @@ import numpy as np
 
 from .contract import broadcast
 from .labels import Dim
+from .rule import Value, Walk, name_of, rule
 from .rules_shape import end_to_end, select
-from .walk import Value, Walk, name_of, rule
 
 _COUNTS = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .labels import Change, Dim, pinned, rebind, spread, substitute
 from .reshape import merge, reshape
-from .walk import Value, Walk, rule
+from .rule import Value, Walk, rule
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")

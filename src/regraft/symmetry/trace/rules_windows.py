@@ -6,7 +6,7 @@ from typing import Any
 
 from .labels import Dim, pinned
 from .reshape import merge, split
-from .walk import Value, Walk, rule
+from .rule import Value, Walk, rule
 
 
 @rule("im2col")

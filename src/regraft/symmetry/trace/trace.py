@@ -18,15 +18,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from regraft.symmetry.spec.group import UNUSED, Pin
 from regraft.symmetry.spec.printing import said
-from regraft.symmetry.spec.spec import UNUSED, PermutationSpec, Pin
+from regraft.symmetry.spec.spec import PermutationSpec
 
 from .check import check, prove
 from .classes import classes
 from .export import export
 from .groups import groups, pins
 from .left_behind import marked
-from .walk import Walk, walk
+from .rule import Walk
+from .walk import walk
 
 _WORTHLESS = 1e-3
 """A wrong permutation may change an output by no more than this."""

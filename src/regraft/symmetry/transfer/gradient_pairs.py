@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regraft.symmetry.match.solver.contraction import Gains, rows
+from regraft.symmetry.match.solver.contraction import Gains
 from regraft.symmetry.match.solver.objective import Objective
 from regraft.symmetry.match.solver.pairs import Pairs
+from regraft.symmetry.match.solver.rows import rows
 from regraft.symmetry.match.solver.solve import Descent
 from regraft.symmetry.spec.permutation import Permutation
 from regraft.symmetry.spec.spec import PermutationSpec

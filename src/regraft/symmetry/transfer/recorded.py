@@ -17,7 +17,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -26,7 +26,7 @@ from regraft.checkpoints.state import check_state
 from regraft.errors import InputError
 from regraft.files import write_text
 
-from .trajectory import Cut, Trajectory
+Cut = Literal["warn", "refuse", "use"]
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -100,7 +100,7 @@ def problem(folder: Path, entry: dict[str, Any], *, verify: bool) -> str | None:
     return None
 
 
-def open_recorded(folder: Path, *, cut: Cut, verify: bool) -> Trajectory:
+def open_recorded(folder: Path, *, cut: Cut, verify: bool) -> Recording:
     """Open a recorded trajectory; see `Trajectory.open`."""
     if cut not in ("warn", "refuse", "use"):
         raise InputError(f"cut={cut!r}: expected 'warn', 'refuse' or 'use'")
@@ -134,10 +134,12 @@ def open_recorded(folder: Path, *, cut: Cut, verify: bool) -> Trajectory:
             warnings.warn(f"{said}, which is used", stacklevel=3)
     elif not whole:
         raise InputError(f"{folder} has only its initial state: record at least one step")
-    return _Recorded(folder, index, whole)
+    return Recording(folder, index, whole)
 
 
-class _Recorded(Trajectory):
+class Recording:
+    """The states of a recorded trajectory that are whole, read when they are asked for."""
+
     def __init__(self, folder: Path, index: dict[str, Any], entries: list[dict[str, Any]]) -> None:
         self.folder, self.entries = folder, entries
         self.steps = (0, *(int(one["step"]) for one in entries))
@@ -154,9 +156,11 @@ class _Recorded(Trajectory):
 
     @property
     def error(self) -> float:
+        """Largest relative error that storing the displacements has cost."""
         return max(float(one.get("error", 0.0)) for one in self.entries)
 
     def displacement(self, i: int) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, θᵗ - θ⁰) of the trained tensors at `steps[i]`."""
         file = self._file(i)
         if file is None:
             for name in self.trained:
@@ -167,6 +171,7 @@ class _Recorded(Trajectory):
                 yield name, file[name].to(_difference_dtype(self.initial[name]))
 
     def others(self, i: int) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, tensor) of what is not trained at `steps[i]`."""
         file = self._file(i) or self.initial
         for name in self.initial:
             if name not in self.trained:

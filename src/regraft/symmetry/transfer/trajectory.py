@@ -27,9 +27,10 @@ from regraft.errors import InputError
 from regraft.symmetry.match.solver.pairs import refuse_not_finite
 from regraft.symmetry.merge.merge import is_trained
 
+from .recorded import Cut, Recording, open_recorded
+
 State: TypeAlias = Mapping[str, Tensor]
 Spacing = Literal["uniform", "cosine"]
-Cut = Literal["warn", "refuse", "use"]
 
 
 class Trajectory:
@@ -147,9 +148,7 @@ class Trajectory:
             InputError: No trajectory, a newer schema, one whose initial state is damaged, or one that
                 was cut short and is to be refused or has no state after the initial one.
         """
-        from .recorded import open_recorded
-
-        return open_recorded(Path(folder), cut=cut, verify=verify)
+        return _Recorded(open_recorded(Path(folder), cut=cut, verify=verify))
 
 
 def fractions(steps: int, spacing: Spacing) -> list[float]:
@@ -232,3 +231,20 @@ class _Chosen(Trajectory):
 
     def others(self, i: int) -> Iterator[tuple[str, Tensor]]:
         return self.whole.others(self.chosen[i])
+
+
+class _Recorded(Trajectory):
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.steps, self.initial = recording.steps, recording.initial
+        self.trained, self.origin = recording.trained, recording.origin
+
+    @property
+    def error(self) -> float:
+        return self.recording.error
+
+    def displacement(self, i: int) -> Iterator[tuple[str, Tensor]]:
+        return self.recording.displacement(i)
+
+    def others(self, i: int) -> Iterator[tuple[str, Tensor]]:
+        return self.recording.others(i)

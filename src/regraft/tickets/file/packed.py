@@ -32,7 +32,6 @@ from regraft.tickets.ticket import Ticket, TicketLayer
 from .coder import Decoder, Encoder
 from .events import Tables, pop_draws, push_draws
 from .header import PARTS, SCHEMA, Header, Part, describe, read_header
-from .legacy import is_legacy, load_legacy
 
 MAGIC = b"\x89tkt\r\n\x1a\n"
 SUFFIX = ".ticket"
@@ -71,8 +70,6 @@ def write_ticket(path: Path | str, ticket: Ticket) -> int:
 def load_ticket(path: Path | str) -> Ticket:
     """Read a ticket file, or the one in a run folder, and check that it is whole.
 
-    Reads packed files and the safetensors files of schema 1.
-
     Raises:
         InputError: No such file, no ticket, damaged, or from a newer schema or stream version.
     """
@@ -80,14 +77,17 @@ def load_ticket(path: Path | str) -> Ticket:
     try:
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
-            if start != MAGIC and is_legacy(start):
-                return load_legacy(path)
             if start == MAGIC and path.stat().st_size <= _MAX_FILE:
                 return unpack(start + file.read(), str(path))
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror or error}): give a ticket file that you may read"
         ) from error
+    if len(start) == len(MAGIC) and start[4:] == bytes(4):  # the length of a safetensors header
+        raise InputError(
+            f"{path} is a safetensors file, but not a ticket: `regraft ticket pack` makes one of a masked "
+            "model's state"
+        )
     raise InputError(
         f"{path} is not a ticket: expected a file that `regraft ticket find` or `regraft ticket pack` wrote"
     )
@@ -102,8 +102,7 @@ def find_ticket(path: Path | str) -> Path:
     path = Path(path)
     if path.is_dir():
         _tell_other_folders(path)
-        there = [path / name for name in ("model.ticket", "ticket.safetensors")]
-        path = next((p for p in there if p.is_file()), there[0])
+        path = path / "model.ticket"
     if not path.is_file():
         raise InputError(f"{path}: no such ticket; `regraft ticket find` writes one")
     return path

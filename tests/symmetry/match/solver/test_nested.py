@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from regraft.symmetry.match.solver.blocks import Block
 from regraft.symmetry.match.solver.nested import solve_nested, total_gain, unit_maps
-from regraft.symmetry.spec.spec import Group, PermutationSpec
+from regraft.symmetry.spec.group import Group
+from regraft.symmetry.spec.spec import PermutationSpec
 
 
 def tree(*sizes):

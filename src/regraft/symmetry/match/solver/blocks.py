@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regraft.symmetry.spec.spec import Group, PermutationSpec, Site
+from regraft.symmetry.spec.group import Group, Site
+from regraft.symmetry.spec.spec import PermutationSpec
 
 NEVER_COMPARED = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -18,7 +18,7 @@ from regraft.errors import InputError
 from regraft.symmetry.spec.spec import PermutationSpec
 
 from .blocks import NEVER_COMPARED, Block, Term, make_blocks
-from .contraction import rows
+from .rows import rows
 
 
 class Pairs:
