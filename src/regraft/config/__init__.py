@@ -9,6 +9,7 @@ from .check import Range, check
 from .data import Augmentation, DataConfig, Normalisation
 from .finetune import FinetuneConfig, SearchConfig
 from .identity import digest, to_dict
+from .images import ImageConfig, check_moments
 from .model import ModelConfig
 from .optim import OptimConfig, Schedule
 from .runtime import RuntimeConfig
@@ -19,6 +20,7 @@ __all__ = [
     "Augmentation",
     "DataConfig",
     "FinetuneConfig",
+    "ImageConfig",
     "ModelConfig",
     "Normalisation",
     "OptimConfig",
@@ -29,6 +31,7 @@ __all__ = [
     "TicketConfig",
     "TicketMethod",
     "check",
+    "check_moments",
     "digest",
     "to_dict",
 ]

@@ -37,6 +37,8 @@ NOT_NEGATIVE = Range("a finite number from 0 up", lambda v: 0 <= v < math.inf)
 POSITIVE = Range("a finite number above 0", lambda v: 0 < v < math.inf)
 SHARE = Range("a share in [0, 1]", lambda v: 0 <= v <= 1)
 BELOW_1 = Range("a number in [0, 1)", lambda v: 0 <= v < 1)
+POINTS = Range("0, or at least the two ends", lambda v: v == 0 or v >= 2)
+SHARE_ABOVE_0 = Range("the share of values to keep, in (0, 1]", lambda v: 0 < v <= 1)
 FACTOR = Range("a factor above 0 and at most 1", lambda v: 0 < v <= 1)
 
 
