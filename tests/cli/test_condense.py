@@ -144,7 +144,7 @@ def test_another_run_keeps_its_folder(condense):
         ({"transforms": ("crop",)}, "method='dc' augments nothing"),
         ({"max_seconds": -1.0}, "--max-seconds -1.0"),
         ({"evaluate": True, "evaluate_seeds": 0}, "--evaluate-seeds 0: expected at least 1"),
-        ({"threads": 0}, "threads=0"),
+        ({"threads": 0}, "--threads 0"),
     ],
 )
 def test_what_cannot_be_is_refused_and_leaves_no_folder(condense, change, message):

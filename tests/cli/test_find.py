@@ -64,7 +64,7 @@ def test_uneven_freezing_says_which_scope_it_needs(answer, refused, tmp_path):
 
 def test_shares_that_cannot_be_are_refused_by_name(refused, tmp_path):
     words = ("ticket", "find", "--out", tmp_path / "run", *QUICK)
-    assert "pruned=-0.5" in refused(*words, "--pruned", -0.5)
+    assert "--pruned -0.5" in refused(*words, "--pruned", -0.5)
     assert "pruned" in refused(*words, "--pruned", 0.7, "--locked", 0.7)
     assert "sparsity=2" in refused(*words, "--sparsity", 2, "--frozen", 0.5)
     assert replace(Find(out=tmp_path), frozen=0.5)._shares() == {"pruned": 0.25, "locked": 0.25}

@@ -58,16 +58,16 @@ class TestDigits:
         assert not torch.equal(one.train.images, other.train.images)
 
     def test_too_many_shots_name_class_and_cause(self):
-        with pytest.raises(InputError, match=r"shots, .*validation=0.1: k=500: class 0 has"):
+        with pytest.raises(InputError, match=r"--shots, .*--validation 0.1: k=500: class 0 has"):
             load(DataConfig(shots=500))
 
     def test_too_large_a_train_size_is_refused(self):
-        with pytest.raises(InputError, match=r"train_size, of the 1294 .*size=5000: expected"):
+        with pytest.raises(InputError, match=r"--train-size, of the 1294 .*size=5000: expected"):
             load(DataConfig(train_size=5000))
 
     @pytest.mark.parametrize("share", [-0.1, 1.0])
     def test_a_validation_share_outside_its_range_is_refused(self, share):
-        with pytest.raises(InputError, match="validation split: share="):
+        with pytest.raises(InputError, match=r"--validation .*: expected a number in \[0, 1\)"):
             load(DataConfig(validation=share))
 
 
@@ -133,10 +133,10 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 
 def test_shots_and_train_size_exclude_each_other():
-    with pytest.raises(InputError, match="train_size=5 and shots=1 exclude each other"):
+    with pytest.raises(InputError, match="--train-size 5 and --shots 1 exclude each other"):
         load(DataConfig(train_size=5, shots=1))
 
 
 def test_an_image_size_below_one_is_refused():
-    with pytest.raises(InputError, match="image_size=0: expected at least 1"):
+    with pytest.raises(InputError, match="--image-size 0: expected at least 1"):
         load(DataConfig(image_size=0))

@@ -133,7 +133,7 @@ def test_parts_that_cannot_be_are_refused_by_class_name(tmp_path, counts, more, 
 
 @pytest.mark.parametrize("test", [-0.1, 1.0, float("nan")])
 def test_a_share_out_of_range_is_refused(tmp_path, test):
-    with pytest.raises(InputError, match="test="):
+    with pytest.raises(InputError, match="--test "):
         load_partition(config(tmp_path), test=test)
 
 

@@ -76,7 +76,7 @@ def test_pixels_can_be_left_in_the_unit_interval():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rotate": float("nan")}, "rotate=nan: expected an angle in degrees"),
+        ({"rotate": float("nan")}, "--rotate nan: expected a finite number"),
         ({"only_classes": (3, 10)}, "only_classes holds 10: digits has the classes 0 to 9"),
         ({"normalize": "imagenet"}, "is for 3 channels and digits has 1: take 'own' or 'none'"),
         ({"normalize": "zero"}, "normalize='zero': expected 'own', 'none' or 'imagenet'"),

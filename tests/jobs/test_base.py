@@ -109,6 +109,6 @@ def test_the_data_are_pinned(tmp_path):
 
 def test_ranges_are_checked_before_anything_is_written(tmp_path):
     job = Sum(setting="s", arm="sum", optim=OptimConfig(lr=float("nan")))
-    with pytest.raises(InputError, match="lr=nan"):
+    with pytest.raises(InputError, match="--lr nan"):
         job.run_in(tmp_path / "run")
     assert not (tmp_path / "run").exists()

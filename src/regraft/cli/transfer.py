@@ -140,9 +140,9 @@ class Transfer:
 
     def job(self) -> CheckpointTransfer:
         """Return what the options say, for the engine."""
-        from regraft.config import DataConfig, OptimConfig, RuntimeConfig
+        from regraft.config import DataConfig, ImageConfig, OptimConfig, RuntimeConfig
         from regraft.errors import InputError
-        from regraft.jobs.transfer.config import ImageConfig, TransferConfig, TransferFiles
+        from regraft.jobs.transfer.config import TransferConfig, TransferFiles
         from regraft.jobs.transfer.run import CheckpointTransfer
 
         if len(self.source) > 1:

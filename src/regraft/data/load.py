@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from regraft.config import DataConfig
+from regraft.config import DataConfig, check
 from regraft.errors import InputError
 
 from .folder import scan_folder
@@ -44,12 +44,11 @@ def load(config: DataConfig) -> Splits:
         InputError: An unknown name, a missing set or folder, or splits that cannot be made.
         MissingExtraError: A package that the set needs is not installed.
     """
+    check(config)
     if config.train_size is not None and config.shots is not None:
         raise InputError(
-            f"train_size={config.train_size} and shots={config.shots} exclude each other: give one"
+            f"--train-size {config.train_size} and --shots {config.shots} exclude each other: give one"
         )
-    if config.image_size is not None and config.image_size < 1:
-        raise InputError(f"image_size={config.image_size}: expected at least 1 pixel")
     if config.name in graph_names():
         raise InputError(
             f"data name={config.name!r} is a graph and no set of images: load it with load_graph"
@@ -150,10 +149,10 @@ def _reduce(train: _Set, config: DataConfig) -> _Set:
         else:
             return train
     except InputError as error:
-        asked = "shots" if config.shots is not None else "train_size"
+        option = "--train-size" if config.shots is None else "--shots"
         raise InputError(
-            f"{asked}, of the {len(train)} images left after holding out "
-            f"validation={config.validation}: {error}"
+            f"{option}, of the {len(train)} images left after holding out "
+            f"--validation {config.validation:g}: {error}"
         ) from error
     return train.subset(chosen)
 

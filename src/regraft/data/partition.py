@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from regraft.config import DataConfig
+from regraft.config import DataConfig, check
 from regraft.errors import InputError
 
 from .folder import joined, scan_folder
@@ -70,14 +70,13 @@ def load_partition(
     """
     if config.name in graph_names():
         raise InputError(f"data name={config.name!r} is a graph: expected images")
+    check(config)
     if not 0.0 <= test < 1.0:
-        raise InputError(f"test={test}: expected the share to hold out, at least 0 and below 1")
+        raise InputError(f"--test {test}: expected the share to hold out, at least 0 and below 1")
     if config.train_size is not None and config.shots is not None:
         raise InputError(
-            f"train_size={config.train_size} and shots={config.shots} exclude each other: give one"
+            f"--train-size {config.train_size} and --shots {config.shots} exclude each other: give one"
         )
-    if config.image_size is not None and config.image_size < 1:
-        raise InputError(f"image_size={config.image_size}: expected at least 1 pixel")
     if config.name in known_names():
         return _known(config, listed)
     return _folder(replace(config, name=folder_of(config)), test, listed)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regraft.config import DataConfig
+from regraft.config import DataConfig, check
 from regraft.errors import InputError
 
 from .images import ImageSet, Splits, channel_moments
@@ -30,8 +30,7 @@ def prepared(splits: Splits, config: DataConfig) -> Splits:
         InputError: An angle that is no number, a class that does not exist, an unknown
             normalisation or one for another number of channels, or images that are not in memory.
     """
-    if not math.isfinite(config.rotate):
-        raise InputError(f"rotate={config.rotate}: expected an angle in degrees")
+    check(config)
     if config.rotate % 360 or config.only_classes:
         splits = _changed(splits, config.rotate, config.only_classes)
     if config.normalize == "own":

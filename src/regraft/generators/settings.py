@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
+from regraft.config import check
+from regraft.config.check import AT_LEAST_1, AT_LEAST_2, BELOW_1, NOT_NEGATIVE, POSITIVE
 from regraft.errors import InputError
 
 from .siamese import TRANSFORMS, check_transforms
@@ -17,27 +18,27 @@ Method = Literal["dc", "dsa", "dm"]
 class CondenseConfig:
     """How images are condensed; what is None is chosen by method, images a class and network."""
 
-    restarts: int | None = None
+    restarts: Annotated[int | None, AT_LEAST_1] = None
     """Random networks. 100 for dc and dsa (the papers: 1,000); 2,000 for dm (20,000), whose
     restart is one single step."""
-    outer: int | None = None
+    outer: Annotated[int | None, AT_LEAST_1] = None
     """Matching steps for one network: as many as images a class, 50 at most."""
-    inner: int | None = None
+    inner: Annotated[int | None, NOT_NEGATIVE] = None
     """Epochs on the synthetic images between two of them: 500 / outer; 1 for one image a class."""
-    lr_images: float | None = None
+    lr_images: Annotated[float | None, POSITIVE] = None
     """dc and dsa: 0.1; where the network has linear layers only 0.01 from 1,000 restarts on, as in
     the paper, and 10 / restarts below, at most 0.1. dm: a hundredth of the images a class, as the
     mean of n images moves by 1 / n of what each moves; the paper's 1 is for its own networks,
     and images of those here, whose embeddings are longer, would run away."""
-    momentum: float = 0.5
+    momentum: Annotated[float, BELOW_1] = 0.5
     """Momentum of the images."""
-    lr_network: float = 0.01
+    lr_network: Annotated[float, POSITIVE] = 0.01
     """Learning rate of the network, plain SGD."""
-    real_batch: int = 256
+    real_batch: Annotated[int, AT_LEAST_1] = 256
     """Real images of each class in a step."""
-    network_batch: int = 256
+    network_batch: Annotated[int, AT_LEAST_1] = 256
     """Synthetic images in a step of the network."""
-    norm_batch: int = 16
+    norm_batch: Annotated[int, AT_LEAST_2] = 16
     """Real images of each class from which BatchNorm takes its statistics, then kept."""
     init: Literal["noise", "real"] | None = None
     """Start from standard normal noise (dc) or from random real images (dsa, dm), which get further
@@ -94,16 +95,7 @@ class CondenseConfig:
         return default if given is None else given
 
     def _check(self) -> None:
-        least = {"restarts": 1, "outer": 1, "inner": 0, "real_batch": 1, "network_batch": 1}
-        least["norm_batch"] = 2  # one value has no variance
-        for name, low in least.items():
-            if not getattr(self, name) >= low:
-                raise InputError(f"{name}={getattr(self, name)}: expected at least {low}")
-        for name in ("lr_images", "lr_network"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}={getattr(self, name)}: expected a finite number above 0")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum={self.momentum}: expected a number in [0, 1)")
+        check(self)
         if self.init not in ("noise", "real"):
             raise InputError(f"init={self.init!r}: expected 'noise' or 'real'")
         check_transforms(self.transforms or ())

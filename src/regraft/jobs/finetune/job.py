@@ -207,7 +207,7 @@ def _check(job: FinetuneJob) -> None:
     decay, rate = job.weight_decay or 0.0, job.lr or job.optim.lr
     check(replace(job.optim, lr=rate, weight_decay=decay, epochs=epochs))
     if job.lr == 0:
-        raise InputError("lr=0: expected a finite number above 0")
+        raise InputError("--lr 0: expected a finite number above 0")
     for package, extra in (("jinja2", "report"), ("matplotlib", "report")):
         if importlib.util.find_spec(package) is None:  # better now than after the training
             raise MissingExtraError(package, extra, "the report of a fine-tuning")

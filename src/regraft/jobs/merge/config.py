@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
-from regraft.config import check as check_ranges
+from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, check, check_moments
+from regraft.config.check import AT_LEAST_1, FINITE, POINTS, POSITIVE, SHARE_ABOVE_0
 from regraft.errors import InputError
 
 Matcher = Literal["weights", "activations", "ste", "none"]
@@ -23,13 +21,13 @@ class StraightThroughSettings:
 
     surrogate: Surrogate = "full"
     """All training images, or a few of each class: at random, by herding, or condensed ones."""
-    per_class: int = 10
+    per_class: Annotated[int, AT_LEAST_1] = 10
     """Images of each class and data set in a surrogate that is not full."""
     condensed: tuple[Path, ...] = ()
     """The condensed set of each data set, in their order; without them they are made here."""
-    steps: int | None = 600
+    steps: Annotated[int | None, AT_LEAST_1.of("--ste-steps")] = 600
     """Steps of the latent network; None for the epochs of `optim`."""
-    sweeps: int = 100
+    sweeps: Annotated[int, AT_LEAST_1] = 100
     """Sweeps of the matching at each step, at most; the next goes on from where it ended."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=0.3, epochs=1, schedule="cosine")
@@ -42,12 +40,8 @@ class StraightThroughSettings:
         Raises:
             InputError: The first of them.
         """
-        _at_least_1(self, "per_class", "sweeps")
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"--ste-steps {self.steps}: expected at least 1")
-        if not 0 < self.optim.lr < math.inf:
-            raise InputError(f"--ste-lr {self.optim.lr}: expected a finite number above 0")
-        check_ranges(self.optim)
+        check(self)
+        check(self.optim, options={"lr": "--ste-lr"})
         if self.condensed and self.surrogate != "condensed":
             raise InputError("--condensed goes with --match ste --surrogate condensed: add them")
 
@@ -68,19 +62,19 @@ class AlignConfig:
     data: tuple[DataConfig, ...] = ()
     """Data sets: one for all models, or one for each."""
     ste: StraightThroughSettings = field(default_factory=StraightThroughSettings)
-    statistics_images: int = 2000
+    statistics_images: Annotated[int, AT_LEAST_1] = 2000
     """Training images of each data set for activations and statistics; labels are not used."""
-    batch_size: int = 128
+    batch_size: Annotated[int, AT_LEAST_1] = 128
     """Images in a batch of these."""
-    num_classes: int | None = None
+    num_classes: Annotated[int | None, AT_LEAST_1] = None
     """Rows of the classifier; None for those of the checkpoint's."""
     class_names: tuple[str, ...] = ()
     """Names of each model's classes, separated by commas."""
-    image_size: int | None = None
-    channels: int | None = None
-    mean: tuple[float, ...] = ()
+    image_size: Annotated[int | None, AT_LEAST_1] = None
+    channels: Annotated[int | None, AT_LEAST_1] = None
+    mean: Annotated[tuple[float, ...], FINITE] = ()
     """Mean of each channel; without it what a model says, else the data set's own."""
-    std: tuple[float, ...] = ()
+    std: Annotated[tuple[float, ...], POSITIVE] = ()
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def check(self) -> None:
@@ -118,14 +112,8 @@ class AlignConfig:
                 f"--surrogate {self.ste.surrogate} is for --match ste: --match {self.match} has no "
                 "use of it"
             )
-        _at_least_1(
-            self, "statistics_images", "batch_size", "num_classes", "image_size", "channels"
-        )
-        width = 1.0 if self.model is None else self.model.width
-        if not 0 < width < math.inf:
-            raise InputError(f"--width {width}: expected a finite number above 0")
         check_moments(self.mean, self.std)
-        check_ranges(self.runtime)
+        check(self, *self.data, *(() if self.model is None else (self.model,)), self.runtime)
 
     def _check_inputs(self) -> None:
         if self.model is None or ":" not in self.model.name:
@@ -153,21 +141,21 @@ class MergeConfig(AlignConfig):
 
     combine: str = "average"
     """A name of `regraft.symmetry.merge.methods.MERGE_METHODS`."""
-    weights: tuple[float, ...] = ()
+    weights: Annotated[tuple[float, ...], FINITE] = ()
     """Weight of each model; equal without it."""
     base: Path | None = None
     """The model that all were fine-tuned from; each is then aligned to it alone."""
-    factor: float | None = None
+    factor: Annotated[float | None, FINITE] = None
     """Factor on the merged difference from the base."""
-    density: float | None = None
+    density: Annotated[float | None, SHARE_ABOVE_0] = None
     """Share of each model's differences that is kept."""
     ties_scope: Literal["model", "tensor"] | None = None
     """Whether that is the share of the whole model, or of each tensor."""
     heads: Heads = "shared"
     repair: Literal["auto", "reset", "repair", "none"] = "auto"
-    points: int = 25
+    points: Annotated[int, POINTS] = 25
     """Points of the curves between two models; 0 draws none."""
-    curve_images: int | None = 1000
+    curve_images: Annotated[int | None, AT_LEAST_1] = 1000
     """Test images of each data set for the curves; None for all."""
     controls: bool = True
     """Measure what the merge is held against as well: no alignment, no repair, the ensemble."""
@@ -187,7 +175,6 @@ class MergeConfig(AlignConfig):
             InputError: As `AlignConfig.check`, or options that the way to combine has no use of.
         """
         super().check()
-        self._check_numbers()
         if not self.data and self.repair in ("reset", "repair"):
             raise InputError(f"--repair {self.repair} takes statistics from images: add --data")
         if self.inputs is not None and self.heads != "shared":
@@ -202,39 +189,3 @@ class MergeConfig(AlignConfig):
             raise InputError(
                 f"--stream holds no whole network, which {what} needs: leave one of them out"
             )
-
-    def _check_numbers(self) -> None:
-        factors = () if self.factor is None else (("factor", self.factor),)
-        for name, value in (*factors, *(("weights", weight) for weight in self.weights)):
-            if not math.isfinite(value):
-                raise InputError(f"--{name} {value}: expected a finite number")
-        if self.density is not None and not 0 < self.density <= 1:
-            raise InputError(
-                f"--density {self.density}: expected the share of values to keep, in (0, 1]"
-            )
-        if self.points < 0 or self.points == 1:
-            raise InputError(f"--points {self.points}: expected 0, or at least the two ends")
-        _at_least_1(self, "curve_images")
-
-
-def check_moments(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse --mean and --std that images cannot be normalised by.
-
-    Raises:
-        InputError: One is given without the other, or a number is out of its range.
-    """
-    if len(mean) != len(std):
-        raise InputError("--mean and --std go together: give one number of each for a channel")
-    for value in mean:
-        if not math.isfinite(value):
-            raise InputError(f"--mean {value}: expected a finite number")
-    for value in std:
-        if not 0 < value < math.inf:
-            raise InputError(f"--std {value}: expected a finite number above 0")
-
-
-def _at_least_1(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from regraft.config import OptimConfig
+from regraft.config import OptimConfig, check
+from regraft.config.check import AT_LEAST_1, FINITE, POINTS
 from regraft.errors import InputError
 
 TransferMethod = Literal["fgmt", "gmt", "initial_weights", "naive", "oracle"]
@@ -24,24 +24,24 @@ class TransferConfig:
     """Carry the source over by the controls as well, and train on beside them."""
     trajectory: Literal["straight", "recorded"] = "straight"
     """A straight line between the source's ends, or the states that were recorded."""
-    trajectory_steps: int | None = 10
+    trajectory_steps: Annotated[int | None, AT_LEAST_1] = 10
     """T, the steps along it; a recorded one is thinned to as many, or all of its states are taken."""
     spacing: Literal["uniform", "cosine"] = "uniform"
     """Steps on a straight line: equal, or as a learning rate on a cosine advances."""
-    factor: float = 1.0
+    factor: Annotated[float, FINITE] = 1.0
     """Factor on the weight changes."""
-    gradient_batches: int = 1
+    gradient_batches: Annotated[int, AT_LEAST_1] = 1
     """Batches of each gradient."""
-    batch_size: int = 128
+    batch_size: Annotated[int, AT_LEAST_1] = 128
     """Images in a batch of gradients."""
-    statistics_images: int = 2000
+    statistics_images: Annotated[int, AT_LEAST_1] = 2000
     """Training images that BatchNorm statistics are taken from, before every evaluation."""
-    curve_images: int | None = 2000
+    curve_images: Annotated[int | None, AT_LEAST_1] = 2000
     """Validation and test images for the scores along the steps; the best step and the last are
     measured on all."""
-    points: int = 11
+    points: Annotated[int, POINTS] = 11
     """Networks measured along each line between a solution and the transferred one; 0 for none."""
-    plane_points: int = 0
+    plane_points: Annotated[int, POINTS] = 0
     """Networks along each side of the plane through the target's own solution, the oracle's network
     and the transferred one; 0 for none."""
     keep_steps: bool = False
@@ -57,19 +57,7 @@ class TransferConfig:
         Raises:
             InputError: The first of them.
         """
-        for name in ("trajectory_steps", "gradient_batches", "batch_size", "statistics_images",
-                     "curve_images"):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} {value}: expected at least 1")
-        for name, ends in (("points", "the two ends"), ("plane_points", "the two ends of a side")):
-            value = getattr(self, name)
-            if value < 0 or value == 1:
-                raise InputError(
-                    f"--{name.replace('_', '-')} {value}: expected 0, or at least {ends}"
-                )
-        if not math.isfinite(self.factor):
-            raise InputError(f"--factor {self.factor}: expected a finite number")
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,32 +113,3 @@ class TransferFiles:
         inner = self.recording / "trajectory"
         whole = (self.recording / "index.json").exists()
         return inner if not whole and inner.is_dir() else self.recording
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageConfig:
-    """What the images of a network are, where that is not to be what data and checkpoints say."""
-
-    image_size: int | None = None
-    """Side of the images in pixels; without it that of the data, or what fits the checkpoint."""
-    channels: int | None = None
-    """Channels of the images, likewise."""
-    mean: tuple[float, ...] = ()
-    """Mean of each channel by which images are normalised; without it the data set's own."""
-    std: tuple[float, ...] = ()
-    """Standard deviation of each channel."""
-
-    def check(self) -> None:
-        """Refuse --mean and --std that images cannot be normalised by.
-
-        Raises:
-            InputError: One is given without the other, or a number is out of its range.
-        """
-        if len(self.mean) != len(self.std):
-            raise InputError("--mean and --std go together: give one number of each for a channel")
-        for value in self.mean:
-            if not math.isfinite(value):
-                raise InputError(f"--mean {value}: expected a finite number")
-        for value in self.std:
-            if not 0 < value < math.inf:
-                raise InputError(f"--std {value}: expected a finite number above 0")

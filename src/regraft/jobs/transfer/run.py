@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regraft.config import DataConfig, ModelConfig, RuntimeConfig, check, to_dict
+from regraft.config import DataConfig, ImageConfig, ModelConfig, RuntimeConfig, check, to_dict
 from regraft.errors import InputError, MissingExtraError
 from regraft.jobs.base import to_json
 from regraft.jobs.merge.identity import images_of, stamp
@@ -22,7 +22,7 @@ from regraft.train.environment import environment
 from regraft.train.result_folder import CARD, write_card
 
 from .card import data_of, notes_of
-from .config import ImageConfig, TransferConfig, TransferFiles
+from .config import TransferConfig, TransferFiles
 from .engine import transfer
 from .files import write_transfer
 from .page import write_documents

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.checkpoints.read import Checkpoint, check_alike, read_checkpoint
-from regraft.config import DataConfig, ModelConfig, RuntimeConfig, to_dict
+from regraft.config import DataConfig, ImageConfig, ModelConfig, RuntimeConfig, to_dict
 from regraft.errors import InputError
 from regraft.jobs.merge.card import describe
 from regraft.jobs.merge.config import AlignConfig
@@ -17,7 +17,7 @@ from regraft.jobs.merge.models import Models, read_models
 from regraft.jobs.merge.symmetries import symmetries
 from regraft.symmetry.transfer.trajectory import Trajectory
 
-from .config import ImageConfig, TransferConfig, TransferFiles
+from .config import TransferConfig, TransferFiles
 from .heads import new_head_note, other_head, with_new_head
 from .images import Images
 from .networks import Networks, State
