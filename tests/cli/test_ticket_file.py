@@ -359,7 +359,7 @@ def test_what_cannot_be_packed_is_told_in_one_sentence(refused, tmp_path):
 def test_what_cannot_be_said_while_packing(refused, ticket):
     pack = ("ticket", "pack", ticket, "--out", "x")
     assert "classes=1: expected 2 or more" in refused(*pack, "--classes", 1)
-    assert "width=0.0" in refused(*pack, "--width", 0)
+    assert "--width 0.0" in refused(*pack, "--width", 0)
     assert "no JSON object" in refused(*pack, "--model-options", "[1]")
 
 
