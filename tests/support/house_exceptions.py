@@ -45,7 +45,7 @@ _WORDS = {
     "features/adarand.py": "found",
     "features/dr_tune.py": "found",
     "features/feature_norm.py": "found",
-    "features/find.py": "found",
+    "models/classifier.py": "found",
     "features/layers.py": "found",
     "features/method.py": "found",
     "features/probe.py": "found",

@@ -1,5 +1,7 @@
 """Pretrained features: fine-tune a network on few images without losing what it knows."""
 
+from regraft.models.classifier import find_classifier
+
 from .adarand import AdaRand
 from .bitfit import BitFit
 from .bss import BSS
@@ -9,7 +11,6 @@ from .core_tuning import CoreTuning
 from .delta import Delta
 from .dr_tune import DRTune
 from .feature_norm import FeatureNorm
-from .find import find_classifier
 from .l2sp import L2SP
 from .lp_ft import LPFT, LinearProbe
 from .method import Context, Method, Plain

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regraft.errors import InputError
+from regraft.models.classifier import call
 
-from .find import call
 from .method import Context, Method, Mode, positive, wide
 from .parallel import sum_, synced_call
 from .samples import Samples, at_least_two, check_labels, preserved

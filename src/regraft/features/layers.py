@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regraft.errors import InputError
+from regraft.models.classifier import call
 
-from .find import call
 from .method import wide
 from .parallel import gather_rows, sum_
 from .probe import fit_probe

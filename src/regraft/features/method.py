@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from regraft.errors import InputError
+from regraft.models.classifier import unwrap
 
-from .find import unwrap
 from .parallel import world
 from .samples import Samples
 from .tap import Captured, Tap, head_size, tap

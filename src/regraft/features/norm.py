@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .find import unwrap
+from regraft.models.classifier import unwrap
 
 
 def freeze_batchnorm_(model: nn.Module, *, affine: bool = False) -> nn.Module:

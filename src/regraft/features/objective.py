@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .find import logits_of
+from regraft.models.classifier import logits_of
+
 from .method import Method
 
 

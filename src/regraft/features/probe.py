@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from regraft.errors import InputError
+from regraft.models.classifier import call
 
-from .find import call
 from .parallel import gather_rows
 from .samples import Samples, at_least_two, preserved
 from .tap import Tap

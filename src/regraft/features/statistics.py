@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from regraft.errors import InputError
+from regraft.models.classifier import call
 
-from .find import call
 from .parallel import sum_
 from .samples import Samples, at_least_two, check_labels, preserved
 from .tap import Tap

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from regraft.errors import InputError
-
-from .find import find_classifier, logits_of, unwrap
+from regraft.models.classifier import find_classifier, logits_of, unwrap
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from regraft.errors import MissingExtraError
 from regraft.features import Method
-from regraft.features.find import call, logits_of
 from regraft.features.samples import split
+from regraft.models.classifier import call, logits_of
 
 try:
     from lightning import LightningModule
