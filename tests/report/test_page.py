@@ -49,7 +49,7 @@ def page(comparison):
     return render_page(
         find_runs(comparison),
         title="IteRand on digits",
-        asked="Does it help?",
+        question="Does it help?",
         command="regraft reproduce iterand",
         hardware="2 cores",
         commit="abc1234",
@@ -126,7 +126,7 @@ def test_names_are_only_names(make_run, tmp_path):
     make_run(arm="control", setting=HOSTILE)
     make_run(arm=HOSTILE, setting=HOSTILE, control="control")
     claim = Claim(paper=HOSTILE, held=True, evidence=[HOSTILE], note=HOSTILE)
-    said = dict.fromkeys(("asked", "command", "hardware", "commit", "date", "reading"), HOSTILE)
+    said = dict.fromkeys(("question", "command", "hardware", "commit", "date", "reading"), HOSTILE)
     page = render_page(find_runs(tmp_path), title=HOSTILE, claims=[claim], **said)
     outline = Outline(page)
     assert not {"script", "img"} & {tag for tag, _ in outline.tags}
@@ -191,7 +191,14 @@ def test_settings_that_vary_a_number_and_settings_that_do_not_share_a_page(make_
     make_run(setting="cora/gcn", accuracy=60.0)
     runs = find_runs(tmp_path / "runs")
     text = render_page(
-        runs, title="Both", asked="?", command="c", hardware="h", commit="0", claims=[], reading=""
+        runs,
+        title="Both",
+        question="?",
+        command="c",
+        hardware="h",
+        commit="0",
+        claims=[],
+        reading="",
     )
     assert "cora/gcn" in text
     assert "frozen=0.9" in text

@@ -4,8 +4,9 @@ import pytest
 from rich.console import Console
 
 from regraft.errors import InputError
+from regraft.report.document import escape_markdown
 from regraft.report.runs import find_runs
-from regraft.report.table import Row, escape_markdown, rows, to_markdown, to_rich
+from regraft.report.table import Row, rows, to_markdown, to_rich
 
 
 def test_rows_of_a_comparison(comparison):

@@ -88,7 +88,6 @@ _WORDS = {
     "recipes/transfer/claims.py": "found",
     "recipes/transfer/figures.py": "found",
     "report/finetuned.py": "found",
-    "report/page.py": "asked given",
     "report/plots.py": "found",
     "report/results.py": "asked",
     "report/runs.py": "found",

@@ -152,7 +152,7 @@ def reproduce(
     html = render_page(
         runs,
         title=recipe.title,
-        asked=recipe.asked,
+        question=recipe.asked,
         claims=reading.claims,
         reading=reading.text,
         figures=reading.figures,

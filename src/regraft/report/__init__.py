@@ -1,5 +1,7 @@
 """Runs turned into tables, figures, one self-contained page, and committed results."""
 
+from .card import ResultCard, command_of, read_card, write_card
+from .document import Cell, Figure, Table
 from .figure import Line, Panel, lines
 from .page import render_page
 from .picture import contact_sheet, png
@@ -10,13 +12,18 @@ from .stats import Estimate, estimate, paired_difference
 from .table import Row, rows, to_markdown, to_rich
 
 __all__ = [
+    "Cell",
     "Claim",
     "Estimate",
+    "Figure",
     "Line",
     "Panel",
     "Result",
+    "ResultCard",
     "Row",
     "Run",
+    "Table",
+    "command_of",
     "contact_sheet",
     "efficiency",
     "estimate",
@@ -25,10 +32,12 @@ __all__ = [
     "lines",
     "paired_difference",
     "png",
+    "read_card",
     "read_run",
     "render_page",
     "rows",
     "to_markdown",
     "to_rich",
+    "write_card",
     "write_results",
 ]

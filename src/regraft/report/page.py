@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from typing import Any
 
-from regraft.errors import MissingExtraError
-
-from . import figure, svg, wording
+from . import figure, wording
+from .document import Figure, Kind, Section, Table, render
 from .plots import curve_panels, efficiency, position, without
 from .results import Claim
 from .runs import Run
-from .table import Row, by_metric, costs, only_control, rows
+from .table import Row, by_metric, rows, to_table
 
 _SHAPES = {
     "o": '<circle cx="14" cy="6" r="3.2"/>',
@@ -30,7 +27,7 @@ def render_page(
     runs: Sequence[Run],
     *,
     title: str,
-    asked: str = "",
+    question: str = "",
     command: str = "",
     hardware: str = "",
     commit: str = "",
@@ -48,7 +45,7 @@ def render_page(
     Args:
         runs: The runs, finished or not, whose order is that of tables and figures.
         title: Heading of the page.
-        asked: The question, in a sentence or two.
+        question: What the runs are to answer, in a sentence or two.
         command: What started the runs.
         hardware: What they ran on, in words; without it what the runs recorded.
         commit: Commit of the code; without it what the runs recorded.
@@ -63,48 +60,52 @@ def render_page(
         InputError: There is no run, or no finished run measured a metric.
         MissingExtraError: jinja2 or matplotlib is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report", "writing a report page") from error
-
     runs = list(runs)
     finished = [run for run in runs if run.finished]
     tabulated = [row for key, unit in metrics for row in rows(runs, key, unit)] if finished else []
     # Colours follow the first column of the tables, so that the grey falls to the control.
     arms = list(dict.fromkeys(run.arm for run in sorted(runs, key=lambda r: r.control is not None)))
-    groups = [*_curves(runs, arms, curve), *_efficiencies(tabulated, arms)]
-    for heading, text in (figures or {}).items():
-        groups.append({"title": heading, "svgs": [text], "wide": True})
-    for i, group in enumerate(groups):
-        group["svgs"] = [
-            Markup(svg.inline(text, f"f{i}-{j}-")) for j, text in enumerate(group["svgs"])
-        ]
-        group["legend"] = [
-            {"label": arm, "swatch": Markup(_swatch(arms.index(arm)))}
-            for arm in group.get("legend", ())
-        ]
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    here = files("regraft.report")
-    template = environment.from_string(here.joinpath("page.html.jinja").read_text("utf-8"))
-    return template.render(
-        css=Markup(here.joinpath("page.css").read_text("utf-8").strip()),
-        title=title,
-        asked=asked,
-        summary=_summary(runs, finished),
-        claims=claims,
-        tables=[_table(group) for group in by_metric(tabulated)],
-        reading=[part for part in re.split(r"\n\s*\n", reading.strip()) if part],
-        figures=[{"note": "", "wide": False, **group} for group in groups],
-        unfinished=[_listed(run, metrics) for run in runs if not run.finished],
-        command=command,
-        facts=_facts(runs, {"date": date, "hardware": hardware, "commit": commit}),
-        runs=[_listed(run, metrics) for run in runs],
-        run_headings=[wording.labelled(*metric) for metric in metrics],
-    )
+    unfinished = [run for run in runs if not run.finished]
+    sections = [
+        Section(title="Claims", claims=claims),
+        Section(
+            title="Results",
+            text=[] if tabulated else ["No run has finished yet."],
+            tables=[to_table(group) for group in by_metric(tabulated)],
+            notes=[_MEANS] if tabulated else [],
+        ),
+        Section(title="Reading", text=[p for p in re.split(r"\n\s*\n", reading.strip()) if p]),
+        *_curves(runs, arms, curve),
+        *_efficiencies(tabulated, arms),
+        *(
+            Section(title=heading, figures=[Figure(title=heading, content=text)], wide=True)
+            for heading, text in (figures or {}).items()
+        ),
+        Section(
+            title="Unfinished runs",
+            text=[_UNFINISHED] if unfinished else [],
+            tables=[_listed(unfinished, None)] if unfinished else [],
+        ),
+        Section(
+            title="How it was run",
+            commands=[command] if command else [],
+            facts=_facts(runs, {"date": date, "hardware": hardware, "commit": commit}),
+        ),
+        Section(title="Every run", folded=f"{len(runs)} runs", tables=[_listed(runs, metrics)]),
+    ]
+    always = ("Results", "How it was run", "Every run")
+    shown = [s for s in sections if s.title in always or s.claims or s.text or s.figures]
+    return render(shown, title=title, lede=question, summary=_summary(runs, finished))
+
+
+_MEANS = (
+    "Means over n seeds with 95% t-intervals. Differences are paired by seed, over the seeds that an arm "
+    "shares with its control, and bold where their interval excludes zero. Costs are means over seeds. "
+    "One seed gives no interval (–)."
+)
+_UNFINISHED = (
+    "These have no result and count in no mean above. The command that started one carries it on."
+)
 
 
 def _summary(runs: list[Run], finished: list[Run]) -> list[str]:
@@ -121,65 +122,42 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _table(group: list[Row]) -> dict[str, Any]:
-    digits = wording.decimals(group[0].unit, [row.mean for row in group])
-    control = only_control(group)
-    show_control = control is None and any(row.control for row in group)
-    further = costs(group)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for i, row in enumerate(group):
-        low, high = row.paired_low, row.paired_high
-        groups.setdefault(row.setting, []).append(
-            {
-                "arm": row.arm,
-                "control": row.control or wording.NONE,
-                "mean": wording.number(row.mean, digits),
-                "interval": wording.interval(row.low, row.high, digits),
-                "difference": wording.number(row.paired_difference, digits, signed=True),
-                "paired_interval": wording.interval(low, high, digits),
-                "excludes_zero": low is not None and high is not None and (low > 0 or high < 0),
-                "n": row.n,
-                "costs": [texts[i] for _, texts in further],
-            }
-        )
-    return {
-        "heading": wording.labelled(group[0].metric, group[0].unit),
-        "difference": "Difference" if control is None else f"Against {control}",
-        "show_control": show_control,
-        "costs": [heading for heading, _ in further],
-        "width": 6 + show_control + len(further),
-        "groups": list(groups.items()),
-    }
-
-
-def _curves(runs: list[Run], arms: list[str], curve: tuple[str, str, str]) -> list[dict[str, Any]]:
+def _curves(runs: list[Run], arms: list[str], curve: tuple[str, str, str]) -> list[Section]:
     key, split, unit = curve
     panels = curve_panels(runs, key=key, split=split)
     if not panels:
         return []
-    drawn = {line.label for panel in panels for line in panel.lines}
-    return [
-        {
-            "title": "Learning curves",
-            "svgs": [
-                figure.lines(
-                    [panel],
-                    x_label="Epoch",
-                    y_label=wording.labelled(f"{split} {key}", unit),
-                    skip=0.25,
-                    order=arms,
-                    legend=False,
-                )
-                for panel in panels
-            ],
-            "legend": [arm for arm in arms if arm in drawn],
-            "note": "Mean over seeds; bands reach from the lowest seed to the highest. "
-            "The first quarter of training does not set the vertical scale.",
-        }
+    labels = {line.label for panel in panels for line in panel.lines}
+    drawn = [
+        figure.lines(
+            [panel],
+            x_label="Epoch",
+            y_label=wording.labelled(f"{split} {key}", unit),
+            skip=0.25,
+            order=arms,
+            legend=False,
+        )
+        for panel in panels
     ]
+    note = (
+        "Mean over seeds; bands reach from the lowest seed to the highest. The first quarter of "
+        "training does not set the vertical scale."
+    )
+    return [_drawn("Learning curves", drawn, arms, labels, note)]
 
 
-def _efficiencies(tabulated: list[Row], arms: list[str]) -> list[dict[str, Any]]:
+def _drawn(
+    title: str, drawn: Sequence[str], arms: list[str], labels: set[str], note: str
+) -> Section:
+    return Section(
+        title=title,
+        figures=[Figure(title=title, content=text) for text in drawn],
+        legend=[(_swatch(i), arm) for i, arm in enumerate(arms) if arm in labels],
+        notes=[note],
+    )
+
+
+def _efficiencies(tabulated: list[Row], arms: list[str]) -> list[Section]:
     """Draw the first metric against whatever number its settings vary, and against bytes."""
     first = by_metric(tabulated)[:1]
     settings = dict.fromkeys(row.setting for group in first for row in group)
@@ -212,14 +190,9 @@ def _efficiencies(tabulated: list[Row], arms: list[str]) -> list[dict[str, Any]]
         )
     ]
     against = " and ".join(name.replace("_", " ") for name in measures)
-    return [
-        {
-            "title": f"{wording.phrase(group[0].metric)} against {against}",
-            "svgs": drawn,
-            "legend": [arm for arm in arms if arm in {row.arm for row in group}],
-            "note": "Means with 95% intervals; where bars would meet they are set slightly apart.",
-        }
-    ]
+    title = f"{wording.phrase(group[0].metric)} against {against}"
+    note = "Means with 95% intervals; where bars would meet they are set slightly apart."
+    return [_drawn(title, drawn, arms, {row.arm for row in group}, note)]
 
 
 def _swatch(i: int) -> str:
@@ -232,29 +205,38 @@ def _swatch(i: int) -> str:
     )
 
 
-def _listed(run: Run, metrics: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    values = run.result.metrics if run.result else {}
-    return {
-        "arm": run.arm,
-        "setting": run.setting,
-        "seed": run.seed,
-        "step": run.history[-1]["step"] if run.history else wording.NONE,
-        "metric_values": [
-            wording.number(values.get(key), 2 if unit == "%" else 4) for key, unit in metrics
-        ],
-        "time": wording.duration(run.result.seconds) if run.result else "unfinished",
-        "folder": run.folder.as_posix(),
-        "digest": run.digest or wording.NONE,
-    }
+def _listed(runs: Sequence[Run], metrics: Sequence[tuple[str, str]] | None) -> Table:
+    """Return a table of runs: with their last step, or with the metrics of the finished ones."""
+    rows = []
+    for run in runs:
+        row = [run.arm, run.setting, str(run.seed)]
+        if metrics is None:
+            row += [str(run.history[-1]["step"]) if run.history else wording.NONE]
+        else:
+            values = run.result.metrics if run.result else {}
+            row += [wording.number(values.get(k), 2 if unit == "%" else 4) for k, unit in metrics]
+            row.append(wording.duration(run.result.seconds) if run.result else "unfinished")
+        rows.append([*row, run.folder.as_posix()])
+        if metrics is not None:
+            rows[-1].append(run.digest or wording.NONE)
+    if metrics is None:
+        numbers, last = ["Last step"], ["Folder"]
+    else:
+        numbers, last = (
+            [wording.labelled(*metric) for metric in metrics] + ["Time"],
+            ["Folder", "Config"],
+        )
+    kinds: list[Kind] = ["text", "text", *["number"] * (1 + len(numbers)), *["code"] * len(last)]
+    return Table(headings=["Arm", "Setting", "Seed", *numbers, *last], rows=rows, kinds=kinds)
 
 
-def _facts(runs: list[Run], given: Mapping[str, str]) -> list[tuple[str, str]]:
+def _facts(runs: list[Run], known: Mapping[str, str]) -> dict[str, str]:
     """Return what was said about the runs, then what they recorded, all its values listed."""
-    facts = {key: value for key, value in given.items() if value}
+    facts = {key: value for key, value in known.items() if value}
     recorded: dict[str, dict[str, None]] = {}
     for run in runs:
         for key, value in run.environment.items():
             recorded.setdefault(key, {})[str(value)] = None
     for key, values in recorded.items():
         facts.setdefault(key, ", ".join(values))
-    return [(wording.phrase(key), value) for key, value in facts.items()]
+    return {wording.phrase(key): value for key, value in facts.items()}

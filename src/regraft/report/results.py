@@ -13,7 +13,8 @@ from regraft.errors import InputError
 from regraft.files import write_text
 
 from . import wording
-from .table import Row, escape_markdown, to_markdown
+from .document import escape_markdown, fenced
+from .table import Row, to_markdown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +180,7 @@ def _markdown(
         parts.append(f"![{escape_markdown(wording.phrase(key))}]({name}-{key}.svg)")
     if reading.strip():
         parts += ["## Reading", reading.strip()]
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
-    parts += ["## How it was run", f"{fence}sh\n{command.strip()}\n{fence}"]
+    parts += ["## How it was run", fenced(command)]
     parts.append("\n".join(f"- {key}: {escape_markdown(value)}" for key, value in facts.items()))
     parts.append(f"The same numbers for machines: [`{name}.json`]({name}.json).")
     return "\n\n".join(parts) + "\n"

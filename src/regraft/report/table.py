@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from regraft.errors import InputError
 
 from . import wording
+from .document import Cell, Kind, Table
 from .runs import Result, Run
 from .stats import estimate, paired_difference
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
 _COSTS = (
     ("seconds", "Time", wording.duration),
@@ -126,31 +126,66 @@ def to_markdown(rows: Sequence[Row]) -> str:
     for group in by_metric(rows):
         further = costs(group)
         heading = wording.labelled(group[0].metric, group[0].unit)
+        names = ["Setting", "Arm", "Control"]
+        numbers = [heading, "Difference", "n", *(name for name, _ in further)]
         lines = [
-            [
-                "Setting",
-                "Arm",
-                "Control",
-                heading,
-                "Difference",
-                "n",
-                *(name for name, _ in further),
-            ],
-            ["---"] * 3 + ["---:"] * (3 + len(further)),
+            [row.setting, row.arm, row.control or wording.NONE, *texts, *(c[i] for _, c in further)]
+            for i, (row, texts) in enumerate(zip(group, _numbers(group), strict=True))
         ]
-        for i, (row, numbers) in enumerate(zip(group, _numbers(group), strict=True)):
-            names = (row.setting, row.arm, row.control or wording.NONE)
-            lines.append(
-                [*map(escape_markdown, names), *numbers, *(texts[i] for _, texts in further)]
-            )
-        tables.append("".join(f"| {' | '.join(cells)} |\n" for cells in lines))
+        kinds: list[Kind] = [*["text"] * len(names), *["number"] * len(numbers)]
+        tables.append(Table(headings=[*names, *numbers], rows=lines, kinds=kinds).to_markdown())
     return "\n".join(tables)
 
 
-def to_rich(rows: Sequence[Row]) -> list[Table]:
+def to_table(group: Sequence[Row]) -> Table:
+    """Return the rows of one metric as a table of a page, grouped by setting."""
+    digits = wording.decimals(group[0].unit, [row.mean for row in group])
+    control = only_control(group)
+    shown = ["Control"] if control is None and any(row.control for row in group) else []
+    further = costs(group)
+    lines: list[list[str | Cell]] = []
+    for i, row in enumerate(group):
+        low, high = row.paired_low, row.paired_high
+        clear = low is not None and high is not None and (low > 0 or high < 0)
+        difference = wording.number(row.paired_difference, digits, signed=True)
+        lines.append(
+            [
+                row.arm,
+                *((row.control or wording.NONE) for _ in shown),
+                wording.number(row.mean, digits),
+                wording.interval(row.low, row.high, digits),
+                Cell(difference, "clear" if clear else ""),
+                wording.interval(low, high, digits),
+                str(row.n),
+                *(texts[i] for _, texts in further),
+            ]
+        )
+    against = "Difference" if control is None else f"Against {control}"
+    spread = "95% interval"
+    costed: list[Kind] = ["number"] * (1 + len(further))
+    named: list[Kind] = ["text"] * (1 + len(shown))
+    return Table(
+        caption=wording.labelled(group[0].metric, group[0].unit),
+        headings=[
+            "Arm",
+            *shown,
+            "Mean",
+            spread,
+            against,
+            spread,
+            "n",
+            *(name for name, _ in further),
+        ],
+        rows=lines,
+        kinds=[*named, "number", "interval", "number", "interval", *costed],
+        groups=[row.setting for row in group],
+    )
+
+
+def to_rich(rows: Sequence[Row]) -> list[RichTable]:
     """Return tables for the terminal, one for each setting and metric, that fit 80 columns."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
     tables = []
@@ -162,7 +197,7 @@ def to_rich(rows: Sequence[Row]) -> list[Table]:
         numbers = _numbers(group)
         for setting in dict.fromkeys(row.setting for row in group):
             # Text objects throughout: rich would read "[red]" in a plain name as a colour.
-            table = Table(
+            table = RichTable(
                 title=Text(setting), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False
             )
             table.add_column("Arm", overflow="fold")
@@ -177,12 +212,6 @@ def to_rich(rows: Sequence[Row]) -> list[Table]:
                     table.add_row(*map(Text, shown))
             tables.append(table)
     return tables
-
-
-def escape_markdown(text: str) -> str:
-    """Escape what Markdown would read as markup; `_` inside a word is left alone."""
-    text = re.sub(r"([\\`*\[\]<>|~&])", r"\\\1", text)
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
 def _values(seeds: dict[int, Run], metric: str) -> dict[int, float]:
