@@ -149,6 +149,35 @@ def test_no_negative_length_and_no_bad_bound():
         streams.integers(1, "w", 0, 10, 0)
 
 
+def test_a_counter_gives_each_item_its_own_numbers_in_any_batches():
+    whole = streams.Counter(5, "a").normal("z", 0, 700, 3)
+    parts = [
+        streams.Counter(5, "a").normal("z", at, n, 3) for at, n in ((0, 1), (1, 511), (512, 188))
+    ]
+    assert torch.equal(whole, torch.cat(parts))
+    assert torch.equal(whole[:256].flatten(), streams.normal(5, "counter/a/z/3", 0, 256 * 3))
+    assert torch.equal(whole[256:512].flatten(), streams.normal(5, "counter/a/z/3", 1, 256 * 3))
+    others = [
+        streams.Counter(6, "a").normal("z", 0, 700, 3),
+        streams.Counter(5, "b").normal("z", 0, 700, 3),
+        streams.Counter(5, "a").normal("y", 0, 700, 3),
+    ]
+    assert all(not torch.equal(whole, other) for other in others)
+    assert streams.Counter(5).uniform("u", 3, 0, 2).shape == (0, 2)
+    unit = streams.Counter(5).uniform("u", 0, 4000, 1)
+    assert 0 < unit.min() < 0.01
+    assert 0.99 < unit.max() < 1
+
+
+def test_a_counter_stands_behind_what_it_handed_out():
+    c = streams.Counter(5)
+    assert (c.advance(3), c.advance(2), c.position) == (0, 3, 5)
+    other = streams.Counter(5)
+    other.load_state_dict(c.state_dict())
+    assert other.position == 5
+    assert streams.counter(c) is c
+
+
 def test_a_hundred_million_signs_a_second_on_one_core():
     # Processor time of the best of many short draws: other processes must not decide this.
     best = min(_seconds(lambda: streams.signs(1, "w", 0, 1_000_000)) for _ in range(50))

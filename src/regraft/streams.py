@@ -18,6 +18,7 @@ References:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -142,6 +143,76 @@ def permutation(seed: int, name: str, event: int, n: int) -> Int[Tensor, " n"]:
     """Return a permutation of 0..n-1, int64 [n]: the stable order of `n` 64-bit words."""
     order = np.argsort(raw(seed, name, event, n), kind="stable")
     return torch.from_numpy(order.astype(np.int64, copy=False))
+
+
+class Counter:
+    """Random numbers of one item after the other: item i has its own, however the items are batched.
+
+    Whoever draws says for how many items (`advance`) and takes named numbers for them; `position` is
+    the next item. Two counters of equal seed and name hand out the same numbers.
+
+    Args:
+        seed: The seed.
+        name: What keeps two counters of one seed apart.
+        position: The next item.
+    """
+
+    _BLOCK = 256
+
+    def __init__(self, seed: int, name: str = "", position: int = 0) -> None:
+        self.seed, self.name, self.position = int(seed), name, int(position)
+
+    def __repr__(self) -> str:
+        return f"Counter(seed={self.seed}, name={self.name!r}, position={self.position})"
+
+    def advance(self, n: int) -> int:
+        """Return the first of the next `n` items, and go on behind them."""
+        first = self.position
+        self.position += n
+        return first
+
+    def normal(self, what: str, first: int, n: int, size: int) -> Float[Tensor, "n size"]:
+        """Return standard normal values of items `first` to `first + n`, float32 [n, size]."""
+        return self._values(normal, what, first, n, size)
+
+    def uniform(self, what: str, first: int, n: int, size: int) -> Float[Tensor, "n size"]:
+        """Return values uniform on (0, 1) of items `first` to `first + n`, float32 [n, size]."""
+        return (self._values(uniform, what, first, n, size) + 1) / 2
+
+    def _values(
+        self, draw: Callable[..., Tensor], what: str, first: int, n: int, size: int
+    ) -> Tensor:
+        parts = [torch.empty(0)]
+        last, at = first + n, first
+        while at < last:
+            block, inside = divmod(at, self._BLOCK)
+            count = min(last - at, self._BLOCK - inside)
+            index = np.arange(inside * size, (inside + count) * size)
+            name = f"counter/{self.name}/{what}/{size}"
+            parts.append(draw(self.seed, name, block, (inside + count) * size, index=index))
+            at += count
+        return torch.cat(parts).view(n, size)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where the counter stands."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go back to where `state_dict` was taken."""
+        self.position = int(state["position"])
+
+
+def counter(generator: Counter | torch.Generator) -> Counter:
+    """Return a counter as it is, or a fresh one whose seed is drawn from a torch generator.
+
+    What a torch generator hands out depends on how often it was used, so only a `Counter` gives the
+    same numbers at any batch size.
+    """
+    if isinstance(generator, Counter):
+        return generator
+    limit = 2**62
+    device = generator.device
+    return Counter(int(torch.randint(limit, (), generator=generator, device=device)))
 
 
 def _log(x: np.ndarray) -> np.ndarray:

@@ -14,10 +14,10 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from regraft import streams
+from regraft.data import operations
 from regraft.errors import InputError
 
 _PADDING = 1 / 8
@@ -72,42 +72,29 @@ def _unit(values: Tensor, column: int) -> Tensor:
 
 
 def _flip(images: Tensor, values: Tensor) -> Tensor:
-    return torch.where(values[:, 0, None, None, None] > 0, images.flip(3), images)
+    return operations.flip(images, (values[:, :1] + 1) / 2)
 
 
 def _crop(images: Tensor, values: Tensor) -> Tensor:
     """Shift by whole pixels, by at most an eighth of the side."""
-    _, c, h, w = images.shape
-    shifts = []
-    for column, side in ((0, h), (1, w)):
+    moved = []
+    for column, side in ((0, images.shape[2]), (1, images.shape[3])):
         pad = round(side * _PADDING)
         place = ((values[:, column] + 1) / 2 * (2 * pad + 1)).floor().clamp(max=2 * pad)
-        shifts.append(place.long()[:, None] + torch.arange(side, device=images.device))
-    pad_h, pad_w = round(h * _PADDING), round(w * _PADDING)
-    padded = F.pad(images, (pad_w, pad_w, pad_h, pad_h))
-    index = shifts[0][:, :, None] * padded.shape[3] + shifts[1][:, None, :]
-    flat = padded.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, c, -1))
-    return flat.view_as(images)
+        moved.append(pad - place.long())
+    return operations.shift_by(images, *moved)
 
 
 def _cutout(images: Tensor, values: Tensor) -> Tensor:
     """Blank a square of half the side, whose centre lies anywhere in the image."""
-    mask = torch.ones_like(images[:, :1])
-    inside = []
-    for column, side in ((0, images.shape[2]), (1, images.shape[3])):
-        centre = ((values[:, column] + 1) / 2 * side).floor()[:, None]
-        place = torch.arange(side, device=images.device)
-        inside.append((place - centre + 0.5).abs() < side * _CUTOUT / 2)
-    square = inside[0][:, :, None] & inside[1][:, None, :]
-    return images * (mask - square[:, None].to(images.dtype))
+    blank = operations.square(images, (values[:, :2] + 1) / 2, _CUTOUT)
+    return torch.where(blank, images.new_zeros(()), images)
 
 
 def _affine(images: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """Sample where [[a, b], [c, d]] sends each position, from the centre of the image on."""
     zero = torch.zeros_like(a)
-    rows = [torch.stack(row, dim=1) for row in ((a, b, zero), (c, d, zero))]
-    grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return operations.affine(images, torch.stack((a, b, zero, c, d, zero), dim=1))
 
 
 def _scale(images: Tensor, values: Tensor) -> Tensor:
