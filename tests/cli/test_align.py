@@ -20,7 +20,7 @@ from regraft.symmetry.trace.trace import trace
 def run(tmp_path, capsys):
     def call(paths, **options):
         options = {"out": tmp_path / "out", "json": True, **options}
-        assert Align(checkpoints=tuple(paths), **options).run() == 0
+        assert Align.of(checkpoints=tuple(paths), **options).run() == 0
         out, err = capsys.readouterr()
         assert err == ""
         return json.loads(out)
@@ -108,10 +108,10 @@ def test_a_finished_folder_is_left_and_a_merge_of_the_same_is_refused(run, tmp_p
 
     paths = [checkpoint(tmp_path / f"{i}.safetensors", "conv", i) for i in (1, 2)]
     assert run(paths) == run(paths)
-    assert Align(checkpoints=tuple(paths), out=tmp_path / "out").run() == 0
+    assert Align.of(checkpoints=tuple(paths), out=tmp_path / "out").run() == 0
     assert "is finished already" in capsys.readouterr().out
     with pytest.raises(InputError, match="is of another command"):
-        Merge(checkpoints=tuple(paths), out=tmp_path / "out").run()
+        Merge.of(checkpoints=tuple(paths), out=tmp_path / "out").run()
 
 
 def test_nothing_to_align_by_is_refused(run, tmp_path):
@@ -189,13 +189,13 @@ def test_an_auxiliary_head_is_named(networks, tmp_path, capsys):
     paths = tuple(networks("Auxiliary", seed) for seed in (1, 2))
     model = "aligned_networks:Auxiliary"
     with pytest.warns(UserWarning, match=r"Auxiliary: aux.weight: used in training only"):
-        Align(checkpoints=paths, out=tmp_path / "out", model=model, json=True).run()
+        Align.of(checkpoints=paths, out=tmp_path / "out", model=model, json=True).run()
     assert json.loads(capsys.readouterr().out)["notes"][0].startswith(
         "aux.weight: used in training"
     )
     # What a spec of before says is said again.
     spec = tmp_path / "out" / "spec.json"
-    Align(checkpoints=paths, out=tmp_path / "more", model=model, spec=spec, json=True).run()
+    Align.of(checkpoints=paths, out=tmp_path / "more", model=model, spec=spec, json=True).run()
     assert json.loads(capsys.readouterr().out)["notes"][0].startswith(
         "aux.weight: used in training"
     )

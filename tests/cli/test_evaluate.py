@@ -165,7 +165,7 @@ def test_a_folder_with_some_of_the_classes_and_a_test_part(answer, regraft, resu
         (("--data", "none"), "neither a known set nor a folder"),
         (("--data", "cora"), "is a graph"),
         (("--data", "strange"), "has the class 'dog'"),
-        (("--data", "photos", "--threads", 0), "threads=0"),
+        (("--data", "photos", "--threads", 0), "--threads 0: expected at least 1"),
     ],
 )
 def test_data_that_cannot_be_used(refused, result, words, said):

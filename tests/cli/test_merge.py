@@ -32,7 +32,7 @@ def run(tmp_path, capsys):
 
     def call(paths, **options):
         options = {"out": tmp_path / "out", "json": True, "points": 3, **options}
-        assert Merge(checkpoints=tuple(paths), **options).run() == 0
+        assert Merge.of(checkpoints=tuple(paths), **options).run() == 0
         out, err = capsys.readouterr()
         assert err == ""
         return json.loads(out)
@@ -177,7 +177,7 @@ def test_three_models_are_aligned_alike_by_both_verbs_and_one_by_one_in_a_stream
     paths = [*pair, checkpoint(tmp_path / "3.safetensors", seed=3)]
     card = run(paths, out=tmp_path / "merged")
     streamed = run(paths, out=tmp_path / "streamed", stream=True)
-    assert Align(checkpoints=tuple(paths), out=tmp_path / "aligned", json=True).run() == 0
+    assert Align.of(checkpoints=tuple(paths), out=tmp_path / "aligned", json=True).run() == 0
     for k in (2, 3):
         name = f"permutation-{k}.safetensors"
         merged, aligned = (load_file(tmp_path / f / name) for f in ("merged", "aligned"))
@@ -323,7 +323,8 @@ def test_other_peoples_folders_are_refused(pair, run, tmp_path):
 
 def test_it_tells_in_words(pair, tmp_path, capsys):
     assert (
-        Merge(checkpoints=tuple(pair), out=tmp_path / "out", data=("digits",), points=3).run() == 0
+        Merge.of(checkpoints=tuple(pair), out=tmp_path / "out", data=("digits",), points=3).run()
+        == 0
     )
     out = capsys.readouterr().out
     for said in (
@@ -334,7 +335,8 @@ def test_it_tells_in_words(pair, tmp_path, capsys):
         assert said in out
     assert "barrier between models 1 and 2: not aligned" in out
     assert (
-        Merge(checkpoints=tuple(pair), out=tmp_path / "out", data=("digits",), points=3).run() == 0
+        Merge.of(checkpoints=tuple(pair), out=tmp_path / "out", data=("digits",), points=3).run()
+        == 0
     )
     assert "is finished already" in capsys.readouterr().out
 

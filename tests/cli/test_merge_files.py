@@ -28,7 +28,7 @@ def run(tmp_path, capsys):
     """Merge with --json and return the card."""
 
     def call(paths, **options):
-        assert Merge(checkpoints=tuple(paths), json=True, **options).run() == 0
+        assert Merge.of(checkpoints=tuple(paths), json=True, **options).run() == 0
         out, err = capsys.readouterr()
         assert err == ""
         return json.loads(out)

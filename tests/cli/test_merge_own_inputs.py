@@ -67,7 +67,7 @@ OPTIONS = {"model": "tagger_net:Tagger", "inputs": "tagger_net:inputs", "json": 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_network_of_token_ids_is_traced_and_merged_into_itself(stream, pair, tmp_path, capsys):
     paths, state = pair
-    assert Merge(checkpoints=paths, out=tmp_path / "out", stream=stream, **OPTIONS).run() == 0
+    assert Merge.of(checkpoints=paths, out=tmp_path / "out", stream=stream, **OPTIONS).run() == 0
     card = json.loads(capsys.readouterr().out)
     assert card["match"]["spec"]["checked"] < 1e-10
     merged = load_file(tmp_path / "out" / "model.safetensors")
@@ -78,19 +78,19 @@ def test_a_network_of_token_ids_is_traced_and_merged_into_itself(stream, pair, t
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_spec_of_before_is_proved_with_the_inputs(stream, pair, tmp_path, capsys):
     paths, _ = pair
-    assert Align(checkpoints=paths, out=tmp_path / "first", **OPTIONS).run() == 0
+    assert Align.of(checkpoints=paths, out=tmp_path / "first", **OPTIONS).run() == 0
     spec = tmp_path / "first" / "spec.json"
     capsys.readouterr()
     options = {"checkpoints": paths, "spec": spec, "stream": stream}
-    assert Merge(out=tmp_path / "proved", **options, **OPTIONS).run() == 0
+    assert Merge.of(out=tmp_path / "proved", **options, **OPTIONS).run() == 0
     assert json.loads(capsys.readouterr().out)["match"]["spec"]["checked"] < 1e-10
-    assert Merge(out=tmp_path / "bare", **options, json=True).run() == 0
+    assert Merge.of(out=tmp_path / "bare", **options, json=True).run() == 0
     assert json.loads(capsys.readouterr().out)["match"]["spec"]["checked"] is None
 
 
 def test_align_takes_such_a_network_too(pair, tmp_path, capsys):
     paths, state = pair
-    assert Align(checkpoints=paths, out=tmp_path / "out", **OPTIONS).run() == 0
+    assert Align.of(checkpoints=paths, out=tmp_path / "out", **OPTIONS).run() == 0
     aligned = load_file(tmp_path / "out" / "aligned.safetensors")
     assert all(torch.equal(aligned[name], tensor) for name, tensor in state.items())
 
@@ -112,5 +112,5 @@ def test_align_takes_such_a_network_too(pair, tmp_path, capsys):
 def test_wrong_inputs_are_refused_in_one_sentence(options, said, pair, tmp_path):
     paths, _ = pair
     with pytest.raises(InputError, match=said):
-        Merge(checkpoints=paths, out=tmp_path / "out", **{**OPTIONS, **options}).run()
+        Merge.of(checkpoints=paths, out=tmp_path / "out", **{**OPTIONS, **options}).run()
     assert not (tmp_path / "out" / "model.safetensors").exists()

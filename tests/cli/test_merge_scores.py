@@ -28,7 +28,7 @@ def merged(tmp_path, capsys):
 
     def call(paths, **options):
         options = {"out": tmp_path / "out", "json": True, "points": 0, **options}
-        assert Merge(checkpoints=tuple(paths), **options).run() == 0
+        assert Merge.of(checkpoints=tuple(paths), **options).run() == 0
         return json.loads(capsys.readouterr().out)
 
     return call
@@ -125,7 +125,7 @@ def test_each_model_is_measured_in_its_own_order_of_classes_and_its_own_normalis
         assert said["mean"] == pytest.approx((splits.mean, mean)[i])
     # What is measured is what statistics are taken from: both normalisations, once each.
     assert card["repair"]["images"] == 400
-    verb = Merge(checkpoints=tuple(paths), out=tmp_path, **options)
+    verb = Merge.of(checkpoints=tuple(paths), out=tmp_path, **options)
     models = read_models(verb.config(), heads="separate")
     shown = torch.cat([x for x, _, _ in models.statistics(200, 100, 1).batches(0)])
     a, b = (
@@ -215,10 +215,10 @@ def test_images_whose_labels_are_not_looked_at_may_be_of_any_classes(tmp_path, p
     paths = tuple(checkpoint(tmp_path / f"{i}.safetensors", seed=i) for i in (1, 2))
     options = {"data": (part("words", {7: "seven", 9: "nine"}),), "json": True}
     options |= {"checkpoints": paths, "out": tmp_path / "out"}
-    assert Align(match="activations", **options).run() == 0
+    assert Align.of(match="activations", **options).run() == 0
     assert json.loads(capsys.readouterr().out)["match"]["by"] == "activations"
     with pytest.raises(InputError, match="which stand for 0, 1, 2"):
-        Align(match="ste", **options | {"out": tmp_path / "other"}).run()
+        Align.of(match="ste", **options | {"out": tmp_path / "other"}).run()
 
 
 def test_data_with_more_classes_than_a_model_kept_apart_are_refused(tmp_path, merged):

@@ -145,8 +145,8 @@ def test_results_that_cannot_be_used(refused, result, image_folder, change, said
         (("none.jpg",), "none.jpg: no such image or folder"),
         (("empty",), "empty holds no images"),
         (("bad.jpg",), "bad.jpg cannot be decoded"),
-        (("photos", "--top", 0), "top=0"),
-        (("photos", "--threads", 0), "threads=0"),
+        (("photos", "--top", 0), "--top 0: expected at least 1"),
+        (("photos", "--threads", 0), "--threads 0: expected at least 1"),
         (("photos", "--csv", "--json"), "exclude each other"),
     ],
 )

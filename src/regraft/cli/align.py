@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from regraft.config import Augmentation, DataConfig, ModelConfig, OptimConfig, RuntimeConfig
+from regraft.config import Augmentation, OptimConfig
 from regraft.jobs.merge.config import AlignConfig, Matcher, StraightThroughSettings, Surrogate
 
-from .json_option import json_object
+from .options import (
+    Data,
+    DataOptions,
+    ModelOptions,
+    Network,
+    NormalisedOptions,
+    Options,
+    OutputOptions,
+    RuntimeOptions,
+    default_out,
+)
 from .output import print_json, say
+
+ONE_PROCESS = "it is for training; checkpoints are matched in one process, in float32"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignOptions:
+class AlignOptions(Options):
     """What `regraft align` and `regraft merge` are both told."""
 
     checkpoints: Annotated[
@@ -26,15 +38,11 @@ class AlignOptions:
     ]
     """Two or more checkpoints of one architecture: safetensors (or the index of shards), .pt, or
     run folders. The first stays as it is."""
-    out: Path
-    """Folder to make."""
+    out: Path | None = None
+    """Folder to make or go on with; runs/VERB-NAMES without it, after the checkpoints."""
     model: str | None = None
     """A built-in network, timm/NAME, torchvision/NAME or package.module:factory; without it what
     the first checkpoint says it is."""
-    width: float = 1.0
-    """Width factor of a built-in network."""
-    model_options: str = "{}"
-    """Further keyword arguments of the model's factory, as a JSON object."""
     inputs: str | None = None
     """package.module:function that returns what the network of --model is called with, if that is
     not images: a tensor, a tuple, or a dict of keyword arguments. For tracing, and for proving
@@ -66,56 +74,28 @@ class AlignOptions:
     """Training images of each data set for activations and statistics."""
     batch_size: int = 128
     """Images in a batch."""
-    data_root: str | None = None
-    """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
-    offline: bool = False
-    """Stop at a missing known set instead of fetching it."""
-    unreadable: Literal["refuse", "skip"] = "refuse"
-    """Stop at an image that cannot be decoded, or warn and go on."""
     num_classes: int | None = None
     """Number of classes; without it the rows of the checkpoint's classifier."""
     class_names: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Names of a model's classes, separated by commas: once for each model, for --heads union."""
-    image_size: int | None = None
-    """Side of the images in pixels; without it that of the data, or what fits the checkpoint."""
-    channels: int | None = None
-    """Channels of the images, likewise."""
-    mean: tuple[float, ...] = ()
-    """Mean of each channel by which images are normalised; without it each data set's own."""
-    std: tuple[float, ...] = ()
-    """Standard deviation of each channel."""
-    seed: int = 1
-    """Seed of the matcher and of every draw."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute what is done with data."""
-    threads: int | None = None
-    """CPU threads."""
-    json: bool = False
-    """Print one JSON object instead of text."""
+    sets: Data = field(default_factory=DataOptions)
+    network: Network = field(default_factory=ModelOptions)
+    images: NormalisedOptions = field(default_factory=NormalisedOptions)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
 
     def settings(self) -> dict[str, Any]:
         """Return the fields of an `AlignConfig`."""
-        more = json_object(self.model_options)
-        model = None
-        if self.model is not None:
-            model = ModelConfig(name=self.model, width=self.width, options=more)
         names = (
             "checkpoints", "inputs", "spec", "match", "statistics_images", "batch_size",
-            "num_classes", "class_names", "image_size", "channels", "mean", "std",
+            "num_classes", "class_names",
         )  # fmt: skip
+        images = self.images.config()
         return {
             **{name: getattr(self, name) for name in names},
-            "model": model,
-            "data": tuple(
-                DataConfig(
-                    name=name,
-                    root=self.data_root,
-                    download=not self.offline,
-                    unreadable=self.unreadable,
-                    augment=self.augment,
-                )
-                for name in self.data
-            ),
+            **{name: getattr(images, name) for name in ("image_size", "channels", "mean", "std")},
+            "model": self.network.optional(self.model),
+            "data": tuple(self.sets.config(name, augment=self.augment) for name in self.data),
             "ste": StraightThroughSettings(
                 surrogate=self.surrogate,
                 per_class=self.per_class,
@@ -125,10 +105,12 @@ class AlignOptions:
                     lr=self.ste_lr, epochs=1, schedule="cosine", batch_size=self.batch_size
                 ),
             ),
-            "runtime": RuntimeConfig(
-                seed=self.seed, accelerator=self.accelerator, threads=self.threads
-            ),
+            "runtime": self.runtime.config(refuse=("devices", "precision"), because=ONE_PROCESS),
         }
+
+    def folder(self, verb: str) -> Path:
+        """Return --out, or the verb's own folder."""
+        return self.out or default_out(verb, *self.checkpoints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,13 +132,14 @@ class Align(AlignOptions):
         """Align, and write the folder."""
         from regraft.jobs.merge.verbs import run_align
 
-        done = run_align(self.config(), self.out, bar=not self.json)
-        if self.json:
-            print_json({"out": str(self.out), **done.card})
+        out, json = self.folder("align"), self.output.json
+        done = run_align(self.config(), out, bar=not json)
+        if json:
+            print_json({"out": str(out), **done.card})
             return 0
         if done.before:
-            say(f"{self.out} is finished already; remove it to align again")
+            say(f"{out} is finished already; remove it to align again")
         for line in done.lines:
             say(line)
-        say(f"aligned: {self.out}")
+        say(f"aligned: {out}")
         return 0

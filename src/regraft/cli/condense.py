@@ -203,7 +203,7 @@ class Condense:
             torch.set_num_threads(self.threads)
         there = torch.cuda.is_available()
         if self.accelerator == "cuda" and not there:
-            raise InputError("accelerator='cuda': torch sees no CUDA device; use 'cpu' or 'auto'")
+            raise InputError("--accelerator cuda: torch sees no CUDA device; use cpu or auto")
         return torch.device("cuda" if there and self.accelerator != "cpu" else "cpu")
 
     def _refuse_evaluation(self, splits: Any) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from regraft.jobs.predict.labelled import labelled
 from regraft.jobs.predict.used_images import Seen
 
+from .options import Data, DataOptions, DeviceOptions, Options, OutputOptions
 from .output import print_json, say, table
 
 _BATCH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(Options):
     """Measure a model of `regraft finetune`: accuracy, calibration, figures of each class."""
 
     result: Annotated[Path, tyro.conf.Positional]
@@ -27,47 +28,32 @@ class Evaluate:
     folder that the model was trained on, the images that it has not seen."""
     all_images: bool = False
     """Measure on the images too that split.csv beside the model lists for training or validation."""
-    unreadable: Literal["refuse", "skip"] = "refuse"
-    """Stop at an image that cannot be decoded, or warn and go on."""
     out: Path | None = None
     """Write all figures, the confusion matrix among them, to this JSON file as well."""
     model: str | None = None
     """Build this network instead of the one the file names: a name or package.module:factory."""
-    data_root: str | None = None
-    """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
-    offline: bool = False
-    """Stop at a missing known set instead of fetching it."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    threads: int | None = None
-    """CPU threads."""
-    json: bool = False
-    """Print one JSON object instead of text."""
+    sets: Data = field(default_factory=DataOptions)
+    runtime: DeviceOptions = field(default_factory=DeviceOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
 
     def run(self) -> int:
         """Load the model and the images, predict, tell."""
         import json
 
-        import torch
-
-        from regraft.errors import InputError
         from regraft.files import write_text
         from regraft.jobs.predict.finetuned import load_finetuned
         from regraft.train import evaluation
 
-        if self.threads is not None:
-            if self.threads < 1:
-                raise InputError(f"threads={self.threads}: expected at least 1")
-            torch.set_num_threads(self.threads)
-        tuned = load_finetuned(self.result, model=self.model, accelerator=self.accelerator)
+        device = self.runtime.for_inference()
+        tuned = load_finetuned(self.result, model=self.model, device=device)
         given = labelled(
             tuned,
             tuned.path,
             self.data,
-            self.data_root,
-            download=not self.offline,
+            self.sets.data_root,
+            download=not self.sets.offline,
             seen=None if self.all_images else Seen.of(tuned.path),
-            unreadable=self.unreadable,
+            unreadable=self.sets.unreadable,
         )
         logits = tuned.logits(map(tuned.preparation.normalised, given.pixels(_BATCH)))
         found = {
@@ -78,7 +64,7 @@ class Evaluate:
         }
         if self.out is not None:
             write_text(self.out, json.dumps(found, indent=2) + "\n")
-        if self.json:
+        if self.output.json:
             print_json({"result": str(self.result), **found})
         else:
             self._tell(found)

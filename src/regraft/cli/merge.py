@@ -70,16 +70,16 @@ class Merge(AlignOptions):
         """Align, merge, repair, measure, and write the folder."""
         from regraft.jobs.merge.verbs import run_merge
 
-        config = self.config()
-        done = run_merge(config, self.out, bar=not self.json)
-        if self.json:
-            print_json({"out": str(self.out), **done.card})
+        out, json = self.folder("merge"), self.output.json
+        done = run_merge(self.config(), out, bar=not json)
+        if json:
+            print_json({"out": str(out), **done.card})
             return 0
         if done.before:
-            say(f"{self.out} is finished already; remove it to merge again")
+            say(f"{out} is finished already; remove it to merge again")
         for line in done.lines:
             say(line)
         if done.table is not None:
             table(*done.table)
-        say(f"merged: {self.out}")
+        say(f"merged: {out}")
         return 0

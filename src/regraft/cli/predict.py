@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
+from regraft.config.check import AT_LEAST_1
 from regraft.jobs.predict.pictures import decoded, files_of
 from regraft.jobs.predict.predictions import as_csv, best, headings
 
+from .options import DeviceOptions, Options, OutputOptions
 from .output import print_json, table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict:
+class Predict(Options):
     """Classify images with a model of `regraft finetune`."""
 
     result: Annotated[Path, tyro.conf.Positional]
@@ -26,7 +28,7 @@ class Predict:
         tyro.conf.arg(help_behavior_hint="(one or more)"),
     ]
     """Image files, and folders of them."""
-    top: int = 3
+    top: Annotated[int, AT_LEAST_1] = 3
     """How many classes to name for each image."""
     csv: bool = False
     """Print CSV instead of a table."""
@@ -34,33 +36,23 @@ class Predict:
     """Write the predictions to this CSV file as well."""
     model: str | None = None
     """Build this network instead of the one the file names: a name or package.module:factory."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    threads: int | None = None
-    """CPU threads."""
-    json: bool = False
-    """Print one JSON object instead of text."""
+    runtime: DeviceOptions = field(default_factory=DeviceOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
 
     def run(self) -> int:
         """Load the model, predict, tell."""
-        import torch
-
         from regraft.errors import InputError
         from regraft.files import write_text
         from regraft.jobs.predict.finetuned import load_finetuned
 
         if not self.images:
             raise InputError("images: name image files or folders")
-        for name in ("top", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name}={value}: expected at least 1")
-        if self.csv and self.json:
+        self.check()
+        if self.csv and self.output.json:
             raise InputError("--csv and --json exclude each other: give one")
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        device = self.runtime.for_inference()
         paths = files_of(self.images)
-        tuned = load_finetuned(self.result, model=self.model, accelerator=self.accelerator)
+        tuned = load_finetuned(self.result, model=self.model, device=device)
         shape = tuned.about["input"]
         pixels = decoded(paths, shape["channels"], shape["image_size"])
         logits = tuned.logits(map(tuned.preparation.normalised, pixels))
@@ -71,7 +63,7 @@ class Predict:
         return 0
 
     def _tell(self, found: list[dict[str, Any]]) -> None:
-        if self.json:
+        if self.output.json:
             print_json({"result": str(self.result), "images": found})
         elif self.csv:
             print(as_csv(found), end="")

@@ -30,6 +30,7 @@ class Range:
         return replace(self, option=option)
 
 
+AT_LEAST_0 = Range("at least 0", lambda v: v >= 0)
 AT_LEAST_1 = Range("at least 1", lambda v: v >= 1)
 AT_LEAST_2 = Range("at least 2", lambda v: v >= 2)
 FINITE = Range("a finite number", math.isfinite)

@@ -23,13 +23,7 @@ def make_fabric(runtime: RuntimeConfig) -> Any:
         from lightning_fabric import Fabric
     except ImportError as error:
         raise MissingExtraError("lightning-fabric", "train", "training") from error
-    if runtime.accelerator == "cuda" and not torch.cuda.is_available():
-        raise InputError("accelerator='cuda': torch sees no CUDA device; use 'cpu' or 'auto'")
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
-    accelerator = runtime.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = device_of(runtime).type
     # Under torchrun the environment says how many processes there are, not the config.
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", runtime.devices))
     nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
@@ -42,6 +36,20 @@ def make_fabric(runtime: RuntimeConfig) -> Any:
     )
     fabric.launch()
     return fabric
+
+
+def device_of(runtime: RuntimeConfig) -> torch.device:
+    """Return the device of a process, for what needs no Fabric; sets its CPU threads as well.
+
+    Raises:
+        InputError: The accelerator is not there.
+    """
+    there = torch.cuda.is_available()
+    if runtime.accelerator == "cuda" and not there:
+        raise InputError("--accelerator cuda: torch sees no CUDA device; use cpu or auto")
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    return torch.device("cuda" if there and runtime.accelerator != "cpu" else "cpu")
 
 
 def _precision(name: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_a_merge_of_hugging_face_folders_is_one(shard, stream, pair, tmp_path, c
 
     models, paths = pair(shard)
     out = tmp_path / "out"
-    assert Merge(checkpoints=paths, out=out, match="none", stream=stream, json=True).run() == 0
+    assert Merge.of(checkpoints=paths, out=out, match="none", stream=stream, json=True).run() == 0
     card = json.loads(capsys.readouterr().out)
     loaded, info = transformers.GPT2LMHeadModel.from_pretrained(out, output_loading_info=True)
     assert not any(info.values())
@@ -62,7 +62,7 @@ def test_a_merge_of_hugging_face_folders_is_one(shard, stream, pair, tmp_path, c
             assert set(opened.keys()) == set(first.keys())
     # And the folder can be merged again.
     again = tmp_path / "again"
-    assert Merge(checkpoints=(out, paths[1]), out=again, match="none", json=True).run() == 0
+    assert Merge.of(checkpoints=(out, paths[1]), out=again, match="none", json=True).run() == 0
 
 
 @pytest.mark.parametrize("verb", [Merge, Align])
@@ -73,7 +73,7 @@ def test_a_second_process_is_refused_whatever_the_moment(verb, pair, tmp_path, m
     out, refused = tmp_path / "out", []
     (tmp_path / "spec.json").write_text("no spec")
     options = {"match": "none"} if verb is Merge else {"spec": tmp_path / "spec.json"}
-    command = verb(checkpoints=paths, out=out, json=True, **options)
+    command = verb.of(checkpoints=paths, out=out, json=True, **options)
 
     def second():
         before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}

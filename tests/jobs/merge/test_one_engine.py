@@ -55,7 +55,7 @@ def pair(tmp_path_factory):
 def command(job: MergeJob, root, out, **options):
     """The verb with the settings of a job."""
     arm = job.merge
-    return Merge(
+    return Merge.of(
         checkpoints=(job.a.folder(root), job.b.folder(root)),
         out=out,
         data=(job.a.data.name, job.b.data.name),

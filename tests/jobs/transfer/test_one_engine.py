@@ -49,7 +49,7 @@ def both(request, tmp_path_factory):
         for which, i in (("init", 0), ("final", -1)):
             ends[name, which] = root / f"{name}-{which}.safetensors"
             save_file(dict(line.state(i)), ends[name, which], metadata=header(about))
-    verb = Transfer(
+    verb = Transfer.of(
         from_init=ends["a", "init"],
         from_final=ends["a", "final"],
         to=ends["b", "init"],
@@ -126,7 +126,7 @@ def test_a_second_command_is_refused_in_one_sentence(both, tmp_path, monkeypatch
     monkeypatch.setattr("regraft.train.run._LOCK_SECONDS", 0)
     path = done / "model.safetensors"
     out = tmp_path / "out"
-    job = Transfer(out=out, to=path, from_init=path, from_final=path, match="naive").job()
+    job = Transfer.of(out=out, to=path, from_init=path, from_final=path, match="naive").job()
     with held(job, out):
         before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
         with pytest.raises(RegraftError, match="is being written by another process"):
@@ -140,7 +140,7 @@ def test_a_factory_that_has_changed_is_another_question(both, tmp_path, monkeypa
     module = tmp_path / "net_of_a_transfer.py"
     module.write_text("def make(**shape): ...\n")
     path, out = done / "model.safetensors", tmp_path / "out"
-    job = Transfer(
+    job = Transfer.of(
         out=out, to=path, from_init=path, from_final=path, match="naive",
         model="net_of_a_transfer:make",
     ).job()  # fmt: skip

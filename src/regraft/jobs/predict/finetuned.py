@@ -40,7 +40,7 @@ class Finetuned:
         return (logits / self.temperature).softmax(1)
 
 
-def load_finetuned(path: Path, *, model: str | None, accelerator: str) -> Finetuned:
+def load_finetuned(path: Path, *, model: str | None, device: Any) -> Finetuned:
     """Load a result folder, or the model.safetensors in it.
 
     Code outside Regraft's own dependencies is imported only when the caller names it with `model`.
@@ -51,15 +51,11 @@ def load_finetuned(path: Path, *, model: str | None, accelerator: str) -> Finetu
     """
     import dataclasses
 
-    import torch
-
     from regraft.checkpoints.model_card import is_elsewhere
     from regraft.checkpoints.read import fit_names, read_checkpoint
     from regraft.errors import InputError
     from regraft.models import build
 
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise InputError("accelerator='cuda': no GPU is available here; use cpu or auto")
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         unfinished = (path / "regraft.json").exists()
@@ -93,7 +89,6 @@ def load_finetuned(path: Path, *, model: str | None, accelerator: str) -> Finetu
         network.load_state_dict(dict(fit_names(stored, network)))
     except InputError as error:
         raise InputError(f"{file} does not fit the network {config.name} ({error})") from error
-    device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     return Finetuned(
         file,
         dict(stored.about),
