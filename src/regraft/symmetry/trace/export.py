@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 from regraft.errors import InputError
 from regraft.models.copying import copy_module
 
+from .known import watching
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -28,6 +30,7 @@ class Graph:
         buffers: Placeholder -> name of the buffer, stored in the state dict or not.
         values: Buffers by name.
         shown: Which of the flattened outputs count; see `counted`.
+        read: Stored buffers whose values decided what was traced.
     """
 
     graph: fx.Graph
@@ -36,6 +39,7 @@ class Graph:
     buffers: Mapping[str, str]
     values: Mapping[str, Tensor]
     shown: tuple[int, ...]
+    read: frozenset[str] = frozenset()
 
 
 def inputs_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -56,10 +60,16 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
         InputError: `torch.export` cannot trace it; the message says what stopped it.
     """
     args, kwargs = inputs_of(example_inputs)
-    with evaluating(model), warnings.catch_warnings(), torch.no_grad():
+    with (
+        evaluating(model),
+        _any_mask(),
+        watching(model, args, kwargs) as (known, plain, named),
+        warnings.catch_warnings(),
+        torch.no_grad(),
+    ):
         warnings.simplefilter("ignore")
         try:
-            program = torch.export.export(model, args, kwargs, strict=False)
+            program = torch.export.export(model, plain, named, strict=False)
         # Somebody else's forward may raise anything under tracing.
         except Exception as error:
             raise InputError(_refusal(model, error)) from error
@@ -72,7 +82,23 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
         dict(signature.inputs_to_buffers),
         dict(model.named_buffers(remove_duplicate=False)),
         _shown(program),
+        frozenset(known.read),
     )
+
+
+@contextlib.contextmanager
+def _any_mask() -> Iterator[None]:
+    """Let torch's Transformer take any mask as it is, and not look whether it is a causal one.
+
+    It would only choose a faster kernel that computes the same.
+    """
+    module: Any = nn.modules.transformer
+    looks = module._detect_is_causal_mask
+    module._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        module._detect_is_causal_mask = looks
 
 
 def _drop_dead(module: fx.GraphModule) -> None:

@@ -104,6 +104,8 @@ def _placeholder(
         found = state.parameter(aliases.get(name, name), shapes[name])
         if buffer is not None and graph.values[buffer].is_complex():
             state.pin(found, "it is a complex buffer")  # complex tensors cannot be compared
+        if buffer in graph.read:
+            state.pin(found, "its values are read as numbers")
         if name in shared:
             state.pin(found, "it shares its memory with another tensor in another layout")
         return found
