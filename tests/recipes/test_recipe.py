@@ -11,7 +11,7 @@ from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, 
 from regraft.errors import InputError, RegraftError
 from regraft.jobs.train import TrainJob
 from regraft.recipes import RECIPES, SCALES, load_recipe, reproduce
-from regraft.recipes.iterand.recipe import equal_accuracy_widths
+from regraft.recipes.iterand.claims import bytes_of, equal_accuracy, equal_cost, width_of
 from regraft.recipes.recipe import _commits
 from regraft.report import Result, Run
 
@@ -142,19 +142,25 @@ def test_what_changes_no_number_is_no_part_of_a_runs_identity():
     assert job.with_seed(5).source.runtime.seed == 5
 
 
-# Equal accuracy.
+# Equal accuracy, and equal cost.
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0)
 
 
-def run(arm, width, seed, accuracy, family="f/net"):
+def equal_accuracy_widths(runs, family):
+    return equal_accuracy(runs, family, width_of)
+
+
+def run(arm, width, seed, accuracy, family="f/net", size=None):
     return Run(
         folder=Path("runs"),
         setting=f"{family}/width={width:g}",
         arm=arm,
         control=None,
         seed=seed,
-        result=None if accuracy is None else Result(metrics={"test_accuracy": accuracy}),
+        result=None
+        if accuracy is None
+        else Result(metrics={"test_accuracy": accuracy}, stored_bytes=size),
     )
 
 
@@ -213,6 +219,19 @@ def test_noise_that_does_not_favour_an_arm_gives_a_ratio_about_one():
     assert np.mean(np.log(equal_accuracy_widths(runs, "f/net"))) == pytest.approx(0, abs=0.05)
 
 
+def test_equal_bytes_are_read_between_the_sizes_that_both_have():
+    # Edge-popup: 70, 80, 90 at 1, 2 and 4 kB; IteRand is 4 points better at twice the bytes of each.
+    runs = [
+        run("edge_popup", w, 1, 70 + 10 * i, size=1000 * 2**i) for i, w in enumerate(WIDTHS[:3])
+    ]
+    runs += [run("iterand", w, 1, 74 + 10 * i, size=2000 * 2**i) for i, w in enumerate(WIDTHS[:3])]
+    # So at equal bytes it is 6 points worse, and takes 2^0.6 times the bytes for equal accuracy.
+    assert equal_cost(runs, "f/net", bytes_of) == pytest.approx([-6.0])
+    assert equal_accuracy(runs, "f/net", bytes_of) == pytest.approx([2**0.6])
+    apart = [run("iterand", w, 1, 90, size=10**6 * (i + 1)) for i, w in enumerate(WIDTHS)]
+    assert equal_cost([*runs[:3], *apart], "f/net", bytes_of) == []
+
+
 # From the command to the report.
 
 
@@ -253,7 +272,7 @@ def test_a_recipe_leaves_its_report_and_runs_nothing_twice(tmp_path, monkeypatch
     assert {(row.setting, row.arm, row.n) for row in first.rows} == {
         (job.setting, job.arm, 2) for job in recipe.jobs
     }
-    papers = [claim.paper for claim in first.reading.claims]
+    papers = [claim.paper for claim in first.findings.claims]
     assert sum("equal width" in paper for paper in papers) == 2
     for job in recipe.jobs:
         kept = "model.safetensors" if job.arm == "dense" else "model.ticket"
@@ -266,7 +285,7 @@ def test_a_recipe_leaves_its_report_and_runs_nothing_twice(tmp_path, monkeypatch
     again = reproduce(recipe, out, workers=1, results=results)
     assert stamps(out) == before
     assert again.rows == first.rows
-    assert again.reading.claims == first.reading.claims
+    assert again.findings.claims == first.findings.claims
     assert again.seconds >= first.seconds
 
 

@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 import pytest
 
 from regraft.errors import MissingExtraError
+from regraft.report.claims import Claim
 from regraft.report.figure import Line, Panel, lines
 from regraft.report.page import render_page
-from regraft.report.results import Claim
 from regraft.report.runs import find_runs
 
 HOSTILE = "</svg><script>alert('x')</script><img src=x onerror=\"alert(1)\">"
@@ -68,7 +68,7 @@ def test_it_says_what_was_run_and_found(page):
         "12 finished",
         "1 unfinished",
         "✓ Held",
-        "✗ Not held",
+        "✗ Did not hold",
         "By little.",
         "+1.2",
         "[1.0, 1.4]",

@@ -4,8 +4,9 @@ import os
 import pytest
 
 from regraft.errors import InputError
+from regraft.report.claims import Claim
 from regraft.report.plots import learning_curves
-from regraft.report.results import Claim, write_results
+from regraft.report.results import write_results
 from regraft.report.runs import find_runs
 from regraft.report.table import Row, rows
 
@@ -16,7 +17,7 @@ HELD = Claim(paper="IteRand beats edge-popup.", held=True, evidence=["digits/wid
 def write(folder, name="iterand", **values):
     arguments = {
         "title": "IteRand",
-        "asked": "Does it help?",
+        "question": "Does it help?",
         "recipe": "iterand",
         "scale": "cpu",
         "command": "regraft reproduce iterand --scale cpu",
@@ -39,7 +40,18 @@ def test_the_json_has_the_agreed_shape(tmp_path, comparison):
     assert list(data) == (
         ["recipe", "scale", "command", "commit", "hardware", "seconds", "rows", "claims"]
     )
-    assert data["claims"] == [{"paper": "p", "held": False, "evidence": ["digits/mlp/width=1"]}]
+    assert data["claims"] == [
+        {
+            "paper": "p",
+            "state": "did not hold",
+            "held": False,
+            "evidence": ["digits/mlp/width=1"],
+            "note": "Too few seeds.",
+        }
+    ]
+    seeds = data["rows"][1]["values"]
+    assert list(seeds) == ["1", "2", "3"]
+    assert sum(seeds.values()) / 3 == pytest.approx(data["rows"][1]["mean"])
     assert data["seconds"] == 1234.57
     assert [row.get("control") for row in data["rows"]] == [None, "edge_popup"] * 2
     assert "control" not in data["rows"][0]

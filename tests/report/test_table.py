@@ -29,7 +29,7 @@ def test_rows_of_a_comparison(comparison):
 def test_the_json_form_has_the_agreed_keys(comparison):
     control, arm = (row.to_dict() for row in rows(find_runs(comparison))[:2])
     agreed = ["setting", "arm", "control", "metric", "unit", "n", "mean", "low", "high"]
-    agreed += ["paired_difference", "paired_low", "paired_high"]
+    agreed += ["values", "paired_difference", "paired_low", "paired_high"]
     agreed += ["seconds", "stored_bytes", "trainable_parameters", "peak_memory_bytes"]
     assert list(arm) == agreed
     assert list(control) == [key for key in agreed if key != "control"]

@@ -80,16 +80,13 @@ _WORDS = {
     "models/external.py": "given",
     "recipes/adarand/arms.py": "found",
     "recipes/adarand/claims.py": "found",
-    "recipes/compare.py": "found",
     "recipes/frozen/arms.py": "found",
     "recipes/frozen/claims.py": "found",
     "recipes/merging/claims.py": "found",
-    "recipes/recipe.py": "Reading asked found",
     "recipes/transfer/claims.py": "found",
     "recipes/transfer/figures.py": "found",
     "report/finetuned.py": "found",
     "report/plots.py": "found",
-    "report/results.py": "asked",
     "report/runs.py": "found",
     "report/wording.py": "labelled",
     "symmetry/match/activations.py": "found",
@@ -156,7 +153,7 @@ PAGES = {
 }
 LONG: set[str] = set()
 LINES: dict[str, int] = {
-    "": 47500,
+    "": 48000,
     "recipes/adarand": 828,
     "recipes/frozen": 725,
     "recipes/merging": 626,

@@ -11,6 +11,8 @@ import tyro
 
 from .output import print_json, say
 
+_STYLES = {"held": "green", "did not hold": "yellow", "undecided": "cyan"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
@@ -58,15 +60,7 @@ class Reproduce:
             print_json(
                 {
                     "rows": [row.to_dict() for row in outcome.rows],
-                    "claims": [
-                        {
-                            "paper": c.paper,
-                            "held": c.held,
-                            "evidence": list(c.evidence),
-                            "note": c.note,
-                        }
-                        for c in outcome.reading.claims
-                    ],
+                    "claims": [claim.to_dict() for claim in outcome.findings.claims],
                     "page": str(outcome.page),
                     "results": [str(p) for p in outcome.results],
                     "seconds": outcome.seconds,
@@ -76,9 +70,7 @@ class Reproduce:
         console = Console()
         for grid in to_rich(outcome.rows):
             console.print(grid)
-        for claim in outcome.reading.claims:
-            mark = "held" if claim.held else "not held"
-            note = f" {claim.note}" if claim.note else ""
-            say(f"{mark}: {claim.paper}.{note}", style="green" if claim.held else "yellow")
+        for claim in outcome.findings.claims:
+            say(f"{claim.state}: {claim.paper}. {claim.words}".strip(), style=_STYLES[claim.state])
         say(f"report: {outcome.page}")
         return 0

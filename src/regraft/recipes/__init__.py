@@ -1,12 +1,12 @@
 """The papers' experiments as complete configs, and the command that runs and reads them."""
 
-from .recipe import RECIPES, SCALES, Outcome, Reading, Recipe, load_recipe, reproduce
+from .recipe import RECIPES, SCALES, Findings, Outcome, Recipe, load_recipe, reproduce
 
 __all__ = [
     "RECIPES",
     "SCALES",
+    "Findings",
     "Outcome",
-    "Reading",
     "Recipe",
     "load_recipe",
     "reproduce",

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from regraft.report import Estimate, Run, estimate, paired_difference
 from regraft.report.figure import Line
 
+Runs = Iterable[Run]
 
-def values(
-    runs: Iterable[Run], setting: str, arm: str, metric: str = "test_accuracy"
-) -> dict[int, float]:
+
+def values(runs: Runs, setting: str, arm: str, metric: str = "test_accuracy") -> dict[int, float]:
     """Return a metric of one arm by seed."""
     return {
         r.seed: r.result.metrics[metric]
@@ -21,8 +21,14 @@ def values(
     }
 
 
+def level(runs: Runs, setting: str, arm: str, metric: str = "test_accuracy") -> Estimate | None:
+    """Return the mean of one arm with its interval, or None without a finished seed."""
+    own = values(runs, setting, arm, metric)
+    return estimate(own.values()) if own else None
+
+
 def gap(
-    runs: Iterable[Run], setting: str, arm: str, other: str, metric: str = "test_accuracy"
+    runs: Runs, setting: str, arm: str, other: str, metric: str = "test_accuracy"
 ) -> Estimate | None:
     """Return `arm` minus `other`, paired by seed, or None without a seed that both have."""
     runs = list(runs)
@@ -30,32 +36,55 @@ def gap(
     return paired_difference(one, two) if one.keys() & two.keys() else None
 
 
-def better(found: Estimate | None) -> bool:
+def mean_gap(
+    runs: Runs, settings: Sequence[str], arm: str, other: str, metric: str = "test_accuracy"
+) -> Estimate | None:
+    """Return `arm` minus `other`, averaged over settings within each seed that all of them have."""
+    runs = list(runs)
+    by_setting: list[dict[int, float]] = []
+    for setting in settings:
+        one, two = (values(runs, setting, name, metric) for name in (arm, other))
+        by_setting.append({seed: one[seed] - two[seed] for seed in one.keys() & two.keys()})
+    seeds = set.intersection(*map(set, by_setting)) if by_setting else set()
+    if not seeds:
+        return None
+    return estimate(sum(g[seed] for g in by_setting) / len(by_setting) for seed in sorted(seeds))
+
+
+def better(estimate: Estimate | None) -> bool:
     """Whether a paired difference is above zero with its whole interval."""
-    return found is not None and found.low is not None and found.low > 0
+    return estimate is not None and estimate.low is not None and estimate.low > 0
 
 
-def worse(found: Estimate | None) -> bool:
+def worse(estimate: Estimate | None) -> bool:
     """Whether a paired difference is below zero with its whole interval."""
-    return found is not None and found.high is not None and found.high < 0
+    return estimate is not None and estimate.high is not None and estimate.high < 0
 
 
-def signed(found: Estimate | None, digits: int = 2) -> str:
+def signed(estimate: Estimate | None, digits: int = 2) -> str:
     """Write a difference with its interval."""
-    if found is None:
-        return "unknown"
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.{digits}f}"
-    return f"{found.mean:+.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return "unknown" if estimate is None else _write(estimate, f"+.{digits}f", f".{digits}f")
 
 
-def verdict(found: Estimate | None, more: str = "more", less: str = "less") -> str:
+def plain(estimate: Estimate | None, digits: int = 2) -> str:
+    """Write a level with its interval."""
+    return "unknown" if estimate is None else _write(estimate, f".{digits}f", f".{digits}f")
+
+
+def _write(estimate: Estimate, mean: str, ends: str) -> str:
+    text = format(estimate.mean, mean)
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [{estimate.low:{ends}}, {estimate.high:{ends}}]"
+
+
+def verdict(estimate: Estimate | None, more: str = "more", less: str = "less") -> str:
     """Say whether a paired difference is decided, and which way."""
-    if found is None or found.low is None or found.high is None:
+    if estimate is None or estimate.low is None or estimate.high is None:
         return "undecided: too few seeds"
-    if better(found):
+    if better(estimate):
         return more
-    return less if worse(found) else "undecided: the interval holds zero"
+    return less if worse(estimate) else "undecided: the interval holds zero"
 
 
 def mean_line(label: str, curves: Sequence[Mapping[float, float]]) -> Line | None:
@@ -66,12 +95,12 @@ def mean_line(label: str, curves: Sequence[Mapping[float, float]]) -> Line | Non
     return line_of(label, {x: estimate(c[x] for c in curves) for x in at})
 
 
-def line_of(label: str, found: Mapping[float, Estimate]) -> Line:
+def line_of(label: str, points: Mapping[float, Estimate]) -> Line:
     """Return estimates by x as a line with a band."""
     return Line(
         label=label,
-        x=list(found),
-        y=[e.mean for e in found.values()],
-        low=[e.low for e in found.values()],
-        high=[e.high for e in found.values()],
+        x=list(points),
+        y=[e.mean for e in points.values()],
+        low=[e.low for e in points.values()],
+        high=[e.high for e in points.values()],
     )

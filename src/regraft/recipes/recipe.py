@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from regraft.errors import InputError
 from regraft.files import make_folder, write_text
-from regraft.jobs.base import Job
+from regraft.jobs.base import Job, with_sources
 from regraft.jobs.pool import default_workers, run_all
 from regraft.report import (
     Claim,
@@ -26,6 +26,8 @@ from regraft.report import (
     write_results,
 )
 from regraft.train import command_line
+
+from .notes import read_notes
 
 RECIPES = {
     "adarand": "regraft.recipes.adarand",
@@ -40,18 +42,30 @@ SCALES = ("smoke", "cpu", "gpu", "paper")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class Findings:
     """What the numbers of a finished recipe say.
 
     Attributes:
-        claims: The paper's claims, held or not.
-        text: Markdown for a reader.
+        claims: The paper's claims, with what our intervals make of them.
+        text: Markdown that is made of the numbers; the recipe's own prose follows it.
         figures: SVG text by name.
     """
 
     claims: Sequence[Claim]
     text: str
     figures: Mapping[str, str]
+
+
+class Scale(NamedTuple):
+    """The runs of a scale, and their seeds.
+
+    Attributes:
+        jobs: Makes every job once, at whatever seed.
+        seeds: How many seeds each has, or a function of the job that says it.
+    """
+
+    jobs: Callable[[], Sequence[Job]]
+    seeds: int | Callable[[Job], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +76,8 @@ class Recipe:
         name: Name on the command line.
         scale: One of `SCALES`.
         title: Heading of the report.
-        asked: The question, in a paragraph.
+        question: What is to be found out, in a paragraph.
+        notes: Markdown that follows what the numbers say: how to read them, and what they hide.
         jobs: Every run, controls and sources included.
         read: Reads the finished runs.
         metrics: Key and unit of each metric that is tabulated; runs without one have no row in it.
@@ -71,18 +86,59 @@ class Recipe:
     name: str
     scale: str
     title: str
-    asked: str
+    question: str
+    notes: str = ""
     jobs: Sequence[Job]
-    read: Callable[[list[Run], list[Row]], Reading]
+    read: Callable[[list[Run], list[Row]], Findings]
     metrics: Sequence[tuple[str, str]] = (("test_accuracy", "%"),)
+
+
+def assemble(
+    package: str,
+    scales: Mapping[str, Scale],
+    scale: str,
+    seeds: int | None,
+    *,
+    title: str,
+    read: Callable[[list[Run], list[Row]], Findings],
+    metrics: Sequence[tuple[str, str]] = (("test_accuracy", "%"),),
+) -> Recipe:
+    """Return a recipe at a scale: its jobs at every seed, their sources first, and its notes.
+
+    Args:
+        package: The recipe's package, `__package__` of its module, with `notes.md` beside the code.
+        scales: Jobs and seeds by scale.
+        scale: The scale that is wanted.
+        seeds: Seeds of every job, or None for the scale's own number.
+        title: Heading of the report; the scale is put behind it.
+        read: Reads the finished runs.
+        metrics: Key and unit of each metric that is tabulated.
+    """
+    build, own = scales[scale]
+    jobs = [
+        job.with_seed(seed)
+        for job in build()
+        for seed in range(1, (seeds or (own(job) if callable(own) else own)) + 1)
+    ]
+    notes = read_notes(package)
+    return Recipe(
+        name=package.rpartition(".")[2],
+        scale=scale,
+        title=f"{title} ({scale})",
+        question=notes["question"],
+        notes=notes["reading"],
+        jobs=with_sources(jobs),
+        read=read,
+        metrics=metrics,
+    )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What reproducing a recipe left: the table, the reading, and where the files are."""
+    """What reproducing a recipe left: the table, what it says, and where the files are."""
 
     rows: list[Row]
-    reading: Reading
+    findings: Findings
     page: Path
     results: list[Path]
     seconds: float
@@ -142,7 +198,8 @@ def reproduce(
     folders = [job.folder(out) for job in recipe.jobs]
     runs = find_runs(folders)
     table = [row for metric, unit in recipe.metrics for row in rows(runs, metric, unit)]
-    reading = recipe.read(runs, table)
+    findings = recipe.read(runs, table)
+    text = "\n\n".join(part for part in (findings.text, recipe.notes) if part)
     facts = {
         "command": command_line(),
         "hardware": _hardware(runs),
@@ -152,10 +209,10 @@ def reproduce(
     html = render_page(
         runs,
         title=recipe.title,
-        question=recipe.asked,
-        claims=reading.claims,
-        reading=reading.text,
-        figures=reading.figures,
+        question=recipe.question,
+        claims=findings.claims,
+        reading=text,
+        figures=findings.figures,
         metrics=recipe.metrics,
         **facts,
     )
@@ -167,17 +224,17 @@ def reproduce(
             results,
             recipe.name if recipe.scale == "cpu" else f"{recipe.name}_{recipe.scale}",
             title=recipe.title,
-            asked=recipe.asked,
+            question=recipe.question,
             recipe=recipe.name,
             scale=recipe.scale,
             seconds=seconds,
             rows=table,
-            claims=reading.claims,
-            figures={**reading.figures, **curves},
-            reading=reading.text,
+            claims=findings.claims,
+            figures={**findings.figures, **curves},
+            reading=text,
             **facts,
         )
-    return Outcome(table, reading, page, written, seconds)
+    return Outcome(table, findings, page, written, seconds)
 
 
 def _spent(out: Path, more: float) -> float:
@@ -197,9 +254,9 @@ def _commits(runs: Sequence[Run]) -> str:
 
 
 def _hardware(runs: Sequence[Run]) -> str:
-    found = runs[0].environment
-    device = found.get("device")
-    cores = found.get("cores")
-    processor = found.get("processor") or platform.machine()
+    machine = runs[0].environment
+    device = machine.get("device")
+    cores = machine.get("cores")
+    processor = machine.get("processor") or platform.machine()
     where = f"{device}, " if device and device != "cpu" else ""
     return f"{where}{processor}, {cores} cores"

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from . import figure, wording
+from .claims import Claim
 from .document import Figure, Kind, Section, Table, render
 from .plots import curve_panels, efficiency, position, without
-from .results import Claim
 from .runs import Run
 from .table import Row, by_metric, rows, to_table
 

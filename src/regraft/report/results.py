@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,9 @@ from regraft.errors import InputError
 from regraft.files import write_text
 
 from . import wording
+from .claims import Claim
 from .document import escape_markdown, fenced
 from .table import Row, to_markdown
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """What a paper says, whether it held here, and the settings that show it."""
-
-    paper: str
-    held: bool
-    evidence: Sequence[str]
-    note: str = ""
-    """What is to be said about it; a claim that did not hold has to say why."""
 
 
 def write_results(
@@ -33,7 +22,7 @@ def write_results(
     name: str,
     *,
     title: str,
-    asked: str,
+    question: str,
     recipe: str,
     scale: str,
     command: str,
@@ -54,7 +43,7 @@ def write_results(
         folder: Where to write; made if missing.
         name: First part of the file names.
         title: Heading of the page.
-        asked: The question, in a paragraph.
+        question: The question, in a paragraph.
         recipe: Name of the recipe.
         scale: Scale it ran at.
         command: What a reader types to get these numbers.
@@ -68,7 +57,7 @@ def write_results(
 
     Raises:
         InputError: A name is no plain file name, there are no rows or one holds a number that is
-            not finite, a claim has no evidence among them or fails without a note, or the folder
+            not finite, a claim has no evidence among them or is not held without a note, or the folder
             cannot be written to.
         RegraftError: The disk is full or failing.
     """
@@ -81,7 +70,7 @@ def write_results(
     if not rows:
         raise InputError("rows is empty: results need at least one finished run")
     for claim in claims:
-        _check(claim, {row.setting for row in rows})
+        claim.check(row.setting for row in rows)
     data = {
         "recipe": recipe,
         "scale": scale,
@@ -90,10 +79,7 @@ def write_results(
         "hardware": hardware,
         "seconds": seconds,
         "rows": [row.to_dict() for row in rows],
-        "claims": [
-            {"paper": claim.paper, "held": claim.held, "evidence": list(claim.evidence)}
-            for claim in claims
-        ],
+        "claims": [claim.to_dict() for claim in claims],
     }
     try:
         numbers = json.dumps(_rounded(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -110,7 +96,7 @@ def write_results(
     markdown = _markdown(
         name=name,
         title=title,
-        asked=asked,
+        question=question,
         command=command,
         facts=facts,
         rows=rows,
@@ -129,21 +115,6 @@ def write_results(
     return written
 
 
-def _check(claim: Claim, settings: set[str]) -> None:
-    if not claim.evidence:
-        raise InputError(
-            f"the claim {claim.paper!r} has no evidence: name the settings it rests on"
-        )
-    for setting in claim.evidence:
-        if setting not in settings:
-            raise InputError(
-                f"the claim {claim.paper!r} names {setting!r} as evidence, which is no setting of "
-                f"the rows: choose from {', '.join(sorted(settings))}"
-            )
-    if not claim.held and not claim.note.strip():
-        raise InputError(f"the claim {claim.paper!r} did not hold and has no note: say why")
-
-
 def _rounded(value: Any) -> Any:
     """Keep six significant digits of every float: more would be noise in a committed file."""
     if isinstance(value, float):
@@ -159,7 +130,7 @@ def _markdown(
     *,
     name: str,
     title: str,
-    asked: str,
+    question: str,
     command: str,
     facts: Mapping[str, str],
     rows: Sequence[Row],
@@ -167,9 +138,9 @@ def _markdown(
     figures: Mapping[str, str],
     reading: str,
 ) -> str:
-    parts = [f"# {escape_markdown(title)}", asked.strip()]
+    parts = [f"# {escape_markdown(title)}", question.strip()]
     if claims:
-        parts += ["## Claims", *map(_claim, claims)]
+        parts += ["## Claims", *(claim.to_markdown() for claim in claims)]
     parts += [
         "## Results",
         to_markdown(rows).rstrip(),
@@ -184,12 +155,3 @@ def _markdown(
     parts.append("\n".join(f"- {key}: {escape_markdown(value)}" for key, value in facts.items()))
     parts.append(f"The same numbers for machines: [`{name}.json`]({name}.json).")
     return "\n\n".join(parts) + "\n"
-
-
-def _claim(claim: Claim) -> str:
-    verdict = "Held" if claim.held else "Did not hold"
-    settings = ", ".join(map(escape_markdown, claim.evidence))
-    note = f" {claim.note.strip()}" if claim.note.strip() else ""
-    return (
-        f"- **{verdict}:** {escape_markdown(claim.paper.rstrip('.'))}.{note} Evidence: {settings}."
-    )

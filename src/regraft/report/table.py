@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from regraft.errors import InputError
@@ -29,8 +29,9 @@ _COSTS = (
 class Row:
     """One arm of one setting over its seeds, against its control where it has one.
 
-    `low` and `high` bound a 95% interval over the `n` seeds, the paired ones a 95% interval of
-    the difference over the seeds that arm and control share. Costs are means over the seeds.
+    `values` are the figures by seed; `low` and `high` bound a 95% interval over them, the paired
+    ones a 95% interval of the difference over the seeds that arm and control share. Costs are means
+    over the seeds.
     """
 
     setting: str
@@ -42,6 +43,7 @@ class Row:
     mean: float
     low: float | None = None
     high: float | None = None
+    values: Mapping[int, float] = field(default_factory=dict)
     paired_difference: float | None = None
     paired_low: float | None = None
     paired_high: float | None = None
@@ -53,6 +55,7 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; a control's own row has no `control`."""
         data = dataclasses.asdict(self)
+        data["values"] = {str(seed): self.values[seed] for seed in sorted(self.values)}
         if self.control is None:
             del data["control"]
         return data
@@ -259,6 +262,7 @@ def _row(
         mean=own.mean,
         low=own.low,
         high=own.high,
+        values=dict(sorted(values[arm].items())),
         paired_difference=paired.mean if paired else None,
         paired_low=paired.low if paired else None,
         paired_high=paired.high if paired else None,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from regraft.jobs.finetune.analysis import QUANTITIES, SPLIT
 from regraft.recipes.compare import better, gap, line_of, signed, values, verdict, worse
-from regraft.recipes.recipe import Reading
+from regraft.recipes.recipe import Findings
 from regraft.report import Claim, Panel, Row, Run, efficiency, estimate, lines
 
 from .arms import ARMS, Budget
@@ -18,7 +18,7 @@ _VARIANTS = "adarand"
 _DRAWN = ("scratch", "plain", "adarand", "randreg_class", "randreg_source", "feature_norm")
 
 
-def read(runs: list[Run], rows: list[Row]) -> Reading:
+def read(runs: list[Run], rows: list[Row]) -> Findings:
     """Return claims, text and figures of a finished recipe."""
     runs = [r for r in runs if r.finished]
     pairs = by_pair(r.setting for r in rows if r.metric == "test_accuracy")
@@ -30,7 +30,7 @@ def read(runs: list[Run], rows: list[Row]) -> Reading:
     claims += _features(runs, pairs)
     text = [*_sentences(runs, pairs), _diverged(runs), _chosen(runs), _NOTES]
     figures = _figures(runs, rows, pairs)
-    return Reading(claims=claims, text="\n\n".join(t for t in text if t), figures=figures)
+    return Findings(claims=claims, text="\n\n".join(t for t in text if t), figures=figures)
 
 
 def by_pair(settings: Iterable[str]) -> dict[str, dict[float, str]]:

@@ -56,7 +56,7 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
         name="adarand",
         scale=scale,
         title=f"AdaRand and its rivals on few images ({scale})",
-        asked=(
+        question=(
             "A pretrained network is fine-tuned on a few images of each class. Does drawing its "
             "features to random vectors whose class means adapt (AdaRand) give a higher test accuracy "
             "than plain fine-tuning and training from scratch? Than the same with means that stand "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from regraft.recipes.compare import gap, signed, verdict
-from regraft.recipes.recipe import Reading
+from regraft.recipes.recipe import Findings
 from regraft.report import (
     Claim,
     Estimate,
@@ -21,7 +21,7 @@ _TICKETS = ("frozen", "frozen_few_locked", "pruned_source", "dense_source")
 _SAME_BYTES = ("dense_same_bytes", "dense_4bit_same_bytes", "sparse_same_bytes")
 
 
-def read(runs: list[Run], rows: list[Row]) -> Reading:
+def read(runs: list[Run], rows: list[Row]) -> Findings:
     """Return claims, text and figures of a finished recipe."""
     graphs = [s for s in _settings(rows) if "/frozen=" not in s]
     shares = [s for s in _settings(rows) if "/frozen=" in s]
@@ -40,7 +40,7 @@ def read(runs: list[Run], rows: list[Row]) -> Reading:
         )
     if graphs:
         figures["bytes"] = efficiency([r for r in rows if r.setting in graphs], "stored_bytes")
-    return Reading(claims=claims, text="\n\n".join([*sentences, _NOTES]), figures=figures)
+    return Findings(claims=claims, text="\n\n".join([*sentences, _NOTES]), figures=figures)
 
 
 def _against_twin(runs: list[Run], rows: list[Row], setting: str) -> tuple[list[Claim], str]:

@@ -39,7 +39,7 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
         name="frozen",
         scale=scale,
         title=f"Partly frozen tickets against their bytes ({scale})",
-        asked=(
+        question=(
             "Freezing a random share of a random network (pruned for good, or locked) leaves fewer "
             "mask bits to store. How good is such a ticket against the same network with trained "
             "weights, against tickets of the whole or of a randomly pruned network, and against "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from regraft.recipes.compare import gap, mean_line, signed, values, verdict
-from regraft.recipes.recipe import Reading
+from regraft.recipes.recipe import Findings
 from regraft.report import Claim, Row, Run, estimate, paired_difference
 from regraft.report.figure import Line, Panel, lines
 
@@ -16,7 +16,7 @@ _CONTROLS = ("average", "weight_matching", "ste_full")
 _ENDS = ("parent_a", "parent_b")
 
 
-def read(runs: list[Run], rows: list[Row]) -> Reading:
+def read(runs: list[Run], rows: list[Row]) -> Findings:
     """Return claims, text and figures of a finished recipe."""
     settings = list(dict.fromkeys(r.setting for r in rows))
     claims: list[Claim] = []
@@ -31,7 +31,7 @@ def read(runs: list[Run], rows: list[Row]) -> Reading:
         if setting.endswith("/same-data"):
             claims += _same_data(runs, setting)
     text = "\n\n".join(part for part in (_condensing(runs), _NOTES) if part)
-    return Reading(claims=claims, text=text, figures=_figures(runs, settings, angles))
+    return Findings(claims=claims, text=text, figures=_figures(runs, settings, angles))
 
 
 def by_angle(settings: Iterable[str]) -> dict[float, str]:

@@ -53,7 +53,7 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
         name="merging",
         scale=scale,
         title=f"Merging networks of different data sets ({scale})",
-        asked=(
+        question=(
             "Two networks of one architecture were trained on two data sets. Is the average of their "
             "weights good on both, if one of them is permuted first: by its weights alone, or by "
             "straight-through matching (STE) on all data, on a few images of each class, or on a few "

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from regraft.jobs.transfer.job import pair_of
 from regraft.recipes.compare import gap, signed, values, verdict
-from regraft.recipes.recipe import Reading
+from regraft.recipes.recipe import Findings
 from regraft.report import Claim, Row, Run, estimate, paired_difference
 
 from .figures import Point, by_epoch, curves_of, figures, seconds_to
@@ -27,7 +27,7 @@ _PARTS = {
 }
 
 
-def read(runs: list[Run], rows: list[Row]) -> Reading:
+def read(runs: list[Run], rows: list[Row]) -> Findings:
     """Return claims, text and figures of a finished recipe."""
     runs = [run for run in runs if run.finished]
     settings = list(dict.fromkeys(r.setting for r in runs if not r.setting.startswith(_NETWORKS)))
@@ -41,7 +41,7 @@ def read(runs: list[Run], rows: list[Row]) -> Reading:
         claims += _hidden(runs, setting, settings)
     spent = [text for s in full if (text := _spent(runs, s))]
     text = "\n\n".join([*spent, _NOTES])
-    return Reading(claims=claims, text=text, figures=figures(runs, settings, full))
+    return Findings(claims=claims, text=text, figures=figures(runs, settings, full))
 
 
 def _untrained(runs: list[Run], setting: str) -> list[Claim]:

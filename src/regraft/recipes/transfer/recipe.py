@@ -60,7 +60,7 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
         name="transfer",
         scale=scale,
         title=f"Learning transfer between initialisations ({scale})",
-        asked=(
+        question=(
             "A network was trained from one random initialisation. What does its training do for "
             "another one, if the change of its weights is permuted to fit, by matching gradients (GMT, "
             "FGMT), and added? Held against no permutation (naive), the permutation that fits what "
