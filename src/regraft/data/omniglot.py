@@ -1,4 +1,4 @@
-"""Omniglot's background characters as a set of classes: 964 of them, twenty drawings of each."""
+"""Omniglot's characters as classes: 964 for background, 659 for evaluation, twenty drawings of each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from regraft.errors import InputError
 
@@ -16,10 +17,9 @@ _HELD_OUT = 4
 
 
 def read_omniglot(root: Path) -> tuple[Any, ...]:
-    """Read ROOT/omniglot/images_background.npz: `images` bool [C, n, H, H], True where paper is.
+    """Read the background characters; ink becomes 255 and paper 0, as in MNIST.
 
-    Ink becomes 255 and paper 0, as in MNIST. Each drawing of a character is by another hand; the
-    last four are the test images.
+    Each drawing of a character is by another hand; the last four are the test images.
 
     Returns:
         (images uint8 [N, 1, H, H], labels int64 [N]) of train and of test, and the classes.
@@ -27,11 +27,35 @@ def read_omniglot(root: Path) -> tuple[Any, ...]:
     Raises:
         InputError: The file is damaged, or holds something else.
     """
-    path = root / FILE
+    ink = read_characters(root, "background")
+    labels = torch.arange(len(ink))[:, None].expand(-1, ink.shape[1])
+    parts = []
+    for chosen in (slice(None, -_HELD_OUT), slice(-_HELD_OUT, None)):
+        images, y = ink[:, chosen], labels[:, chosen]
+        parts.append((images.flatten(0, 1)[:, None].contiguous(), y.reshape(-1)))
+    return *parts, tuple(f"character{i:04d}" for i in range(1, len(ink) + 1))
+
+
+def read_characters(root: Path, part: str) -> Tensor:
+    """Read ROOT/omniglot/images_PART.npz: `images` bool [C, n, H, H], True where paper is.
+
+    Args:
+        root: The data root.
+        part: `background` or `evaluation`.
+
+    Returns:
+        uint8 [C, n, H, H], ink 255 and paper 0.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds something else.
+    """
+    path = root / f"omniglot/images_{part}.npz"
     try:
         # numpy does not close a file that it opened itself and could not read.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             paper = file["images"]
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: put it there, or name another data root") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is damaged ({error}): put it there again") from error
     drawings = paper.shape[1] if paper.ndim == 4 else 0
@@ -40,10 +64,4 @@ def read_omniglot(root: Path) -> tuple[Any, ...]:
             f"{path} holds images of shape {list(paper.shape)} and {paper.dtype}: expected booleans "
             f"[characters, drawings, pixels, pixels] with more than {_HELD_OUT} drawings"
         )
-    ink = torch.from_numpy(~paper).to(torch.uint8).mul_(255)
-    labels = torch.arange(len(ink))[:, None].expand(-1, drawings)
-    parts = []
-    for chosen in (slice(None, -_HELD_OUT), slice(-_HELD_OUT, None)):
-        images, y = ink[:, chosen], labels[:, chosen]
-        parts.append((images.flatten(0, 1)[:, None].contiguous(), y.reshape(-1)))
-    return *parts, tuple(f"character{i:04d}" for i in range(1, len(ink) + 1))
+    return torch.from_numpy(~paper).to(torch.uint8).mul_(255)

@@ -19,8 +19,9 @@ from regraft._shapes import Float
 from regraft.errors import InputError
 
 WeightInit = Literal["signed_kaiming_constant", "kaiming_uniform", "kaiming_normal"]
+"""Laws of a search; `kaiming_constant`, all weights alike, is for Meta-ticket's ablation."""
 ScoreInit = Literal["kaiming_uniform", "kaiming_normal"]
-INITS = ("signed_kaiming_constant", "kaiming_uniform", "kaiming_normal")
+INITS = ("signed_kaiming_constant", "kaiming_uniform", "kaiming_normal", "kaiming_constant")
 
 RELU_GAIN = math.sqrt(2.0)
 
@@ -43,8 +44,9 @@ def fan_in(shape: torch.Size | tuple[int, ...], name: str) -> int:
 class WeightSource:
     """The random tensor behind a name, with sigma = gain / sqrt(fan_in).
 
-    `signed_kaiming_constant` is +-sigma, `kaiming_uniform` is U(-sqrt(3) sigma, sqrt(3) sigma) and
-    `kaiming_normal` N(0, sigma^2). Values are float32, one rounding away from the stream's own.
+    `signed_kaiming_constant` is +-sigma, `kaiming_constant` sigma, `kaiming_uniform` is
+    U(-sqrt(3) sigma, sqrt(3) sigma) and `kaiming_normal` N(0, sigma^2). Values are
+    float32, one rounding away from the stream's own.
 
     Attributes:
         init: The law.
@@ -82,6 +84,8 @@ class WeightSource:
     def draw(self, event: int = 0, *, index: np.ndarray | None = None) -> Float[Tensor, " m"]:
         """Return the values of one event, flat float32: all of them, or those at `index`."""
         sigma = self.gain / math.sqrt(fan_in(self.shape, self.name))
+        if self.init == "kaiming_constant":
+            return torch.full((self.numel if index is None else len(index),), sigma)
         law, scale = {
             "signed_kaiming_constant": (streams.signs, sigma),
             "kaiming_uniform": (streams.uniform, math.sqrt(3.0) * sigma),

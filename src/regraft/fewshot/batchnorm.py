@@ -1,0 +1,133 @@
+"""What BatchNorm does inside an episode, said out loud: whose statistics normalise the query set.
+
+`transductive` is what MAML's and Meta-ticket's code does: support and query are each normalised by their
+own statistics, so that a prediction depends on the other queries. `support` normalises the query by the
+statistics of the support set under the adapted weights: a prediction then depends on its image alone, and
+the adapted network is an ordinary one in evaluation mode.
+
+References:
+    Bronskill et al., "TaskNorm: rethinking batch normalization for meta-learning", ICML 2020, section 3.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from regraft.errors import InputError
+
+Policy = Literal["transductive", "support"]
+
+
+class EpisodeNorm(nn.Module):
+    """BatchNorm without running statistics: y = gamma (x - mean) / sqrt(var + eps) + beta.
+
+    Mean and biased variance are those of the first `rows` of the batch, or of all of it.
+
+    Attributes:
+        rows: How many rows, from the first on, give the statistics; None for all.
+    """
+
+    rows: int | None = None
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        self.weight = norm.weight
+        self.bias = norm.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [b, C, ...] over all but its channels."""
+        # Written out: inside `vmap`, torch's own batch_norm has a wrong second derivative.
+        axes = [0, *range(2, x.ndim)]
+        by = (1, -1) + (1,) * (x.ndim - 2)
+        variance, mean = torch.var_mean(x[: self.rows], dim=axes, correction=0)
+        y = (x - mean.view(by)) * torch.rsqrt(variance + self.eps).view(by)
+        if self.weight is not None:
+            y = y * self.weight.view(by) + self.bias.view(by)
+        return y
+
+
+def episodic(network: nn.Module) -> nn.Module:
+    """Return a copy of a network for `functional_call` inside episodes, without any running state.
+
+    Parameters keep their names and are not copied by value: the caller hands them over at each call.
+
+    Raises:
+        InputError: A layer that has no meaning in tasks that run side by side: dropout, or running
+            statistics of anything but BatchNorm.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            raise InputError(
+                f"layer {name!r} is dropout with p={module.p}: tasks run side by side through one "
+                "network, and one mask would be shared by tasks and change between the inner steps; "
+                "set p=0 (timm: drop_rate=0)"
+            )
+        other = isinstance(module, _NormBase) and not isinstance(module, _BatchNorm)
+        if (other and module.track_running_stats) or isinstance(module, nn.SyncBatchNorm):
+            raise InputError(
+                f"layer {name!r} ({type(module).__name__}) keeps running statistics: tasks run side by "
+                "side would all write to them; build it with track_running_stats=False, or use BatchNorm, "
+                "whose statistics are taken in each episode as `batchnorm` says"
+            )
+    copied = copy.deepcopy(network)
+    if isinstance(copied, _BatchNorm):
+        return EpisodeNorm(copied)
+    for module in list(copied.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, _BatchNorm):
+                setattr(module, name, EpisodeNorm(child))
+    return copied.train()
+
+
+def set_rows(network: nn.Module, rows: int | None) -> None:
+    """Let all `EpisodeNorm` take their statistics from the first `rows` rows, or from all."""
+    for module in network.modules():
+        if isinstance(module, EpisodeNorm):
+            module.rows = rows
+
+
+@torch.no_grad()
+def with_statistics(network: nn.Module, support: Tensor) -> nn.Module:
+    """Give a network's BatchNorm layers the statistics of a support set, in place; return it.
+
+    In evaluation mode it then computes what the policy `support` does.
+
+    Args:
+        network: An ordinary network.
+        support: Support images [S, ...].
+    """
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+
+    def put(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0]
+        axes = [0, *range(2, x.ndim)]
+        variance, mean = torch.var_mean(x, dim=axes, correction=0)
+        norm.track_running_stats = True  # pyrefly: ignore
+        norm.running_mean, norm.running_var = mean, variance  # pyrefly: ignore
+        if getattr(norm, "num_batches_tracked", None) is None:
+            norm.num_batches_tracked = torch.tensor(1)  # pyrefly: ignore
+
+    # The hook runs before the layer: in evaluation mode it normalises by what it was just given.
+    handles = [norm.register_forward_pre_hook(put) for norm in norms]
+    try:
+        network.eval()(support)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return network
+
+
+def check_policy(policy: str) -> None:
+    """Refuse an unknown policy.
+
+    Raises:
+        InputError: It is none of `Policy`.
+    """
+    if policy not in get_args(Policy):
+        raise InputError(f"batchnorm={policy!r}: expected one of {', '.join(get_args(Policy))}")

@@ -1,0 +1,241 @@
+"""Meta-gradients against a plain second-order loop over tasks, in float64."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from regraft.fewshot import MAML, Clone, EpisodeSampler, MetaTicket, ProtoNet, Reptile
+from regraft.models import MLP
+from regraft.tickets import named_masks
+
+WAYS = 3
+
+
+def episodes(tasks=4, shots=2, queries=3, size=5, seed=1, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(8 * 6, 1, size, size, generator=generator)
+    labels = torch.arange(8).repeat_interleave(6)
+    sampler = EpisodeSampler(images, labels, ways=WAYS, shots=shots, queries=queries, seed=seed)
+    return sampler.batch(0, tasks).to(dtype)
+
+
+def mlp(norm="batch", seed=0):
+    torch.manual_seed(seed)
+    return MLP(25, (12, 8), WAYS, norm=norm).double()
+
+
+def conv(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, WAYS),
+    ).double()
+
+
+def plain(network, values, x, norm=None):
+    """The network with these parameters, BatchNorm by the batch's or by given statistics."""
+    modules = [*network.features, network.head] if isinstance(network, MLP) else list(network)
+    names = {id(m): n for n, m in network.named_modules()}
+    kept = []
+    for module in modules:
+        at = names[id(module)]
+        if isinstance(module, nn.Linear):
+            x = F.linear(x, values[f"{at}.weight"], values[f"{at}.bias"])
+        elif isinstance(module, nn.Conv2d):
+            x = F.conv2d(x, values[f"{at}.weight"], values[f"{at}.bias"], padding=1)
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            axes = [0, *range(2, x.ndim)]
+            by = [1, -1] + [1] * (x.ndim - 2)
+            mean, var = x.mean(axes), x.var(axes, unbiased=False)
+            kept.append((mean, var))
+            if norm is not None:
+                mean, var = norm[len(kept) - 1]
+            x = (x - mean.view(by)) / (var.view(by) + module.eps).sqrt()
+            x = x * values[f"{at}.weight"].view(by) + values[f"{at}.bias"].view(by)
+        else:
+            x = module(x)
+    return x, kept
+
+
+def twin_loss(network, phi, masks, rates, tasks, steps, first_order=False, policy="transductive"):
+    """The plain loop over tasks that users write."""
+    losses = []
+    for t in range(len(tasks)):
+        values = dict(phi)
+        for _ in range(steps):
+            weights = {n: v * masks.get(n, 1.0) for n, v in values.items()}
+            loss = F.cross_entropy(
+                plain(network, weights, tasks.support_x[t])[0], tasks.support_y[t]
+            )
+            moving = [n for n in values if n in rates]
+            grads = torch.autograd.grad(
+                loss, [weights[n] for n in moving], create_graph=not first_order
+            )
+            for n, g in zip(moving, grads, strict=True):
+                values[n] = values[n] - rates[n] * masks.get(n, 1.0) * g
+        weights = {n: v * masks.get(n, 1.0) for n, v in values.items()}
+        norm = None
+        if policy == "support":
+            norm = plain(network, weights, tasks.support_x[t])[1]
+        output, _ = plain(network, weights, tasks.query_x[t], norm)
+        losses.append(F.cross_entropy(output, tasks.query_y[t]))
+    return torch.stack(losses).mean()
+
+
+def close(ours, theirs):
+    # Biases below BatchNorm have no gradient but rounding: the scale is that of all of it together.
+    scale = max(float(b.abs().max()) for b in theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert float((a - b).abs().max()) < 1e-10 * scale
+
+
+@pytest.mark.parametrize("path", ["exact", "vmap", "loop"])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("how", ["all", "head", "body", "first_order", "support", "learn_rates"])
+def test_maml_agrees_with_a_plain_loop(path, steps, how):
+    network, tasks = mlp(), episodes()
+    options = {"adapts": how} if how in ("head", "body") else {}
+    policy = "support" if how == "support" else "transductive"
+    learner = MAML(
+        network,
+        lr=0.3,
+        steps=steps,
+        path=path,
+        first_order=how == "first_order",
+        learn_rates=how == "learn_rates",
+        batchnorm=policy,
+        **options,
+    )
+    loss = learner(tasks)
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    ours = torch.autograd.grad(loss, trained, allow_unused=True)
+    phi = dict(network.named_parameters())
+    want = twin_loss(
+        network, phi, {}, learner.step_sizes(), tasks, steps, how == "first_order", policy
+    )
+    theirs = torch.autograd.grad(want, trained, allow_unused=True)
+    assert abs(loss.item() - want.item()) < 1e-12
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if b is not None]
+    assert all(a is None for a, b in zip(ours, theirs, strict=True) if b is None)
+    close(*zip(*pairs, strict=True))
+
+
+def masked(network, **how):
+    learner = MetaTicket(network, seed=3, sparsity=0.5, lr=0.3, **how).double()
+    assert 0.4 < learner.sparsity()["features.1.weight"] < 0.6
+    return learner
+
+
+@pytest.mark.parametrize("path", ["exact", "vmap", "loop"])
+@pytest.mark.parametrize("shots", [2, 5])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("adapts", ["all", "body", "head"])
+def test_meta_ticket_agrees_with_a_plain_loop(path, shots, steps, adapts):
+    network, tasks = mlp(), episodes(shots=shots, queries=1)
+    learner = masked(network, path=path, steps=steps, adapts=adapts)
+    scores = learner.scores()
+    loss = learner(tasks)
+    ours = torch.autograd.grad(loss, scores)
+    reference, phi = mlp(), {}
+    masks = {}
+    straight = []
+    for name, entry, mask in named_masks(network):
+        m = mask.kept(entry.original).double().requires_grad_()
+        straight.append(m)
+        masks[name], phi[name] = m, mask.weight
+    for name, p in reference.named_parameters():
+        if name.startswith("head"):
+            phi.setdefault(name, p.detach().requires_grad_())
+        elif name not in phi:
+            first = 1.0 if name.endswith("weight") else 0.0
+            phi[name] = torch.full_like(p, first)
+    phi = {n: v.detach().requires_grad_() for n, v in phi.items()}
+    want = twin_loss(reference, phi, masks, learner.step_sizes(), tasks, steps)
+    assert abs(loss.item() - want.item()) < 1e-12
+    close(ours, torch.autograd.grad(want, straight))
+
+
+@pytest.mark.parametrize("path", ["vmap", "loop"])
+@pytest.mark.parametrize("policy", ["transductive", "support"])
+def test_convolutions_agree_with_a_plain_loop(path, policy):
+    network, tasks = conv(), episodes()
+    learner = MAML(network, lr=0.2, steps=2, path=path, batchnorm=policy, chunk=3)
+    ours = torch.autograd.grad(learner(tasks), list(network.parameters()))
+    phi = dict(network.named_parameters())
+    want = twin_loss(network, phi, {}, learner.step_sizes(), tasks, 2, policy=policy)
+    close(ours, torch.autograd.grad(want, list(network.parameters())))
+
+
+@pytest.mark.parametrize("kind", ["maml", "ticket", "protonet", "boil", "ticket-boil"])
+def test_an_adapted_network_computes_what_the_learner_does(kind):
+    network, tasks = mlp(), episodes()
+    adapts = "body" if "boil" in kind else "all"
+    if "ticket" in kind:
+        learner = masked(network, steps=2, batchnorm="support", adapts=adapts)
+    elif kind == "protonet":
+        learner = ProtoNet(network, batchnorm="support")
+    else:
+        learner = MAML(network, steps=2, lr=0.3, batchnorm="support", adapts=adapts)
+    want = learner.logits(tasks)
+    for t in range(len(tasks)):
+        adapted = learner.adapt(tasks.support_x[t], tasks.support_y[t])
+        with torch.no_grad():
+            alone = torch.cat([adapted(q[None]) for q in tasks.query_x[t]])
+        shift = 0.0
+        if kind == "protonet":  # up to the same number for all classes of an image
+            shift = (alone - want[t]).mean(1, keepdim=True)
+        torch.testing.assert_close(alone - shift, want[t])
+
+
+def test_a_clone_is_adapted_loss_by_loss_with_the_same_gradient():
+    network, tasks = mlp(), episodes(tasks=1)
+    learner = MAML(network, lr=0.3, steps=2)
+    clone = learner.clone()
+    assert isinstance(clone, Clone)
+    for _ in range(2):
+        clone.adapt(F.cross_entropy(clone(tasks.support_x[0]), tasks.support_y[0]))
+    loss = F.cross_entropy(clone(tasks.query_x[0]), tasks.query_y[0])
+    parameters = list(network.parameters())
+    close(torch.autograd.grad(loss, parameters), torch.autograd.grad(learner(tasks), parameters))
+
+
+def test_reptile_moves_towards_the_end_of_plain_training():
+    network, tasks = mlp(), episodes()
+    learner = Reptile(network, lr=0.1, steps=4)
+    grads = torch.autograd.grad(learner(tasks), list(network.parameters()))
+    total = [torch.zeros_like(p) for p in network.parameters()]
+    for t in range(len(tasks)):
+        values = {n: p.detach().requires_grad_() for n, p in network.named_parameters()}
+        x = torch.cat([tasks.support_x[t], tasks.query_x[t]])
+        y = torch.cat([tasks.support_y[t], tasks.query_y[t]])
+        for _ in range(4):
+            loss = F.cross_entropy(plain(network, values, x)[0], y)
+            got = torch.autograd.grad(loss, list(values.values()))
+            values = {
+                n: (v - 0.1 * g).detach().requires_grad_()
+                for (n, v), g in zip(values.items(), got, strict=True)
+            }
+        for slot, p, v in zip(total, network.parameters(), values.values(), strict=True):
+            slot += (p - v).detach() / len(tasks)
+    close(grads, total)
+
+
+def test_evaluation_keeps_no_graph():
+    learner = masked(mlp())
+    assert not learner.logits(episodes()).requires_grad
+
+
+def test_weight_free_networks_differ_by_their_masks_alone():
+    learner = MetaTicket(
+        mlp(), seed=1, sparsity=0.5, weight_init="kaiming_constant", mask_head=True
+    )
+    values = learner.values()
+    weights = [v for n, v in values.items() if n in learner.masks()]
+    assert len(weights) == 3
+    for w in weights:
+        torch.testing.assert_close(w, torch.full_like(w, (2 / w.shape[1]) ** 0.5))
