@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from regraft.errors import InputError
-from regraft.models.classifier import find_classifier, logits_of, unwrap
+from regraft.models.classifier import as_vectors, find_classifier, logits_of, unwrap
 
 
 @dataclass(frozen=True)
@@ -174,22 +174,6 @@ def tap(model: nn.Module, *, classifier: str | None = None, example: Any = None)
     """
     name, module = find_classifier(model, classifier=classifier, example=example)
     return Tap(unwrap(model), name, module)
-
-
-def as_vectors(features: Tensor, name: str) -> Tensor:
-    """Return features [b, d]; maps [b, d, h, w] are averaged over positions.
-
-    Raises:
-        InputError: There is no one vector for each input.
-    """
-    if features.dim() == 2:
-        return features
-    if features.dim() == 4:
-        return features.mean((2, 3))
-    raise InputError(
-        f"the classifier {name!r} sees features of shape {tuple(features.shape)}: expected one "
-        "vector an input, [b, d]; tap a module after pooling with classifier='...'"
-    )
 
 
 def _kept_tokens(

@@ -200,3 +200,19 @@ def logits_of(output: Any) -> Tensor:
             "object or mapping with `logits`"
         )
     return found
+
+
+def as_vectors(features: Tensor, name: str) -> Tensor:
+    """Return features [b, d]; maps [b, d, h, w] are averaged over positions.
+
+    Raises:
+        InputError: There is no one vector for each input.
+    """
+    if features.dim() == 2:
+        return features
+    if features.dim() == 4:
+        return features.mean((2, 3))
+    raise InputError(
+        f"the classifier {name!r} sees features of shape {tuple(features.shape)}: expected one "
+        "vector an input, [b, d]; tap a module after pooling with classifier='...'"
+    )

@@ -1,0 +1,353 @@
+"""MGR in a plain loop: what it adds, what it leaves alone, and that it goes on where it stopped."""
+
+import warnings
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from generating import CLASSES, SmoothSource, SmoothViews, real_images, small_net
+
+from regraft.errors import InputError, RegraftError
+from regraft.generators.mgr import MGR, MGRConfig, RealSource, SeededViews, consistency
+from regraft.train import load_state, save_state
+
+
+def made(net, seed=0, source=None, views=None, validation=None, still=False, **config):
+    source = source or SmoothSource(dtype=torch.float32, still=still)
+    images, labels = real_images(dtype=torch.float32)
+    mgr = MGR(source, MGRConfig(**config), views=views or SmoothViews(), seed=seed)
+    return mgr.prepare(net, images, labels, mean=(0.2,), std=(0.5,), batch=8, validation=validation)
+
+
+def train(net, mgr, steps, start=0, lr=0.1):
+    images, labels = real_images(dtype=torch.float32)
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    losses = []
+    for step in range(start, start + steps):
+        loss = F.cross_entropy(net((images - 0.2) / 0.5), labels) + mgr.loss(net, step)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def net32(**options):
+    return small_net(dtype=torch.float32, **options)
+
+
+VARIANTS = {
+    "mgr": {},
+    "finite": {"hypergradient": "finite"},
+    "pcr": {"select": "uniform"},
+    "gda": {"select": "uniform", "loss": "ce"},
+    "mps_gda": {"loss": "ce"},
+    "strong_ce": {"select": "uniform", "loss": "strong_ce"},
+    "head": {"select": "uniform", "loss": "head"},
+    "self_training": {"select": "uniform", "loss": "self_training"},
+    "gradient": {"select": "gradient", "draws": 2},
+    "pairs": {"select": "gradient", "pairs": True},
+    "entropy": {"select": "entropy"},
+    "copies": {"copies": True, "folds": 2},
+    "average": {"average": 0.9},
+    "fisher": {"damping": 0.1},
+    "classes": {"finder": "per_class", "validation_batches": 2, "chunk": 3},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_stopped_and_loaded_it_ends_with_the_same_weights(name, tmp_path):
+    whole = net32()
+    mgr = made(whole, every=2, **VARIANTS[name])
+    losses = train(whole, mgr, 7)
+    first = net32()
+    before = made(first, every=2, **VARIANTS[name])
+    kept = train(first, before, 4)
+    save_state(tmp_path / "state.safetensors", before.state_dict())
+    second = net32(seed=1)
+    second.load_state_dict(first.state_dict())
+    after = made(second, every=2, **VARIANTS[name])
+    after.load_state_dict(load_state(tmp_path / "state.safetensors"))
+    kept += train(second, after, 3, start=4)
+    assert kept == losses
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    assert after.logged == mgr.logged
+
+
+@pytest.mark.parametrize("name", ["mgr", "copies", "classes"])
+def test_the_finder_moves_and_what_it_does_is_logged(name):
+    net = net32()
+    mgr = made(net, every=2, finder_lr=0.05, **VARIANTS[name])
+    train(net, mgr, 6)
+    assert [row["step"] for row in mgr.logged] == [0, 2, 4]
+    assert mgr.logged[-1]["latent_move"] > 0
+    assert mgr.logged[-1]["latent_norm"] > 0
+    assert 0 < mgr.logged[-1]["latent_diversity"] < 10
+
+
+def test_with_the_identity_as_finder_mgr_is_pcr():
+    """The paper's finder starts as the identity: at rate 0 it stays so, and MGR is PCR to the bit."""
+    one, two = net32(), net32()
+    mgr = made(one, every=1, finder_lr=0.0, warmup=0)
+    pcr = made(two, select="uniform")
+    images, labels = real_images(dtype=torch.float32)
+    for net, loss in ((one, mgr), (two, pcr)):
+        F.cross_entropy(net(images), labels).backward()
+        loss._draws = 40  # the finder's meta steps draw as well
+        loss._loss(1, 8, None).backward() if loss is pcr else _without_update(loss).backward()
+    for p, q in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+
+
+def _without_update(mgr):
+    mgr.config = MGRConfig(finder_lr=0.0, warmup=10)
+    return mgr._loss(1, 8, None)
+
+
+def test_before_the_warm_up_ends_nothing_is_learned():
+    net = net32()
+    mgr = made(net, every=1, warmup=3)
+    train(net, mgr, 3)
+    assert mgr.logged == []
+    train(net, mgr, 1, start=3)
+    assert len(mgr.logged) == 1
+
+
+def test_pcr_has_no_gradient_to_the_classifier_and_none_to_the_generator():
+    net = net32()
+    source = SmoothSource(dtype=torch.float32)
+    source.map.requires_grad_()
+    made(net, source=source, select="uniform").loss(net, 0).backward()
+    assert net.fc.weight.grad is None or not net.fc.weight.grad.any()
+    assert net.body[0].weight.grad.any()
+    assert source.map.grad is None
+
+
+@pytest.mark.parametrize("name", ["mgr", "gradient", "entropy", "finite", "copies"])
+def test_the_choice_leaves_no_gradient_in_the_network(name):
+    net = net32(norm="batch")
+    mgr = made(net, **VARIANTS[name])
+    kept = {n: b.clone() for n, b in net.named_buffers()}
+    value = mgr.loss(net, 0)
+    assert all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(b, kept[n]) for n, b in net.named_buffers())
+    value.backward()
+    assert net.body[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("norm", ["own", "update", "running"])
+def test_batchnorm_does_what_the_policy_says(norm):
+    net = net32(norm="batch")
+    mgr = made(net, select="uniform", norm=norm)
+    before = net.body[1].running_mean.clone()
+    mgr.loss(net, 0).backward()
+    assert torch.equal(net.body[1].running_mean, before) == (norm != "update")
+    assert net.body[1].training
+    if norm == "running":
+        images = torch.rand(4, 1, 6, 6)
+        alone = mgr.passes(images[:1]).logits
+        torch.testing.assert_close(mgr.passes(images).logits[:1], alone)
+
+
+def test_the_same_seed_draws_the_same_images_and_another_does_not():
+    def value(seed):
+        net = net32()
+        return made(net, seed=seed, select="uniform").loss(net, 0).item()
+
+    assert value(1) == value(1) != value(2)
+
+
+def test_consistency_by_hand():
+    a, b = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])
+    assert consistency(a, b, "squared").item() == 2.0
+    torch.testing.assert_close(consistency(a, b), torch.tensor([2 - 2 * 24 / 25]))
+    torch.testing.assert_close(consistency(5 * a, b), consistency(a, b))
+
+
+@pytest.mark.parametrize("branch", ["both", "strong", "clean"])
+def test_the_branch_with_a_gradient(branch):
+    net = net32()
+    mgr = made(net, select="uniform", gradient=branch, distance="squared")
+    batch = mgr._batch(8)
+    clean, strong, labels = mgr._fed(batch)
+    mgr.losses(None, clean, strong, labels).mean().backward()
+    mine = net.body[0].weight.grad.clone()
+    net.zero_grad()
+    a, b = net.body(clean), net.body(strong)
+    a = a.detach() if branch == "strong" else a
+    b = b.detach() if branch == "clean" else b
+    (a - b).square().sum(1).mean().backward()
+    torch.testing.assert_close(mine, net.body[0].weight.grad)
+
+
+def test_pairs_replay_the_views_they_were_chosen_with():
+    net = net32()
+    mgr = made(net, select="gradient", pairs=True, pool=4, norm="running")
+    mgr.loss(net, 0)
+    chosen = mgr._chosen
+    whole = mgr.views.draw(chosen.size, torch.Generator().manual_seed(chosen.seed))
+    batch = mgr._batch(5)
+    clean = chosen.pixels.float() / 255
+    for image, strong in zip(batch.clean, batch.strong, strict=True):
+        at = [i for i in range(len(clean)) if torch.equal(clean[i], image)][0]
+        view = mgr.views.apply(image[None], whole[chosen.rows[at : at + 1]])
+        torch.testing.assert_close(view[0], strong)
+
+
+def test_a_chosen_pool_has_the_best_of_each_class():
+    net = net32()
+    mgr = made(net, select="entropy", pool=16, pool_share=0.25)
+    mgr.loss(net, 0)
+    counts = torch.bincount(mgr._chosen.labels, minlength=CLASSES)
+    assert counts.min() >= 1
+    assert int(counts.sum()) == pytest.approx(16 * 8 / 4, abs=2)
+
+
+def test_bfloat16_computes_the_loss_and_keeps_the_weights_types():
+    net = net32()
+    mgr = made(net, bf16=True, every=1)
+    value = mgr.loss(net, 0)
+    value.backward()
+    assert value.isfinite()
+    assert net.body[0].weight.grad.dtype == torch.float32
+
+
+def test_real_images_can_stand_in_for_generated_ones():
+    images, labels = real_images(dtype=torch.float32)
+    source = RealSource(images, labels, CLASSES)
+    draw = torch.Generator().manual_seed(0)
+    y = torch.arange(60) % CLASSES
+    drawn = source.sample(60, labels=y, latents=source.latents(60, draw))
+    for image, label in zip(drawn, y, strict=True):
+        where = (images == image).flatten(1).all(1).nonzero().flatten()
+        assert labels[where[0]] == label
+    net = net32()
+    assert made(net, source=source, select="uniform").loss(net, 0).isfinite()
+
+
+# Wrong input
+
+
+def test_a_source_without_latent_gradients_is_refused_for_the_finder_and_told_what_to_do():
+    images, labels = real_images(dtype=torch.float32)
+    with pytest.raises(InputError, match="passes no gradients to its latents.*select='gradient'"):
+        MGR(RealSource(images, labels, CLASSES))
+
+
+def test_a_validation_split_without_a_class_is_refused():
+    net, (images, labels) = net32(), real_images(dtype=torch.float32)
+    few = labels != 2
+    with pytest.raises(InputError, match="validation images have no image of class '2'"):
+        made(net, validation=(images[few], labels[few]))
+    one = torch.tensor([0, 0, 1, 1, 2])
+    with pytest.raises(InputError, match=r"folds=2 a validation fold has no image of class 'bird'"):
+        MGR(SmoothSource(dtype=torch.float32), views=SmoothViews()).prepare(
+            net, images[:5], one, classes=("cat", "dog", "bird")
+        )
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda x: (x * 255).to(torch.uint8).float() / 255, "cuts the graph"),
+        (lambda x: (x * 4).round() / 4, "no gradient"),
+        (lambda x: x.detach() + 1e-3, "cuts the graph"),
+    ],
+)
+def test_transforms_that_cut_the_graph_are_refused(transform, message):
+    net = net32()
+    mgr = made(net, views=SeededViews(transform, name="poster"))
+    with pytest.raises(InputError, match=f"poster.*{message}|{message}"):
+        mgr.loss(net, 0)
+
+
+def test_views_of_ones_own_that_cut_the_graph_are_refused_too():
+    class Cut(SmoothViews):
+        def apply(self, images, record):
+            return super().apply(images, record).detach()
+
+    class Zero(SmoothViews):
+        def apply(self, images, record):
+            return super().apply(images, record).detach() + 0.0 * images
+
+    for views in (Cut(), Zero()):
+        net = net32()
+        with pytest.raises(InputError, match="select='gradient'"):
+            made(net, views=views).loss(net, 0)
+        # A pool needs no gradient to its images.
+        net = net32()
+        assert made(net, views=views, select="gradient").loss(net, 0).isfinite()
+
+
+def test_a_transform_that_draws_for_itself_is_replayed():
+    views = SeededViews(lambda x: x * torch.rand(len(x), 1, 1, 1))
+    record = views.draw(4, torch.Generator().manual_seed(0))
+    images = torch.rand(4, 1, 6, 6)
+    state = torch.get_rng_state()
+    assert torch.equal(views.apply(images, record), views.apply(images, record))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_a_collapsed_generator_is_warned_of(still):
+    warned = (
+        pytest.warns(UserWarning, match="the generator has collapsed") if still else nullcontext()
+    )
+    with warned, warnings.catch_warnings():
+        if not still:
+            warnings.simplefilter("error")
+        mgr = made(net32(), still=still)
+    assert bool(mgr.notes) == still
+
+
+def test_when_memory_runs_out_what_would_fit_is_said():
+    class Large(SmoothSource):
+        def generate(self, latents, condition):
+            if latents.requires_grad and len(latents) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().generate(latents, condition)
+
+    net = net32()
+    mgr = made(net, source=Large(dtype=torch.float32))
+    with pytest.raises(RegraftError, match="a batch of 8 with a chunk of 2 would fit"):
+        mgr.loss(net, 0)
+    assert made(net, source=Large(dtype=torch.float32), chunk=2).loss(net, 0).isfinite()
+
+
+def test_other_errors_are_not_taken_for_memory():
+    class Broken(SmoothSource):
+        def generate(self, latents, condition):
+            raise RuntimeError("weights are missing")
+
+    net = net32()
+    mgr = made(net, select="uniform")
+    mgr.source = Broken(dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="weights are missing"):
+        mgr.loss(net, 0)
+
+
+def test_unprepared_and_foreign_states_are_refused():
+    net = net32()
+    mgr = MGR(SmoothSource(dtype=torch.float32), views=SmoothViews())
+    with pytest.raises(InputError, match="not prepared"):
+        mgr.loss(net)
+    with pytest.raises(InputError, match="does not fit"):
+        made(net).load_state_dict(made(net, finder="per_class").state_dict())
+
+
+def test_labels_of_other_classes_are_refused_where_the_loss_takes_them():
+    net = net32()
+    net.fc = torch.nn.Linear(20, 5)
+    images, labels = real_images(dtype=torch.float32)
+    mgr = MGR(SmoothSource(dtype=torch.float32), MGRConfig(loss="ce", select="uniform"))
+    with pytest.raises(InputError, match="3 classes and the network 5"):
+        mgr.prepare(net, images, labels)
+
+
+def test_numbers_out_of_range_are_refused():
+    with pytest.raises(InputError, match="--every 0"):
+        MGR(SmoothSource(), MGRConfig(every=0))

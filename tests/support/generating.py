@@ -1,0 +1,73 @@
+"""A small conditional generator and network for tests of what is trained on generated images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from regraft.generators.sources import Source
+from torch import Tensor, nn
+
+SIDE, LATENT, CLASSES = 6, 3, 3
+
+
+class SmoothSource(Source):
+    """sigmoid(A z + b_y) as images of 6 x 6 pixels, in any dtype; an image of each class if `still`."""
+
+    def __init__(self, *, dtype: torch.dtype = torch.float64, still: bool = False, seed: int = 0):
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.classes, self.latent_shape, self.image_shape = CLASSES, (LATENT,), (1, SIDE, SIDE)
+        self.latent_gradients = True
+        size = SIDE * SIDE
+        self.map = torch.randn(LATENT, size, generator=draw, dtype=dtype) * (0.01 if still else 1)
+        self.bias = torch.randn(CLASSES, size, generator=draw, dtype=dtype) * 2
+        self.most: list[int] = []
+
+    def latents(self, n, generator):
+        return super().latents(n, generator).to(self.map.dtype)
+
+    def generate(self, latents: Tensor, condition: Tensor) -> Tensor:
+        self.most.append(len(latents))
+        flat = torch.sigmoid(latents @ self.map + self.bias[condition])
+        return flat.view(-1, *self.image_shape)
+
+
+class SmoothViews:
+    """Brightness of each image and a mirrored half, differentiable."""
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(n, 1, 1, 1, generator=generator, dtype=torch.float64) + 0.5
+
+    def apply(self, images: Tensor, record: Tensor) -> Tensor:
+        factor = record.to(images.dtype)
+        return (images * factor + 0.3 * images.flip(3).square()) / 2
+
+
+def small_net(
+    *, norm: str = "none", dtype: torch.dtype = torch.float64, seed: int = 0
+) -> nn.Module:
+    """Return a network of two convolutions with SiLU, and a classifier `fc`."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = [nn.Conv2d(1, 4, 3, padding=1)]
+    if norm == "batch":
+        layers.append(nn.BatchNorm2d(4))
+    layers += [nn.SiLU(), nn.Conv2d(4, 5, 3, stride=2), nn.SiLU(), nn.Flatten()]
+    net = nn.Sequential()
+    net.add_module("body", nn.Sequential(*layers))
+    net.add_module("fc", nn.Linear(20, CLASSES))
+    return net.to(dtype)
+
+
+def real_images(
+    n: int = 30, *, dtype: torch.dtype = torch.float64, seed: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return images in [0, 1] whose class is the row that is bright, and their labels."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % CLASSES
+    images = torch.rand(n, 1, SIDE, SIDE, generator=draw, dtype=dtype) * 0.5
+    images[torch.arange(n), :, labels] += 0.5
+    return images, labels
+
+
+def cross_entropy(net: nn.Module, weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(torch.func.functional_call(net, weights, (x,)), y)
