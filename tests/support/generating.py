@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from regraft.generators.sources import Source
 from torch import Tensor, nn
+
+from regraft.generators.sources import Source
 
 SIDE, LATENT, CLASSES = 6, 3, 3
 

@@ -24,8 +24,8 @@ class MGRConfig:
     """
 
     loss: PseudoLoss = "pcr"
-    """`pcr`: consistency of features; `ce`: cross-entropy on generated images (GDA); `strong_ce`: on strong
-    views of them; `head`: with a classifier of its own; `self_training`: the images without labels (UDA)."""
+    """`pcr`: consistency of features; `ce`: cross-entropy on generated images (GDA); `strong_ce`: on
+    strong views of them; `head`: with a classifier of its own; `self_training`: without labels (UDA)."""
     select: Selection = "finder"
     """`uniform` latents; latents moved by a `finder`; the best of a pool by `gradient` or `entropy`."""
     weight: Annotated[float, NOT_NEGATIVE.of("--generator-weight")] = 1.0

@@ -193,7 +193,7 @@ def test_pairs_replay_the_views_they_were_chosen_with():
     batch = mgr._batch(5)
     clean = chosen.pixels.float() / 255
     for image, strong in zip(batch.clean, batch.strong, strict=True):
-        at = [i for i in range(len(clean)) if torch.equal(clean[i], image)][0]
+        at = next(i for i in range(len(clean)) if torch.equal(clean[i], image))
         view = mgr.views.apply(image[None], whole[chosen.rows[at : at + 1]])
         torch.testing.assert_close(view[0], strong)
 
@@ -234,7 +234,7 @@ def test_real_images_can_stand_in_for_generated_ones():
 
 def test_a_source_without_latent_gradients_is_refused_for_the_finder_and_told_what_to_do():
     images, labels = real_images(dtype=torch.float32)
-    with pytest.raises(InputError, match="passes no gradients to its latents.*select='gradient'"):
+    with pytest.raises(InputError, match=r"passes no gradients to its latents.*select='gradient'"):
         MGR(RealSource(images, labels, CLASSES))
 
 

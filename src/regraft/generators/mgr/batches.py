@@ -1,4 +1,4 @@
-"""Generated images as a network takes them, with views that can be replayed and a backward pass in chunks."""
+"""Generated images as a network takes them, views that are replayed, and a backward pass in chunks."""
 
 from __future__ import annotations
 

@@ -128,5 +128,5 @@ def directional(
     with warnings.catch_warnings(), torch.no_grad():
         # torch scripts its rules at their first use, and warns of it itself.
         warnings.simplefilter("ignore", FutureWarning)
-        _, scores = torch.func.jvp(lambda w: losses(w), (own,), (tangents,))
+        scores = torch.func.jvp(losses, (own,), (tangents,))[1]
     return scores.detach()

@@ -57,6 +57,6 @@ def too_large(batch: int, chunk: int, fits: tuple[int, int] | None) -> RegraftEr
             f"{what}, and with 2 too: take a smaller network, generator or image size"
         )
     return RegraftError(
-        f"{what}: a batch of {fits[0]} with a chunk of {fits[1]} would fit; set --generator-batch {fits[0]} "
-        f"and --generator-chunk {fits[1]} (in Python batch={fits[0]}, chunk={fits[1]})"
+        f"{what}: a batch of {fits[0]} with a chunk of {fits[1]} would fit; set --generator-batch "
+        f"{fits[0]} and --generator-chunk {fits[1]} (in Python batch={fits[0]}, chunk={fits[1]})"
     )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -30,11 +29,12 @@ from regraft.generators.sources import Source
 from .batches import Fitted, PseudoBatch, ReplayedViews, push_back
 from .finder import Finder, described
 from .folds import Folds
+from .head import OwnHead
 from .losses import LABELS, ImageLosses
 from .memory import fitting, ran_out, too_large
 from .meta import MetaStep
 from .passes import Passes
-from .pool import Chosen, best_of_each_class
+from .pool import Kept, best_of_each_class
 from .spread import COLLAPSED, spread_ratio
 
 
@@ -84,10 +84,10 @@ class MGR:
             width=self.config.finder_width,
             seed=seed,
         )
-        self.head: nn.Linear | None = None
+        self.head: OwnHead | None = None
         self.batch = self.config.batch or 0
         self._draws = self._steps = 0
-        self._chosen: Chosen | None = None
+        self._chosen: Kept | None = None
         self._meta: MetaStep | None = None
         self._folds: Folds | None = None
         self.passes: Passes | None = None
@@ -142,7 +142,7 @@ class MGR:
         self.device = like.device
         if config.loss == "head":
             width = weight.shape[1] if isinstance(weight, Tensor) else 0
-            self.head = _linear(width, self.source.classes, self.seed).to(like)
+            self.head = OwnHead(width, self.source.classes, self.seed).to(like)
         self.losses = ImageLosses(
             self.passes,
             config.loss,
@@ -187,7 +187,8 @@ class MGR:
         """
         if self.passes is None:
             raise InputError("MGR is not prepared: call prepare(model, images, labels) first")
-        self._settle_head()
+        if self.head is not None:
+            self.head.settle(self.config.unroll_lr)
         step = self._steps if step is None else step
         try:
             return self._loss(step, self.batch, self.config.chunk)
@@ -282,7 +283,7 @@ class MGR:
         kept = best_of_each_class(scores, made.labels.to(scores.device), config.pool_share)
         pixels = (made.clean[kept] * 255).round().to(torch.uint8)
         record_seed = seeds[0] if config.pairs else None
-        self._chosen = Chosen(pixels, made.labels[kept.cpu()], kept.cpu(), size, record_seed)
+        self._chosen = Kept(pixels, made.labels[kept.cpu()], kept.cpu(), size, record_seed)
         self._log(step, row | {"kept": float(len(kept)), "score": float(scores[kept].mean())})
 
     def _batch(self, n: int) -> PseudoBatch:
@@ -305,16 +306,6 @@ class MGR:
     def _fed(self, made: PseudoBatch) -> tuple[Tensor, Tensor, Tensor]:
         labels = made.labels.to(self.device)
         return self.fitted.normalise(made.clean), self.fitted.normalise(made.strong), labels
-
-    def _settle_head(self) -> None:
-        """Take the step of the own head that the last backward pass left to be taken."""
-        if self.head is None or self.head.weight.grad is None:
-            return
-        with torch.no_grad():
-            for tensor in self.head.parameters():
-                if tensor.grad is not None:
-                    tensor -= self.config.unroll_lr * tensor.grad
-                    tensor.grad = None
 
     def _warn_of_collapse(self, images: Any, labels: Tensor) -> None:
         ratio = spread_ratio(self.source, images, labels, self.fitted, seed=self.seed)
@@ -341,7 +332,8 @@ class MGR:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that is needed to go on: tensors, numbers, lists and dicts."""
-        self._settle_head()
+        if self.head is not None:
+            self.head.settle(self.config.unroll_lr)
         return {
             "draws": self._draws,
             "steps": self._steps,
@@ -364,7 +356,7 @@ class MGR:
             if self.head is not None:
                 self.head.load_state_dict(state["head"])
             chosen = state["chosen"]
-            self._chosen = None if chosen is None else Chosen.of(chosen, self.device)
+            self._chosen = None if chosen is None else Kept.of(chosen, self.device)
             if self._meta is not None:
                 self._meta.load_state_dict(state["meta"], self.finder)
             self.logged = [dict(row) for row in state["logged"]]
@@ -375,11 +367,6 @@ class MGR:
                 "and config before loading it"
             ) from error
 
-    def with_config(self, **changes: Any) -> MGR:
-        """Return an unprepared one of the same source with other settings."""
-        config = replace(self.config, **changes)
-        return MGR(self.source, config, views=self.views, seed=self.seed)
-
 
 def _shape(images: Any) -> tuple[int, int, int]:
     one = images[0]
@@ -388,16 +375,6 @@ def _shape(images: Any) -> tuple[int, int, int]:
             f"images of shape {tuple(one.shape)} each: expected [C, H, W], as uint8 or floats in [0, 1]"
         )
     return (one.shape[0], one.shape[1], one.shape[2])
-
-
-def _linear(inputs: int, outputs: int, seed: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        bound = (6 / max(inputs, 1)) ** 0.5
-        layer.weight.copy_((torch.rand(layer.weight.shape, generator=draw) * 2 - 1) * bound)
-        layer.bias.zero_()
-    return layer
 
 
 def _mean_over_processes(tensors: list[Tensor]) -> None:
