@@ -34,7 +34,7 @@ from .losses import LABELS, ImageLosses
 from .memory import fitting, ran_out, too_large
 from .meta import MetaStep
 from .passes import Passes
-from .pool import Kept, best_of_each_class
+from .pool import ChosenImages, best_of_each_class
 from .spread import COLLAPSED, spread_ratio
 
 
@@ -87,7 +87,7 @@ class MGR:
         self.head: OwnHead | None = None
         self.batch = self.config.batch or 0
         self._draws = self._steps = 0
-        self._chosen: Kept | None = None
+        self._chosen: ChosenImages | None = None
         self._meta: MetaStep | None = None
         self._folds: Folds | None = None
         self.passes: Passes | None = None
@@ -283,7 +283,7 @@ class MGR:
         kept = best_of_each_class(scores, made.labels.to(scores.device), config.pool_share)
         pixels = (made.clean[kept] * 255).round().to(torch.uint8)
         record_seed = seeds[0] if config.pairs else None
-        self._chosen = Kept(pixels, made.labels[kept.cpu()], kept.cpu(), size, record_seed)
+        self._chosen = ChosenImages(pixels, made.labels[kept.cpu()], kept.cpu(), size, record_seed)
         self._log(step, row | {"kept": float(len(kept)), "score": float(scores[kept].mean())})
 
     def _batch(self, n: int) -> PseudoBatch:
@@ -356,7 +356,7 @@ class MGR:
             if self.head is not None:
                 self.head.load_state_dict(state["head"])
             chosen = state["chosen"]
-            self._chosen = None if chosen is None else Kept.of(chosen, self.device)
+            self._chosen = None if chosen is None else ChosenImages.of(chosen, self.device)
             if self._meta is not None:
                 self._meta.load_state_dict(state["meta"], self.finder)
             self.logged = [dict(row) for row in state["logged"]]

@@ -29,7 +29,7 @@ def best_of_each_class(scores: Tensor, labels: Tensor, share: float) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class ChosenImages:
     """What was kept of a pool.
 
     Attributes:
@@ -63,7 +63,7 @@ class Kept:
         return dict(vars(self))
 
     @classmethod
-    def of(cls, state: Mapping[str, Any], device: torch.device) -> Kept:
+    def of(cls, state: Mapping[str, Any], device: torch.device) -> ChosenImages:
         """Return what `state_dict` was taken of."""
         seed = state["seed"]
         return cls(
