@@ -1,8 +1,9 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from regraft.cli.find import Find
 
@@ -10,7 +11,7 @@ QUICK = ("--epochs", 1, "--train-size", 100, "--batch-size", 20, "--width", 0.5)
 
 
 def setting(**more):
-    return Find(out=Path("x"), **more)._setting()
+    return Find.of(**{"epochs": 1, **more}).job().setting
 
 
 DIFFERENT = [
@@ -66,5 +67,78 @@ def test_shares_that_cannot_be_are_refused_by_name(refused, tmp_path):
     words = ("ticket", "find", "--out", tmp_path / "run", *QUICK)
     assert "--pruned -0.5" in refused(*words, "--pruned", -0.5)
     assert "pruned" in refused(*words, "--pruned", 0.7, "--locked", 0.7)
-    assert "sparsity=2" in refused(*words, "--sparsity", 2, "--frozen", 0.5)
-    assert replace(Find(out=tmp_path), frozen=0.5)._shares() == {"pruned": 0.25, "locked": 0.25}
+    assert "--sparsity 2.0" in refused(*words, "--sparsity", 2, "--frozen", 0.5)
+    ticket = Find.of(frozen=0.5, epochs=1).job().ticket
+    assert (ticket.pruned, ticket.locked) == (0.25, 0.25)
+
+
+def test_a_graph_is_searched_by_default_until_it_is_learned():
+    from regraft.config import DataConfig
+    from regraft.jobs.ticket.search import optim_for
+
+    optim = optim_for(DataConfig(name="cora"), batch_size=128)
+    assert (optim.optimizer, optim.select, optim.epochs) == ("adamw", "best", 200)
+    assert optim_for(DataConfig(name="cora"), batch_size=128, lr=0.5).lr == 0.5
+
+
+def test_few_images_take_as_many_epochs_as_make_enough_steps(image_folder):
+    from regraft.config import DataConfig
+    from regraft.jobs.ticket.search import optim_for
+
+    few = DataConfig(name=str(image_folder), image_size=8, validation=0.0)
+    assert optim_for(few, batch_size=12).epochs == 100  # two batches
+    assert optim_for(few, batch_size=12, epochs=3).epochs == 3
+    assert optim_for(DataConfig(name="digits"), batch_size=128).epochs == 20
+
+
+def test_options_of_images_are_refused_with_a_graph(refused):
+    for words in (("--image-size", 8), ("--channels", 1), ("--augment", "flip")):
+        said = refused("ticket", "find", "--data", "cora", "--model", "gcn", *words)
+        assert f"{words[0]} {words[1]} is for images, and cora is a graph" in said
+
+
+def test_a_search_that_ends_near_guessing_says_so(answer):
+    words = ("ticket", "find", *QUICK, "--threads", 1)
+    (note,) = answer(*words, "--lr", 1e-9)["notes"]
+    assert "no better than guessing: the most frequent class is 10." in note
+    more = ("--epochs", 60, "--data", "digits", "--model", "mlp", "--method", "edge_popup")
+    assert answer("ticket", "find", *more, "--train-size", 400)["notes"] == []
+
+
+def test_the_folder_has_a_default(answer):
+    out = answer("ticket", "find", *QUICK, "--method", "random_mask")["out"]
+    assert out == "runs/find-digits-conv_small-random_mask"
+    assert (Path(out) / "model.ticket").is_file()
+
+
+def test_grey_pictures_fit_a_network_of_one_channel(answer, image_folder):
+    words = ("ticket", "find", "--data", image_folder, "--image-size", 8, "--model", "mlp")
+    out = answer(*words, "--epochs", 1, "--channels", 1)["out"]
+    shape = answer("ticket", "inspect", out)["masks"][0]["shape"]
+    assert shape[1] == 8 * 8
+
+
+def test_a_recorded_training_is_one_that_transfer_takes(answer, refused, tmp_path):
+    from regraft.symmetry.transfer.trajectory import Trajectory
+
+    words = ("ticket", "find", "--method", "dense", "--model", "mlp", "--width", 0.25)
+    words += ("--epochs", 2, "--threads", 1)
+    answer(*words, "--record", "--states", 3, "--out", "a")
+    answer(*words, "--out", "plain")
+    assert len(Trajectory.open(Path("a/trajectory"))) == 3
+    plain, recorded = (load_file(f"{name}/model.safetensors") for name in ("plain", "a"))
+    assert all(torch.equal(plain[name], recorded[name]) for name in plain)
+    assert answer("predict", "a", write_digit(tmp_path))["images"]
+    answer(*words, "--record", "--states", 3, "--out", "b", "--seed", 2)
+    card = answer(
+        "transfer", "a", "--to", "b/trajectory/initial.safetensors", "--data", "digits",
+        "--match", "naive", "--curve-images", 50, "--points", 0, "--plane-points", 0,
+    )  # fmt: skip
+    assert card["curves"]
+    assert "add --method dense" in refused("ticket", "find", "--record")
+
+
+def write_digit(folder):
+    image = pytest.importorskip("PIL.Image")
+    image.new("L", (8, 8), 90).save(folder / "one.png")
+    return folder / "one.png"

@@ -8,7 +8,7 @@ from regraft.config import ModelConfig
 from regraft.models import build
 from regraft.tickets import edge_popup, gather, load_ticket, save_ticket, write_unpacked
 
-SAID = ("--model", "conv2", "--width", 0.25, "--classes", "ant", "bee", "cat")
+SAID = ("--model", "conv2", "--width", 0.25, "--class-names", "ant,bee,cat")
 FED = ("--image-size", 8, "--channels", 3, "--mean", 0.5, 0.4, 0.3, "--std", 0.2, 0.2, 0.2)
 
 
@@ -38,15 +38,16 @@ def test_what_is_said_and_fits_is_packed(answer, state, image_folder):
         (("--model", "conv_smal"), "did you mean 'conv_small'?"),
         (("--model", "conv4"), "tensor"),
         (("--width", 0.5), "has shape"),
-        (("--classes", 4), "has shape"),
-        (("--classes", "a", "b", "a"), "names 'a' twice"),
-        (("--classes", "a"), "classes has one name, 'a'"),
-        (("--image-size", -3), "image_size=-3: expected at least 1"),
+        (("--class-names", "a,b,c,d"), "has shape"),
+        (("--class-names", "a,b,a"), "names 'a' twice"),
+        (("--class-names", "a"), "--class-names has one name, 'a'"),
+        (("--image-size", -3), "--image-size -3: expected at least 1"),
         (("--image-size", 16), "has shape"),
-        (("--channels", 0), "channels=0: expected at least 1"),
-        (("--mean", 0.5), "mean has 1 number(s) for 3 channel(s)"),
-        (("--std", 0, 0, 0), "std=0.0: expected a finite number above 0"),
-        (("--mean", "nan", "nan", "nan"), "mean=nan: expected a finite number"),
+        (("--channels", 0), "--channels 0: expected at least 1"),
+        (("--mean", 0.5, "--std", 0.2), "have 1 number(s) for 3 channel(s)"),
+        (("--mean", 0.5), "--mean and --std go together"),
+        (("--std", 0, 0, 0), "--std 0.0: expected a finite number above 0"),
+        (("--mean", "nan", "nan", "nan"), "--mean nan: expected a finite number"),
     ],
 )
 def test_what_is_said_and_does_not_fit_is_refused(refused, state, tmp_path, wrong, said):

@@ -248,14 +248,14 @@ def test_unpacked_and_packed_again_a_ticket_is_the_same_file(answer, ticket, tmp
 
 def test_a_state_dict_is_packed_with_the_facts_it_lacks(answer, masked, ticket, tmp_path):
     save_file(masked.state_dict(), tmp_path / "state.safetensors")
-    words = ["--model", "conv2", "--width", 0.25, "--classes", "ant", "bee", "cat"]
+    words = ["--model", "conv2", "--width", 0.25, "--class-names", "ant,bee,cat"]
     words += ["--image-size", 8, "--mean", 0.5, 0.4, 0.3, "--std", 0.2, 0.25, 0.3]
     answer("ticket", "pack", tmp_path / "state.safetensors", "--out", "b.ticket", *words)
     packed = load_ticket("b.ticket")
     assert packed.about == ABOUT
     state = load_ticket(ticket).state_dict()
     assert all(torch.equal(t, state[k]) for k, t in packed.state_dict().items())
-    answer("ticket", "pack", "b.ticket", "--out", "c.ticket", "--classes", 3)
+    answer("ticket", "pack", "b.ticket", "--out", "c.ticket", "--num-classes", 3)
     assert load_ticket("c.ticket").about["classes"] == ["0", "1", "2"]
 
 
@@ -297,7 +297,7 @@ def test_what_cannot_be_run_is_told_in_one_sentence(refused, ticket, image_folde
     assert "no/such.png: no such image" in refused(*run, "no/such.png")
     (tmp_path / "empty").mkdir()
     assert "empty holds no images" in refused(*run, tmp_path / "empty")
-    assert "top=0: expected at least 1" in refused(*run, image_folder, "--top", 0)
+    assert "--top 0: expected at least 1" in refused(*run, image_folder, "--top", 0)
     assert "has the class '0', which" in refused(*run, "--data", "digits")
     assert "neither a known set nor a folder" in refused(*run, "--data", "no/such/folder")
     assert "did you mean 'digits'?" in refused(*run, "--data", "digit")
@@ -358,7 +358,7 @@ def test_what_cannot_be_packed_is_told_in_one_sentence(refused, tmp_path):
 
 def test_what_cannot_be_said_while_packing(refused, ticket):
     pack = ("ticket", "pack", ticket, "--out", "x")
-    assert "classes=1: expected 2 or more" in refused(*pack, "--classes", 1)
+    assert "--num-classes 1: expected 2 or more" in refused(*pack, "--num-classes", 1)
     assert "--width 0.0" in refused(*pack, "--width", 0)
     assert "no JSON object" in refused(*pack, "--model-options", "[1]")
 

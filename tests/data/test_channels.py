@@ -48,5 +48,5 @@ def test_files_that_stay_where_they_are_are_made_grey_when_decoded(tmp_path):
 
 @pytest.mark.parametrize("channels", [0, 2, 4])
 def test_other_numbers_are_refused(channels):
-    with pytest.raises(InputError, match=f"channels={channels}"):
+    with pytest.raises(InputError, match=f"--channels {channels}"):
         with_channels(splits(3), channels)

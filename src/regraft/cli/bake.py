@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -10,21 +10,21 @@ import tyro
 
 from regraft.jobs.predict.network import network_of
 
+from .options import Options, OutputOptions, default_out
 from .output import print_json, say
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bake:
+class Bake(Options):
     """Write the ticket's network as a plain safetensors state dict with zeroed weights."""
 
     ticket: Annotated[Path, tyro.conf.Positional]
     """The ticket file, or the run folder that holds it."""
-    out: Path
-    """File to write, e.g. model.safetensors."""
+    out: Path | None = None
+    """File to write; runs/bake-NAME.safetensors without it."""
     model: str | None = None
     """Build this network instead of the ticket's own: a name or package.module:factory."""
-    json: bool = False
-    """Print one JSON object instead of text."""
+    output: OutputOptions = field(default_factory=OutputOptions)
 
     def run(self) -> int:
         """Rebuild the weights, check them against the architecture, and write them."""
@@ -36,10 +36,11 @@ class Bake:
         ticket = load_ticket(self.ticket)
         state = network_of(ticket, self.ticket, self.model).state_dict()
         tensors = {k: v.contiguous().clone() for k, v in state.items()}
-        write_tensors(self.out, tensors, header(ticket.about))
-        found = {"out": str(self.out), "bytes": self.out.stat().st_size, "tensors": len(tensors)}
-        if self.json:
-            print_json(found)
+        out = self.out or default_out("bake", self.ticket).with_suffix(".safetensors")
+        write_tensors(out, tensors, header(ticket.about))
+        bytes_written = out.stat().st_size
+        if self.output.json:
+            print_json({"out": str(out), "bytes": bytes_written, "tensors": len(tensors)})
         else:
-            say(f"{self.out}: {found['tensors']} tensors, {size(found['bytes'])}")
+            say(f"{out}: {len(tensors)} tensors, {size(bytes_written)}")
         return 0

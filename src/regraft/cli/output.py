@@ -31,3 +31,14 @@ def table(headings: list[str], lines: list[list[str]], *, title: str | None = No
     for line in lines:
         grid.add_row(*map(Text, line))
     Console().print(grid)
+
+
+def predictions(pictures: list[dict[str, Any]]) -> None:
+    """Print the best classes of each image, as `regraft.jobs.predict.predictions.best` returns them."""
+    from regraft.jobs.predict.predictions import headings
+
+    lines = [
+        [one["image"], *(f"{t['class']} {t['probability']:.1%}" for t in one["top"])]
+        for one in pictures
+    ]
+    table(headings(len(lines[0]) - 1), lines)

@@ -10,10 +10,10 @@ import tyro
 
 from regraft.config.check import AT_LEAST_1
 from regraft.jobs.predict.pictures import decoded, files_of
-from regraft.jobs.predict.predictions import as_csv, best, headings
+from regraft.jobs.predict.predictions import as_csv, best
 
 from .options import DeviceOptions, Options, OutputOptions
-from .output import print_json, table
+from .output import predictions, print_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,4 @@ class Predict(Options):
         elif self.csv:
             print(as_csv(found), end="")
         else:
-            lines = [
-                [f["image"], *(f"{t['class']} {t['probability']:.1%}" for t in f["top"])]
-                for f in found
-            ]
-            table(headings(len(lines[0]) - 1), lines)
+            predictions(found)

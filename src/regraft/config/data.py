@@ -31,6 +31,8 @@ class DataConfig:
     augment: Augmentation = "none"
     image_size: Annotated[int | None, AT_LEAST_1] = None
     """Resize to this square, in pixels; an image folder without it takes 224."""
+    channels: Annotated[int | None, AT_LEAST_1] = None
+    """Make images grey (1) or of three channels (3)."""
     rotate: Annotated[float, FINITE] = 0.0
     """Turn every image counterclockwise by this angle, in degrees."""
     only_classes: tuple[int, ...] = ()

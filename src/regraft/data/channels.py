@@ -27,7 +27,7 @@ def with_channels(splits: Splits, channels: int) -> Splits:
         return splits
     if {channels, splits.channels} != {1, 3}:
         raise InputError(
-            f"channels={channels}: images of {splits.channels} channel(s) can only be brought to 1 or 3"
+            f"--channels {channels}: images of {splits.channels} channel(s) can only be brought to 1 or 3"
         )
     train = _converted(splits.train, channels)
     held_out, test = (

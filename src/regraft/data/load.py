@@ -32,7 +32,7 @@ def load(config: DataConfig) -> Splits:
 
     The validation images are held out of the training images first (a folder's own `val` is used
     as it is), then `train_size` or `shots` of the rest are kept; the seed is `split_seed`. Last
-    come `only_classes`, `rotate` and `normalize`, for all three splits. A
+    come `channels`, `only_classes`, `rotate` and `normalize`, for all three splits. A
     folder's images become one tensor when they fit into 2 GiB and stay in their files otherwise;
     mean and std of the latter come from at most 2,048 of the training images.
 

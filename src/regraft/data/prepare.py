@@ -12,13 +12,14 @@ from torch import Tensor
 from regraft.config import DataConfig, check
 from regraft.errors import InputError
 
+from .channels import with_channels
 from .images import ImageSet, Splits, channel_moments
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def prepared(splits: Splits, config: DataConfig) -> Splits:
-    """Return splits with `rotate`, `only_classes` and `normalize` of a configuration applied.
+    """Return splits with `channels`, `rotate`, `only_classes` and `normalize` of a configuration applied.
 
     Class names and the number of classes stay as they are, and so does what a label means.
 
@@ -31,6 +32,8 @@ def prepared(splits: Splits, config: DataConfig) -> Splits:
             normalisation or one for another number of channels, or images that are not in memory.
     """
     check(config)
+    if config.channels is not None:
+        splits = with_channels(splits, config.channels)
     if config.rotate % 360 or config.only_classes:
         splits = _changed(splits, config.rotate, config.only_classes)
     if config.normalize == "own":

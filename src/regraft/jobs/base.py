@@ -18,6 +18,9 @@ from .data import fingerprint, load_once
 _UNSAID = {DataConfig: ("root", "download"), RuntimeConfig: ("checkpoint_seconds",)}
 """Fields that change no number: where data lie, and how often a run saves."""
 
+_LATER = {DataConfig: ("channels",)}
+"""Fields of later versions, unsaid where they are empty: the folder of an earlier run is known by that."""
+
 _NAMES = ("setting", "arm", "control")
 
 _J = TypeVar("_J", bound="Job")
@@ -140,11 +143,11 @@ def to_json(value: Any) -> Any:
         own: Callable[[], dict[str, Any]] | None = getattr(value, "config", None)
         if own is not None:
             return own()
-        unsaid = _UNSAID.get(type(value), ())
+        unsaid, later = (names.get(type(value), ()) for names in (_UNSAID, _LATER))
         return {
             f.name: to_json(getattr(value, f.name))
             for f in dataclasses.fields(value)
-            if f.name not in unsaid
+            if f.name not in unsaid and not (f.name in later and getattr(value, f.name) is None)
         }
     if isinstance(value, tuple | list):
         return [to_json(item) for item in value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ class RecordJob(Job):
     states: int = 1
     start: RecordJob | None = None
 
+    needs: ClassVar[tuple[str, ...]] = ("validation", "test")
+    """Images that there have to be beside those that are trained on."""
+
     @property
     def plain(self) -> TrainJob:
         """The same as a job whose way is not recorded, as data and files know it."""
@@ -79,7 +82,7 @@ class RecordJob(Job):
     def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
         """Train and record; see `Job.work`."""
         fabric = make_fabric(self.runtime)
-        splits = images_of(self.data)
+        splits = images_of(self.data, self.needs)
         batches = loaders(
             splits, self.data, self.optim, seed=self.runtime.seed, device=fabric.device
         )
@@ -128,16 +131,16 @@ def network(config: ModelConfig, splits: Splits, seed: int) -> nn.Module:
     )
 
 
-def images_of(config: DataConfig) -> Splits:
+def images_of(config: DataConfig, needs: tuple[str, ...] = RecordJob.needs) -> Splits:
     """Return a data set of images.
 
     Raises:
-        InputError: It is a graph, or has no validation or test images.
+        InputError: It is a graph, or has none of the images that it needs.
     """
     splits = load_once(config)
     if not isinstance(splits, Splits):
         raise InputError(f"data {config.name!r} is a graph: a transfer needs images")
-    for name in ("validation", "test"):
+    for name in needs:
         if getattr(splits, name) is None:
             raise InputError(
                 f"data {config.name!r} has no {name} images: the step is chosen on validation images "

@@ -109,10 +109,14 @@ def load_all(config: AlignConfig, about: list[dict[str, Any]]) -> list[Splits]:
     loaded: dict[str, Splits] = {}
     splits = []
     for i, data in enumerate(config.data):
-        size = data.image_size or config.image_size or said_size(about[i]).get("image_size")
+        said = said_size(about[i])
+        size = data.image_size or config.image_size or said.get("image_size")
         key = digest(data)
         if key not in loaded:
             loaded[key] = sets.load(replace(data, image_size=size))
+        channels = data.channels or config.channels or said.get("channels")
+        if {channels, loaded[key].channels} == {1, 3}:  # grey pictures are read with three channels
+            loaded[key] = sets.with_channels(loaded[key], channels or 1)
         splits.append(loaded[key])
     return splits
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from regraft.config import DataConfig
 from regraft.errors import InputError
+from regraft.jobs.base import to_json
 
 from .config import AlignConfig
 
@@ -28,9 +29,7 @@ def identity(kind: str, config: AlignConfig) -> dict[str, Any]:
     Folders of images are told apart by their files; where known sets lie changes no number.
     """
     settings = _flat(json.loads(json.dumps(asdict(config), default=str)))
-    settings["data"] = [
-        {k: v for k, v in one.items() if k not in ("root", "download")} for one in settings["data"]
-    ]
+    settings["data"] = [to_json(data) for data in config.data]
     base: Path | None = getattr(config, "base", None)
     files = [*config.checkpoints, *(p for p in (base, config.spec, *config.ste.condensed) if p)]
     root = config.data[0].root if config.data else None

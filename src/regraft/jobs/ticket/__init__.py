@@ -1,0 +1,1 @@
+"""What the verbs of `regraft ticket` do: search, classify, pack."""

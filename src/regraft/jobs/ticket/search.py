@@ -1,0 +1,211 @@
+"""What `regraft ticket find` runs: a search with defaults that fit the data, and what came of it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from regraft.checkpoints.model_card import header
+from regraft.config import DataConfig, OptimConfig, TicketConfig
+from regraft.data import Graph, graph_names
+from regraft.errors import InputError, MissingExtraError
+from regraft.files import write_tensors
+from regraft.jobs.base import Job
+from regraft.jobs.data import load_once
+from regraft.jobs.progress import Bar, is_first_process
+from regraft.jobs.record import RecordJob
+from regraft.jobs.train import TrainJob, facts
+from regraft.tickets import Freezing
+from regraft.train import RunFolder, finished_state, keep_freed_memory, load_state
+from regraft.train.loop import Progress
+
+_IMAGES = OptimConfig(lr=0.1, weight_decay=1e-4, epochs=20)
+_LEAST_STEPS = 200
+"""Of images; the digits take 220 in 20 epochs."""
+_GRAPH = OptimConfig(
+    optimizer="adamw", lr=0.01, weight_decay=0.0, epochs=200, schedule="cosine", select="best"
+)
+
+
+def optim_for(data: DataConfig, *, batch_size: int, **said: Any) -> OptimConfig:
+    """Return how to search on a kind of data: what is said, and for None what fits.
+
+    Images take SGD at 0.1 for 20 epochs, or as many as 200 steps take. Of a graph an epoch is one step,
+    so it takes 200 of AdamW at 0.01 and keeps the best on validation.
+
+    Args:
+        data: The data, which are loaded where the number of epochs depends on theirs.
+        batch_size: Images in a batch.
+        said: Fields of an `OptimConfig`, None where it is not said.
+
+    Raises:
+        InputError: The data cannot be loaded, or options of images with a graph.
+    """
+    graph = data.name in graph_names()
+    images = {
+        "--image-size": data.image_size,
+        "--channels": data.channels,
+        "--augment": data.augment,
+    }
+    wrong = next((f"{k} {v}" for k, v in images.items() if v not in (None, "none")), None)
+    if graph and wrong:
+        raise InputError(f"{wrong} is for images, and {data.name} is a graph: leave it out")
+    values = {k: v for k, v in said.items() if v is not None}
+    if not graph and "epochs" not in values:
+        batches = max(1, math.ceil(len(load_once(data).train) / batch_size))
+        values["epochs"] = max(_IMAGES.epochs, math.ceil(_LEAST_STEPS / batches))
+    return replace(_GRAPH if graph else _IMAGES, batch_size=batch_size, **values)
+
+
+def frozen_shares(ticket: TicketConfig, frozen: float | None) -> TicketConfig:
+    """Return the search with the pruned and locked shares that --frozen stands for.
+
+    Raises:
+        InputError: Shares said twice or out of reach, or options of a freezing with a control that
+            freezes nothing.
+    """
+    _refuse_ignored(ticket, frozen)
+    if frozen is None:
+        return ticket
+    if ticket.pruned or ticket.locked:
+        raise InputError(
+            f"--frozen {frozen:g} chooses the pruned and the locked share: leave out --pruned and "
+            "--locked, or give these two alone"
+        )
+    if ticket.allocation != "uniform" and ticket.scope == "layer":
+        raise InputError(
+            f"--frozen {frozen:g} with --allocation {ticket.allocation} freezes more of some layers "
+            f"than of others, so that sparsity {ticket.sparsity:g} is out of reach in single layers: add "
+            "--scope global, or give --pruned and --locked"
+        )
+    chosen = Freezing.balanced(ticket.sparsity, frozen, ticket.allocation)
+    return replace(ticket, pruned=chosen.pruned, locked=chosen.locked)
+
+
+def setting_of(data: DataConfig, model: str, width: float, ticket: TicketConfig) -> str:
+    """Return what searches must share to be compared, so that a report can pair them."""
+    pruned, locked = ticket.pruned, ticket.locked
+    parts = [
+        Path(data.name).name or data.name,
+        model.replace("/", "-").replace(":", "-"),
+        ticket.weight_init,
+        f"sparsity={ticket.sparsity:g}",
+        f"width={width:g}",
+    ]
+    if pruned or locked:
+        # The total is a number of its own, which a report can draw along; the rest is a name.
+        parts.append(f"frozen={pruned + locked:g}")
+        balanced = None
+        if min(pruned, locked) >= 0 and pruned + locked < 1:  # others are refused later
+            balanced = Freezing.balanced(ticket.sparsity, pruned + locked)
+        if balanced is None or (pruned, locked) != (balanced.pruned, balanced.locked):
+            parts.append(f"pruned-{pruned:g}-locked-{locked:g}")
+    if ticket.allocation != "uniform" and (
+        pruned or locked or ticket.method == "random_mask_trained"
+    ):
+        parts.append(f"allocation-{ticket.allocation}")
+    unusual = {
+        "scope": (ticket.scope, "layer"),
+        "graph_split": (data.graph_split, "public"),
+        "features": (data.features, "raw"),
+    }
+    parts += [f"{name}-{value}" for name, (value, usual) in unusual.items() if value != usual]
+    return "/".join([*parts, *(["dynamic_scale"] if ticket.dynamic_scale else [])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedJob(RecordJob):
+    """A training of the weights whose way is recorded, with the trained network beside it."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
+        """Train, record, and store the network; see `Job.work`."""
+        result = super().work(folder, root, progress)
+        if folder.writes:
+            # Not the recording's last state, which is a sum of rounded changes.
+            state = finished_state(load_state(folder.path / "checkpoint.safetensors"))
+            tensors = {k: v.contiguous().clone() for k, v in state.items()}
+            about = header(facts(self.plain, load_once(self.data)))
+            write_tensors(folder.path / "model.safetensors", tensors, about)
+        return result
+
+
+def run_search(job: Job, out: Path, *, bar: bool) -> dict[str, Any]:
+    """Search in a folder, go on, or read what has finished; return the result with `notes`.
+
+    Args:
+        job: The `TrainJob` or `RecordedJob`.
+        out: The folder.
+        bar: Show the progress.
+
+    Raises:
+        RegraftError: Whatever keeps it from its end; a folder that it made and has no use of is gone.
+    """
+    keep_freed_memory()
+    new = not out.exists()
+    try:
+        with Bar(enabled=bar and is_first_process()) as shown:
+            result = job.run_in(out, progress=shown.update)
+        if not is_first_process():
+            return result
+    except (InputError, MissingExtraError):
+        if new:
+            _forget(out)
+        raise
+    return {**result, "notes": _notes(job, result["metrics"])}
+
+
+def _notes(job: Job, metrics: dict[str, Any]) -> list[str]:
+    """Say so where a search ended no better than guessing."""
+    if not isinstance(job, TrainJob) or job.ticket.method == "random_mask":
+        return []
+    split = next((s for s in ("test", "validation") if f"{s}_accuracy" in metrics), None)
+    if split is None:
+        return []
+    most, n = _guess(load_once(job.data), split)
+    reached = metrics[f"{split}_accuracy"] / 100
+    if reached > 1.2 * most and reached > most + 3 * math.sqrt(most * (1 - most) / n):
+        return []
+    return [
+        f"that is no better than guessing: the most frequent class is {most:.1%} of the {n} {split} "
+        f"examples. Try more --epochs ({job.optim.epochs} were taken), another --lr ({job.optim.lr:g} now) "
+        "or a larger --width"
+    ]
+
+
+def _guess(data: Any, split: str) -> tuple[float, int]:
+    """Return the share of the most frequent class in a split, and its size."""
+    part = getattr(data, split)
+    labels = data.y[part] if isinstance(data, Graph) else part.labels
+    return labels.bincount().max().item() / len(labels), len(labels)
+
+
+def _refuse_ignored(ticket: TicketConfig, frozen: float | None) -> None:
+    """Refuse options of a freezing with a control that freezes nothing."""
+    options: dict[str, Any] = {
+        "--frozen": frozen,
+        "--pruned": ticket.pruned,
+        "--locked": ticket.locked,
+        "--dynamic-scale": ticket.dynamic_scale,
+    }
+    if ticket.method == "dense" and ticket.allocation != "uniform":
+        options["--allocation"] = ticket.allocation
+    wrong = [option for option, value in options.items() if value]
+    if ticket.method in ("dense", "random_mask_trained") and wrong:
+        raise InputError(
+            f"{wrong[0]} has no effect on --method {ticket.method}, which has no search to freeze or to "
+            "scale: leave it out, or take iterand, edge_popup or random_mask"
+        )
+
+
+def _forget(folder: Path) -> None:
+    """Remove the folder of a run that never began, so that the corrected command may have it."""
+    started = {"regraft.json", "data.json", "environment.json", "metrics.jsonl", "trajectory"}
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    metrics = folder / "metrics.jsonl"
+    if {p.name for p in there} <= started and not (metrics.exists() and metrics.stat().st_size):
+        shutil.rmtree(folder, ignore_errors=True)
