@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 
+def printable(text: object) -> str:
+    r"""Return text for a terminal: bytes that would steer it, out of a file's name or content, as escapes.
+
+    Line ends and tabs stay; other control characters, marks of writing direction and lone surrogates
+    are shown as Python writes them (`\x1b`).
+    """
+    return "".join(
+        c if c in "\n\t" or c.isprintable() or (c.isspace() and ord(c) > 0xA0) else ascii(c)[1:-1]
+        for c in str(text)
+    )
+
+
 class RegraftError(Exception):
     """Base of every error Regraft raises on purpose; its text is one sentence with the cure.
 

@@ -1,21 +1,32 @@
-"""Files that are either whole or not there: written beside their place, then moved into it."""
+"""Files that are either whole or not there; JSON and tensors that are refused where damaged."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, RegraftError
 
 if TYPE_CHECKING:  # the command line must start without torch
     from torch import Tensor
 
+DIGEST = "regraft.digest"
+"""Entry of a safetensors header: SHA-256 of the whole file, in hex, with zeros in place of these digits."""
+
+MOST_JSON = 1 << 26
+"""Bytes of a JSON file above which it is refused unread: 64 MiB."""
+
+_ZEROS = "0" * 64
+_WRITTEN = re.compile(rb'"regraft\.digest":"([0-9a-f]{64})"')
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
@@ -25,13 +36,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     A reader, or a crash, sees the old content or the new, never a part: the bytes reach the disk
     and then take the name in one step; missing folders are made. A failure leaves what was there
-    and no temporary file.
+    and no temporary file. A link is followed: the file that it leads to is replaced.
 
     Raises:
-        InputError: The path cannot be written to.
+        InputError: The path cannot be written to, or is there and is no regular file.
         RegraftError: The disk is full or failing.
     """
-    path = Path(path)
+    path = _regular(Path(path))
     # The name is short whatever the target's is, so that no length limit is met early.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
@@ -66,6 +77,8 @@ def write_text(path: str | Path, text: str) -> None:
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     """Write a safetensors file as `atomic_path` describes, with the same errors.
 
+    The header gets a digest of everything in the file, which `check_digest` compares.
+
     Args:
         path: The file.
         tensors: Contiguous tensors that share no memory, by name.
@@ -79,8 +92,9 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str
         temporary.touch()
         mode = temporary.stat().st_mode
         try:
-            save_file(tensors, temporary, metadata=header)
+            save_file(tensors, temporary, metadata={**header, DIGEST: _ZEROS})
             _sort_metadata(temporary)
+            seal(temporary)
             temporary.chmod(mode)
         except safetensors.SafetensorError as error:
             raise RegraftError(
@@ -102,6 +116,157 @@ def _sort_metadata(path: Path) -> None:
         if len(metadata) > 1 and len(text) <= length:
             file.seek(8)
             file.write(text.ljust(length))
+
+
+def seal(path: Path) -> None:
+    """Put the digest of a safetensors file into its header, which holds 64 zeros there."""
+    with path.open("r+b") as file:
+        head, match = _head(file)
+        if match is None:
+            raise ValueError(f"the header of {path} has no place for a digest")
+        digest = _digest_of(file, head, match)
+        file.seek(match.start(1))
+        file.write(digest.encode())
+
+
+def read_tensors(
+    path: str | Path, *, ours: bool = True
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the header's entries and all tensors of a safetensors file that is as it was written.
+
+    Args:
+        path: The file.
+        ours: Whether only `write_tensors` can have written it; else a file of others, which has no
+            digest, is taken as it is.
+
+    Raises:
+        ValueError: It cannot be read as safetensors.
+        InputError: It is ours, and damaged or changed.
+        OSError: It cannot be read.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            check_digest(Path(path), metadata, ours=ours)
+            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def check_digest(path: Path, metadata: Mapping[str, str], *, ours: bool = False) -> None:
+    """Refuse a safetensors file of ours that is not as it was written; files of others are as they are.
+
+    Args:
+        path: The file.
+        metadata: Its header's own entries. A file of ours has one that begins with `regraft`, and a
+            digest of every byte.
+        ours: Whether it is ours whatever its header says.
+
+    Raises:
+        InputError: The digest is missing, or is of other bytes.
+    """
+    if not ours and not any(key.startswith("regraft") for key in metadata):
+        return
+    with path.open("rb") as file:
+        head, match = _head(file)
+        if match is None or _digest_of(file, head, match) != match[1].decode():
+            raise InputError(
+                f"{path} is not as Regraft wrote it (its digest is "
+                f"{'missing' if match is None else 'of other bytes'}): it was damaged or changed; copy "
+                "or make it again"
+            )
+
+
+def _head(file: Any) -> tuple[bytes, re.Match[bytes] | None]:
+    """Return the first bytes of a safetensors file, up to the tensors, and the digest in them."""
+    length = int.from_bytes(file.read(8), "little")
+    file.seek(0)
+    head = file.read(8 + min(length, 100_000_000))
+    return head, _WRITTEN.search(head)
+
+
+def _digest_of(file: Any, head: bytes, match: re.Match[bytes]) -> str:
+    state = hashlib.sha256(head[: match.start(1)] + _ZEROS.encode() + head[match.end(1) :])
+    file.seek(len(head))
+    while block := file.read(1 << 22):
+        state.update(block)
+    return state.hexdigest()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON text says.
+
+    Raises:
+        ValueError: It is no JSON, is nested too deeply, or is no UTF-8.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def load_json(path: Path) -> Any:
+    """Return what a JSON file says.
+
+    Raises:
+        ValueError: It is no JSON, or above `MOST_JSON` bytes.
+        OSError: It cannot be read.
+    """
+    if path.stat().st_size > MOST_JSON:
+        raise ValueError(f"it has more than {MOST_JSON >> 20} MiB")
+    return parse_json(path.read_bytes())
+
+
+@contextlib.contextmanager
+def reading(what: Path | str, cure: str) -> Iterator[None]:
+    """Turn whatever a malformed file brings about while it is read into one sentence.
+
+    Args:
+        what: The file, as the sentence's first words.
+        cure: What the user can do, its last words.
+
+    Raises:
+        InputError: What was read inside cannot be read, or is not of the form that was expected.
+    """
+    try:
+        yield
+    except RegraftError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{what} cannot be read ({reason}): {cure}") from error
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
+        text = " ".join(str(error).split())[:200]
+        reason = f"{error!r:.200}" if isinstance(error, KeyError) else text
+        raise InputError(f"{what} is damaged ({reason}): {cure}") from error
+
+
+def _regular(path: Path) -> Path:
+    """Return the file that a path leads to, links resolved.
+
+    Raises:
+        InputError: It is there and is no regular file, or the links go in a circle.
+    """
+    try:
+        path = path.resolve() if path.is_symlink() else path
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return path
+    except (OSError, RuntimeError):
+        return path  # opening it says what is wrong
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise InputError(f"{path} is {kind} and no regular file: give another path")
+    return path
 
 
 def make_folder(path: str | Path) -> Path:

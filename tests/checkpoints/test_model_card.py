@@ -35,19 +35,15 @@ def test_what_is_written_is_read():
     "options",
     [
         {"model_name": "hf-hub:evil/net"},
-        {"cache_dir": "somewhere"},
-        {"pretrained": True},
-        {"pretrained_cfg_overlay": {"url": "http://x"}},
-        {"checkpoint_path": "x.pth"},
-        {"weights": "DEFAULT"},
-        {"weights_backbone": "DEFAULT"},
-        {"hf_hub_id": "x"},
         {"file": "x"},
         {"url": "x"},
         {"trust_remote_code": True},
         {"img_size": "../../x"},
         {"act_layer": "http://x"},
-        {"act_layer": {"a": 1}},
+        {"act_layer": {"url": 1}},
+        {"act_layer": {"a": {"b": {"c": {"d": 1}}}}},
+        {"norm": ".x"},
+        {"norm": "a..b"},
         {"depth": 1e300},
         {"depth": float("nan")},
         {"depths": [[[[[1]]]]]},
@@ -56,7 +52,28 @@ def test_what_is_written_is_read():
     ],
 )
 def test_no_file_chooses_a_hub_a_folder_weights_or_code(options):
-    assert allowed_options(options) == {}
+    with pytest.raises(TypeError, match="no file may choose"):
+        allowed_options(options)
+    # It is never dropped in silence: the network would be another one.
+    about = {**ABOUT, "model": {"name": "conv4", "options": options}}
+    with pytest.raises(InputError, match="no file may choose"):
+        ModelCard.read(about, Path("x"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_dir": "somewhere"},
+        {"pretrained": True},
+        {"pretrained_cfg_overlay": {"url": "http://x"}},
+        {"checkpoint_path": "x.pth"},
+        {"weights": "DEFAULT"},
+        {"weights_backbone": "DEFAULT"},
+        {"hf_hub_id": "x"},
+    ],
+)
+def test_where_weights_came_from_is_left_out(options):
+    assert allowed_options({**options, "depth": 2}) == {"depth": 2}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +83,7 @@ def test_no_file_chooses_a_hub_a_folder_weights_or_code(options):
         {"global_pool": "avg", "act_layer": "gelu", "dynamic_img_size": True},
         {"aux_logits": False, "init_weights": False, "transform_input": True},
         {"widths": [64, 64], "init": "torch", "norm": None},
+        {"act_layer": "silu", "block": {"norm": "layer", "ratio": 0.5}, "variant": "v1.5"},
     ],
 )
 def test_a_file_chooses_the_form_of_a_network(options):

@@ -6,6 +6,7 @@ from torch import nn
 from regraft.checkpoints import fit_names, header, read_checkpoint, unwrapped
 from regraft.checkpoints.names import with_positions
 from regraft.errors import InputError
+from regraft.files import write_tensors
 
 
 def body():
@@ -22,7 +23,11 @@ class Holder(nn.Module):
 
 
 def saved(path, state, metadata=None):
-    save_file({k: v.clone() for k, v in state.items()}, path, metadata=metadata)
+    tensors = {k: v.clone() for k, v in state.items()}
+    if metadata is None:
+        save_file(tensors, path)
+    else:
+        write_tensors(path, tensors, metadata)
     return read_checkpoint(path)
 
 

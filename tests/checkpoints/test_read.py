@@ -18,6 +18,7 @@ from regraft.checkpoints.read import (
     tied_names,
 )
 from regraft.errors import InputError
+from regraft.files import write_tensors
 from regraft.models import MLP, ConvSmall
 from regraft.train import save_state
 
@@ -60,7 +61,7 @@ def sharded(folder, state):
 
 
 def test_every_form_reads_alike(state, tmp_path):
-    save_file(state, tmp_path / "a.safetensors", metadata={"regraft.model": "{}"})
+    write_tensors(tmp_path / "a.safetensors", state, {"regraft.model": "{}"})
     torch.save(state, tmp_path / "a.pt")
     torch.save(state, tmp_path / "a.th", _use_new_zipfile_serialization=False)
     save_state(tmp_path / "run.safetensors", {"step": 3, "model": dict(state)})
@@ -78,7 +79,7 @@ def test_every_form_reads_alike(state, tmp_path):
         assert found.nbytes == sum(t.numel() * t.element_size() for t in state.values())
         assert found.notes == ()
         check_finite(found)
-    assert read_checkpoint(tmp_path / "a.safetensors").metadata == {"regraft.model": "{}"}
+    assert read_checkpoint(tmp_path / "a.safetensors").metadata["regraft.model"] == "{}"
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
@@ -281,3 +282,13 @@ def test_a_header_whose_length_looks_like_a_pickle_is_that_of_safetensors(tmp_pa
             break
     assert path.read_bytes()[:2] == b"\x80\x02"
     assert list(read_checkpoint(path)) == ["a"]
+
+
+def test_a_model_file_with_a_flipped_bit_is_refused(state, tmp_path):
+    file = tmp_path / "a.safetensors"
+    write_tensors(file, state, {"regraft.model": "{}"})
+    whole = file.read_bytes()
+    for at in range(0, len(whole), 211):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(InputError):
+            read_checkpoint(file)

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from regraft.checkpoints.stream import _DTYPES, write_stream
 from regraft.errors import InputError
+from regraft.files import read_tensors
 
 DTYPES = sorted(_DTYPES, key=str)
 
@@ -37,7 +38,9 @@ def test_what_is_written_is_what_safetensors_reads(backwards, tmp_path):
         assert back[name].dtype == tensor.dtype
         assert torch.equal(back[name].double(), tensor.double())
     with safe_open(path, framework="pt") as file:
-        assert file.metadata() == {"made": "ünïcode"}
+        metadata = file.metadata()
+    assert metadata["made"] == "ünïcode"
+    assert read_tensors(path)[0] == metadata
 
 
 def test_a_file_that_is_not_whole_is_not_there(tmp_path):

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from regraft.data import ImageSet, TensorLoader
 from regraft.errors import InputError
+from regraft.files import write_tensors
 from regraft.generators import CondensedSet
 from regraft.protocols import BatchSource
 
@@ -50,7 +51,7 @@ def test_a_changed_pixel_or_label_is_found(tmp_path):
     data = path.read_bytes()
     for place in (len(data) - 1, len(data) - 60, len(data) - 400):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        with pytest.raises(InputError, match="does not match its checksum"):
+        with pytest.raises(InputError, match=r"is not as Regraft wrote it|damaged"):
             CondensedSet.load(path)
     for cut in (0, 5, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:cut])
@@ -73,8 +74,6 @@ def header_of(path):
         ({"classes": 3}, "damaged"),
         ({"classes": ["ant"]}, "labels from 0 to 2: expected 0 to 0"),
         ({"std": [0.2, 0]}, "std above 0"),
-        ({"checks": {"images": "00"}}, "images does not match"),
-        ({"checks": {"pixels": "00"}}, "damaged"),
         ({"about": None}, "damaged"),
     ],
 )
@@ -82,7 +81,7 @@ def test_a_header_that_cannot_be_is_refused(tmp_path, change, message):
     path = tmp_path / "condensed.safetensors"
     condensed().save(path)
     header, tensors = header_of(path)
-    save_file(tensors, path, metadata={"regraft": json.dumps({**header, **change})})
+    write_tensors(path, tensors, {"regraft": json.dumps({**header, **change})})
     with pytest.raises(InputError, match=message):
         CondensedSet.load(path)
 

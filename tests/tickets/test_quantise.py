@@ -10,6 +10,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from torch import nn
 
 from regraft.errors import InputError
+from regraft.files import write_tensors
 from regraft.tickets import bake, edge_popup
 from regraft.tickets.quantise import load_quantised, quantise, save_quantised
 
@@ -214,7 +215,7 @@ def rewritten(tmp_path, change):
         header = json.loads(file.metadata()["regraft.quantised"])
     tensors = load_file(path)
     change(header, tensors)
-    save_file(tensors, path, metadata={"regraft.quantised": json.dumps(header)})
+    write_tensors(path, tensors, {"regraft.quantised": json.dumps(header)})
     return path
 
 
@@ -222,13 +223,8 @@ def rewritten(tmp_path, change):
     ("change", "message"),
     [
         (lambda h, t: h.update(schema=2), "schema 2"),
-        (lambda h, t: h.update(bits=3), "checksum"),
-        (lambda h, t: h.pop("checksum"), "no readable file"),
-        (lambda h, t: t["code/7.weight"].bitwise_not_(), "checksum"),
-        (lambda h, t: t["scale/7.weight"].neg_(), "checksum"),
-        (lambda h, t: t["state/7.bias"].add_(1), "checksum"),
-        (lambda h, t: t.pop("state/7.bias"), "checksum"),
-        (lambda h, t: t.update(more=torch.zeros(1)), "checksum"),
+        (lambda h, t: h.pop("bits"), "no readable file"),
+        (lambda h, t: t.pop("code/7.weight"), "no readable file"),
     ],
 )
 def test_a_damaged_or_newer_file_is_refused(tmp_path, change, message):
@@ -248,3 +244,12 @@ def test_other_files_are_refused(tmp_path):
     for wrong in (tmp_path / "other", tmp_path / "none", tmp_path):
         with pytest.raises(InputError, match="no readable file"):
             load_quantised(wrong)
+
+
+def test_a_flipped_bit_is_refused_wherever_it_is(tmp_path):
+    path = rewritten(tmp_path, lambda h, t: None)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        with pytest.raises(InputError):
+            load_quantised(path)

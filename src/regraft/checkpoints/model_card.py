@@ -12,6 +12,7 @@ from typing import Any
 
 from regraft.config import ModelConfig
 from regraft.errors import InputError
+from regraft.files import parse_json
 
 KEY = "regraft.model"
 """Entry of a safetensors header that holds the card as JSON."""
@@ -25,8 +26,14 @@ _FETCHING = re.compile(
 _HARMLESS = frozenset(("init_weights", "cls_token", "class_token", "num_reg_tokens", "reg_tokens"))
 """Names that look like one of those and are not."""
 
+_BROUGHT = frozenset(
+    ("pretrained", "weights", "weights_backbone", "checkpoint_path", "cache_dir", "pretrained_cfg",
+     "pretrained_cfg_overlay", "hf_hub_id")
+)  # fmt: skip
+"""Names that say where weights come from: the file brings them, so these are left out."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_WORD = re.compile(r"[A-Za-z0-9_+-]{0,64}")
+_WORD = re.compile(r"(?!.*\.\.)[A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,63}|")
 _LARGEST = 1 << 20
 
 
@@ -99,8 +106,8 @@ def header(about: Mapping[str, Any]) -> dict[str, str]:
 def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return what a safetensors header says the file is of; empty for files of others."""
     try:
-        about = json.loads(metadata.get(KEY, "{}"))
-    except (ValueError, RecursionError):
+        about = parse_json(metadata.get(KEY, "{}"))
+    except ValueError:
         return {}
     return about if isinstance(about, dict) else {}
 
@@ -134,16 +141,26 @@ def allowed_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a file that may reach the factory of a network.
 
     A file brings all weights along, so it may choose the form of a network and nothing else: numbers,
-    switches, short words, and lists of these, under names that choose no weights, hub, folder or file.
+    switches, short words, and lists and dictionaries of these, under names that choose no weights, hub,
+    folder or file. Options that only say where weights come from are left out.
+
+    Raises:
+        TypeError: An option is of another kind. Without it the network would be another one.
     """
-    return {
-        name: value
-        for name, value in options.items()
-        if isinstance(name, str)
-        and _NAME.fullmatch(name)
-        and (name in _HARMLESS or not _FETCHING.search(name))
-        and _is_plain(value)
-    }
+    kept = {name: value for name, value in options.items() if name not in _BROUGHT}
+    for name, value in kept.items():
+        if not _is_allowed(name) or not _is_plain(value):
+            raise TypeError(
+                f"the option {str(name)[:40]!a} has a value that no file may choose: "
+                f"{str(value)[:60]!a}"
+            )
+    return kept
+
+
+def _is_allowed(name: Any) -> bool:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return False
+    return name in _HARMLESS or not _FETCHING.search(name)
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
@@ -153,9 +170,8 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
         return math.isfinite(value) and abs(value) <= _LARGEST
     if isinstance(value, str):
         return _WORD.fullmatch(value) is not None
-    return (
-        isinstance(value, list | tuple)
-        and depth < 3
-        and len(value) <= 64
-        and all(_is_plain(item, depth + 1) for item in value)
-    )
+    if depth == 3 or not isinstance(value, list | tuple | dict) or len(value) > 64:
+        return False
+    if isinstance(value, dict):
+        return all(_is_allowed(k) and _is_plain(v, depth + 1) for k, v in value.items())
+    return all(_is_plain(item, depth + 1) for item in value)

@@ -6,7 +6,6 @@ are mapped into memory: a tensor costs nothing before it is used.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft.errors import InputError
+from regraft.files import check_digest, load_json, parse_json, reading
 
 from .checkpoint import Checkpoint, opened_safetensors
 from .names import unwrapped, with_counters
@@ -205,7 +205,9 @@ def _safetensors(path: Path, files: list[Path]) -> Checkpoint:
     metadata: dict[str, str] = {}
     for file in files:
         with opened_safetensors(file) as opened:
-            metadata |= opened.metadata() or {}
+            entries = opened.metadata() or {}
+            check_digest(file, entries, ours="tree" in entries and "schema" in entries)
+            metadata |= entries
             for name in opened.keys():  # noqa: SIM118
                 # The tensor is a view of the mapped file: nothing is read for its shape.
                 tensor = opened.get_tensor(name)
@@ -223,24 +225,18 @@ def _of_a_run(
     where: dict[str, tuple[Path | None, str]],
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Path | None, str]]]:
     """Return the model part of one of our own training checkpoints."""
-    try:
-        entries = dict(json.loads(tree)["d"])["model"]["d"]
+    with reading(
+        path, "it is a state file of a run without a model in it; give its model.safetensors"
+    ):
+        entries = dict(parse_json(tree)["d"])["model"]["d"]
         names = {name: node["t"] for name, node in entries if "t" in node}
         return {k: sketch[v] for k, v in names.items()}, {k: where[v] for k, v in names.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} is a state file of a run without a model in it: give its model.safetensors"
-        ) from error
 
 
 def _sharded(path: Path, index: Path) -> Checkpoint:
-    try:
-        names = json.loads(index.read_text())["weight_map"]
+    with reading(index, "it is no index of shards, which is JSON with a weight_map"):
+        names = load_json(index)["weight_map"]
         files = {name: index.parent / str(file) for name, file in names.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{index} is no index of shards ({error!r}): expected JSON with a weight_map"
-        ) from error
     shards = sorted(set(files.values()))
     outside = next((s for s in shards if s.parent != index.parent), None)
     if outside is not None:

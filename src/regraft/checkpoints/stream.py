@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from regraft.errors import InputError
-from regraft.files import atomic_path
+from regraft.files import DIGEST, atomic_path, seal
 
 _DTYPES = {
     torch.float64: "F64",
@@ -70,7 +70,7 @@ class TensorFile:
         self._path, self._file, self._sketch = path, file, sketch
         self._starts: dict[str, int] = {}
         self._left = set(sketch)
-        entries: dict[str, object] = {"__metadata__": dict(header)}
+        entries: dict[str, object] = {"__metadata__": {**header, DIGEST: "0" * 64}}
         end = 0
         # Wide ones first: every tensor then begins at a multiple of its element size.
         for name in sorted(sketch, key=lambda k: (-sketch[k].element_size(), k)):
@@ -137,3 +137,5 @@ def writing(
         file = TensorFile(path, opened, sketch, header)
         yield file
         file.close()
+        opened.flush()
+        seal(temporary)

@@ -19,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _main(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
+    except KeyboardInterrupt:  # in the first or the last moment
+        return _interrupted()
     except BrokenPipeError:
         # Whoever read has read enough, as `head` does; Python would complain again when it ends.
         _discard_output()
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: list[str]) -> int:
-    from regraft.errors import RegraftError
+    from regraft.errors import RegraftError, printable
 
     try:
         command = _command(words)
@@ -37,11 +39,14 @@ def _main(words: list[str]) -> int:
         with _warnings_in_one_line():
             return command.run() or 0
     except RegraftError as error:
-        print(f"regraft: {error}", file=sys.stderr)
+        if os.environ.get("REGRAFT_TRACEBACK"):  # also where somebody's factory raised
+            import traceback
+
+            traceback.print_exception(error)
+        print(f"regraft: {printable(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("regraft: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -50,10 +55,15 @@ def _main(words: list[str]) -> int:
             raise
         reason = " ".join(str(error).split()) or "no reason given"
         print(
-            f"regraft: {type(error).__name__}: {reason} (set REGRAFT_TRACEBACK=1 to see where)",
+            f"regraft: {type(error).__name__}: {printable(reason)} (set REGRAFT_TRACEBACK=1 to see where)",
             file=sys.stderr,
         )
         return 1
+
+
+def _interrupted() -> int:
+    print("regraft: interrupted; the same command goes on where it stopped", file=sys.stderr)
+    return 130
 
 
 def _command(words: list[str]) -> Any:
@@ -117,12 +127,14 @@ def _discard_output() -> None:
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     """Show warnings to the user as errors are shown; those to programmers say where they arise."""
+    from regraft.errors import printable
+
     with warnings.catch_warnings():
         show = warnings.showwarning
 
         def brief(message: Any, category: Any, *rest: Any, **more: Any) -> None:
             if category is UserWarning:
-                print(f"regraft: {message}", file=sys.stderr)
+                print(f"regraft: {printable(message)}", file=sys.stderr)
             else:
                 show(message, category, *rest, **more)
 

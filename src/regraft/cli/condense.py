@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from regraft.jobs.progress import Bar, is_first_process
+from regraft.jobs.progress import Bar
+from regraft.machine import is_first_process
 
 from .json_option import json_object
 from .output import print_json, say, table

@@ -15,7 +15,9 @@ def say(text: str = "", style: str | None = None) -> None:
     """Print a line for a person on standard output, as it stands: a path may hold brackets."""
     from rich.console import Console
 
-    Console(soft_wrap=True, highlight=False).print(text, style=style, markup=False)
+    from regraft.errors import printable
+
+    Console(soft_wrap=True, highlight=False).print(printable(text), style=style, markup=False)
 
 
 def table(headings: list[str], lines: list[list[str]], *, title: str | None = None) -> None:
@@ -24,12 +26,14 @@ def table(headings: list[str], lines: list[list[str]], *, title: str | None = No
     from rich.table import Table
     from rich.text import Text
 
+    from regraft.errors import printable
+
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for i, heading in enumerate(headings):
         numeric = i > 0 and all(line[i][:1] in "0123456789+-–" for line in lines if line[i])
         grid.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for line in lines:
-        grid.add_row(*map(Text, line))
+        grid.add_row(*(Text(printable(cell)) for cell in line))
     Console().print(grid)
 
 

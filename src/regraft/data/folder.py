@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from regraft.errors import InputError
+from regraft.machine import expanded
 
 from .decode import is_left_out, is_picture, picture_endings
 from .lazy import FileSet, refuse
@@ -64,7 +65,7 @@ def scan_folder(
             does not have, a part without any image, or folders that can be read as parts and as
             classes.
     """
-    root = Path(path).expanduser()
+    root = expanded(path)
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise InputError(f"data folder {root} {what}: expected a folder with one subfolder a class")

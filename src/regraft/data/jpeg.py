@@ -6,15 +6,15 @@ Figures measured on it are never comparable with published ones on CIFAR-10.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from regraft.errors import RegraftError
+from regraft.files import read_tensors, write_tensors
+from regraft.machine import cache_folder
 
 from .lazy import FileSet
 
@@ -38,7 +38,7 @@ def read_cifar10_jpeg(root: Path) -> tuple[Any, ...]:
     folder = root / "cifar10"
     sets = {part: _files(folder / part) for part in ("train", "test")}
     fingerprint = _fingerprint(folder, [p for files in sets.values() for p in files.paths])
-    caches = (folder / "decoded.safetensors", Path.home() / ".cache/regraft/cifar10_jpeg")
+    caches = (folder / "decoded.safetensors", cache_folder() / "cifar10_jpeg")
     caches = (caches[0], caches[1] / f"{fingerprint}.safetensors")
     for cache in caches:
         images = _read(cache, fingerprint)
@@ -72,28 +72,18 @@ def _fingerprint(folder: Path, paths: list[Path]) -> str:
 
 def _read(cache: Path, fingerprint: str) -> dict[str, Tensor] | None:
     try:
-        with safe_open(cache, framework="pt") as stored:
-            if (stored.metadata() or {}).get("fingerprint") != fingerprint:
-                return None
-            return {part: stored.get_tensor(part) for part in ("train", "test")}
-    except (OSError, SafetensorError):
+        metadata, images = read_tensors(cache)
+    except (OSError, ValueError, RegraftError):
         return None
+    if metadata.get("fingerprint") != fingerprint or images.keys() != {"train", "test"}:
+        return None
+    return images
 
 
 def _write(cache: Path, images: dict[str, Tensor], fingerprint: str) -> bool:
     """Write the cache whole or not at all; return whether the place could be written."""
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=cache.parent, prefix=".decoding-")
-    except OSError:
-        return False
-    os.close(handle)
-    try:
-        save_file(images, scratch, metadata={"fingerprint": fingerprint})
-        # Temporary files are private; a data folder may be shared.
-        Path(scratch).chmod(0o644)
-        Path(scratch).replace(cache)
-    except (OSError, SafetensorError):
-        Path(scratch).unlink(missing_ok=True)
+        write_tensors(cache, images, {"fingerprint": fingerprint})
+    except RegraftError:
         return False
     return True

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from regraft.errors import InputError, MissingExtraError
+from regraft.machine import cache_folder, expanded
 
 from .graph_files import (
     OGB,
@@ -101,7 +102,7 @@ class Listing:
 def data_root(root: str | None = None) -> Path:
     """Return the folder of the known sets: `root`, else REGRAFT_DATA, else the user's cache."""
     chosen = root or os.environ.get("REGRAFT_DATA")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "regraft" / "data"
+    return expanded(chosen) if chosen else cache_folder() / "data"
 
 
 def known_names() -> tuple[str, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from regraft.config import DataConfig, check
 from regraft.errors import InputError
+from regraft.machine import expanded
 
 from .folder import scan_folder
 from .images import ImageSet, Splits, channel_moments, resize
@@ -80,7 +80,7 @@ def folder_of(config: DataConfig) -> str:
 
 def _is_path(name: str) -> bool:
     separators = {"/", os.sep, os.altsep or os.sep}
-    return any(s in name for s in separators) or Path(name).expanduser().is_dir()
+    return any(s in name for s in separators) or expanded(name).is_dir()
 
 
 def _load_known(config: DataConfig) -> Splits:
@@ -102,7 +102,7 @@ def _load_folder(config: DataConfig) -> Splits:
         train, validation = _divide(found.train, config)
     else:
         train, validation = _reduce(found.train, config), found.validation
-    name = Path(config.name).expanduser().resolve().name
+    name = expanded(config.name).resolve().name
     return gathered(name, (train, validation, found.test), found.classes)
 
 

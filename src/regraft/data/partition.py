@@ -18,6 +18,7 @@ from torch import Tensor
 
 from regraft.config import DataConfig, check
 from regraft.errors import InputError
+from regraft.machine import expanded
 
 from .folder import joined, scan_folder
 from .images import ImageSet, Splits, channel_moments, resize
@@ -107,7 +108,7 @@ def _sized(images: ImageSet, size: int | None) -> ImageSet:
 
 
 def _folder(config: DataConfig, test: float, listed: Path | None) -> Partition:
-    root = Path(config.name).expanduser()
+    root = expanded(config.name)
     found = scan_folder(
         root, image_size=config.image_size or _FOLDER_SIZE, unreadable=config.unreadable
     )

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors
 import torch
 from torch import Tensor
 
 from regraft.config import Augmentation
 from regraft.data import ImageSet, TensorLoader
 from regraft.errors import InputError
-from regraft.files import write_tensors
+from regraft.files import parse_json, read_tensors, reading, write_tensors
 
 SCHEMA = 1
 _KIND = "condensed set"
@@ -159,7 +158,7 @@ class CondensedSet:
     def save(self, path: Path | str) -> int:
         """Write the set to a safetensors file, whole or not at all, and return its bytes.
 
-        The header holds schema, checksums, class names, mean, std, method and `about` as JSON.
+        The header holds schema, class names, mean, std, method and `about` as JSON.
 
         Raises:
             InputError: `about` holds something that is not JSON, or the path cannot be written.
@@ -171,7 +170,6 @@ class CondensedSet:
         header = {
             "kind": _KIND,
             "schema": SCHEMA,
-            "checks": {name: check(tensor) for name, tensor in tensors.items()},
             "classes": list(self.classes),
             "mean": list(self.mean),
             "std": list(self.std),
@@ -197,8 +195,8 @@ class CondensedSet:
         path = Path(path)
         if path.is_dir():
             path = path / "condensed.safetensors"
-        header, tensors = read_checked(path, _KIND, SCHEMA)
-        try:
+        header, tensors = read_own(path, _KIND, SCHEMA)
+        with reading(path, "condense again"):
             return cls(
                 tensors["images"],
                 tensors["labels"],
@@ -208,8 +206,6 @@ class CondensedSet:
                 str(header["method"]),
                 dict(header["about"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is damaged ({error}): condense again") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,36 +231,28 @@ class _Pixels:
         return _Pixels(self.images.to(device), self.labels.to(device), self.num_classes)
 
 
-def check(tensor: Tensor) -> str:
+def checksum(tensor: Tensor) -> str:
     """Return the BLAKE2b digest of a tensor's bytes, 32 hex digits."""
     data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def read_checked(path: Path, kind: str, schema: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return header and tensors of a file, each tensor compared with its checksum.
+def read_own(path: Path, kind: str, schema: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return header and tensors of a file of one kind, whole as it was written.
 
     Raises:
         InputError: No such file, of another kind, damaged, or from a newer schema.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; `regraft condense` writes condensed sets")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("regraft", "null"))
-            if not isinstance(header, dict) or header.get("kind") != kind:
-                raise InputError(f"{path} is no {kind}: its header does not say so")
-            if header["schema"] > schema:
-                raise InputError(
-                    f"{path} has schema {header['schema']}, this version reads up to {schema}: "
-                    "update regraft"
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        for name, value in header["checks"].items():
-            if check(tensors[name]) != value:
-                raise ValueError(f"{name} does not match its checksum")
-    except InputError:
-        raise
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): condense again") from error
-    return header, tensors
+    with reading(path, "condense again"):
+        metadata, tensors = read_tensors(path, ours=False)
+        header = parse_json(metadata.get("regraft", "null"))
+        if not isinstance(header, dict) or header.get("kind") != kind:
+            raise InputError(f"{path} is no {kind}: its header does not say so")
+        if header["schema"] > schema:
+            raise InputError(
+                f"{path} has schema {header['schema']}, this version reads up to {schema}: "
+                "update regraft"
+            )
+        return header, tensors

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from regraft.errors import InputError
-from regraft.files import write_tensors
+from regraft.files import reading, write_tensors
 
-from .condensed_set import check, read_checked
+from .condensed_set import read_own
 
 SCHEMA = 1
 _KIND = "condensation under way"
@@ -60,7 +60,6 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     header = {
         "kind": _KIND,
         "schema": SCHEMA,
-        "checks": {name: check(tensor) for name, tensor in tensors.items()},
         "seconds": state["seconds"],
         "identity": state["identity"],
     }
@@ -73,8 +72,8 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         InputError: The file is no such state, damaged, or from a newer schema.
     """
-    header, tensors = read_checked(path, _KIND, SCHEMA)
-    try:
+    header, tensors = read_own(path, _KIND, SCHEMA)
+    with reading(path, "remove it to start again"):
         return {
             "images": tensors["images"],
             "velocity": tensors["velocity"],
@@ -82,5 +81,3 @@ def read_state(path: Path) -> dict[str, Any]:
             "seconds": header["seconds"],
             "identity": dict(header["identity"]),
         }
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): remove it to start again") from error

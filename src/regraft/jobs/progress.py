@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-
-
-def is_first_process() -> bool:
-    """Whether this is the one of several processes that speaks."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def loss_and_accuracy(row: dict[str, float]) -> str:

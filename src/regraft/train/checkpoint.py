@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
 from regraft.errors import InputError
-from regraft.files import write_tensors
+from regraft.files import DIGEST, parse_json, read_tensors, reading, write_tensors
 
 SCHEMA = 1
 
@@ -38,24 +37,18 @@ def load_state(path: Path) -> dict[str, Any]:
     Raises:
         InputError: The file is damaged, is not such a file, or comes from a newer schema.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "tree" not in metadata:
-                raise InputError(f"{path} is not a Regraft state file: its header has no tree")
-            if int(metadata["schema"]) > SCHEMA:
-                raise InputError(
-                    f"{path} has schema {metadata['schema']}, this version reads up to {SCHEMA}: "
-                    "update regraft"
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return _unpack(json.loads(metadata["tree"]), tensors)
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path} cannot be read as a state file ({error}): delete the folder to start again"
-        ) from error
+    with reading(path, "delete the folder to start again"):
+        metadata, tensors = read_tensors(path, ours=False)
+        if "tree" not in metadata:
+            raise InputError(f"{path} is not a Regraft state file: its header has no tree")
+        if DIGEST not in metadata:
+            raise ValueError("its digest is missing")
+        if int(metadata["schema"]) > SCHEMA:
+            raise InputError(
+                f"{path} has schema {metadata['schema']}, this version reads up to {SCHEMA}: "
+                "update regraft"
+            )
+        return _unpack(parse_json(metadata["tree"]), tensors)
 
 
 def _pack(

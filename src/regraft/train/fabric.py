@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regraft.config import RuntimeConfig
 from regraft.errors import InputError, MissingExtraError
+from regraft.machine import rank, world_size
 
 
 def make_fabric(runtime: RuntimeConfig) -> Any:
@@ -21,18 +22,26 @@ def make_fabric(runtime: RuntimeConfig) -> Any:
     """
     try:
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment
     except ImportError as error:
         raise MissingExtraError("lightning-fabric", "train", "training") from error
     accelerator = device_of(runtime).type
     # Under torchrun the environment says how many processes there are, not the config.
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", runtime.devices))
-    nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
+    world, devices = world_size(), runtime.devices
+    if world > 1:
+        rank()
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
+    nodes = max(1, world // devices)
+    # What a scheduler sets for a job of several tasks is no world: only torchrun makes one.
+    alone = [LightningEnvironment()] if world == 1 else []
+    precision = _precision(runtime.precision)
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
         strategy="ddp" if devices * nodes > 1 else "auto",
-        **_precision(runtime.precision),
+        plugins=[*alone, *precision.pop("plugins", ())],
+        **precision,
     )
     fabric.launch()
     return fabric

@@ -24,6 +24,7 @@ from typing import Any
 from regraft.config import digest
 from regraft.errors import InputError, RegraftError
 from regraft.files import make_folder, write_text
+from regraft.machine import is_first_process
 
 from .checkpoint import load_state, save_state
 from .environment import environment
@@ -76,7 +77,7 @@ class RunFolder:
             "config": config,
         }
         # Of several processes in one run only the first writes; the others read the checkpoint.
-        self.writes = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+        self.writes = is_first_process()
         self._lock: int | None = None
         self._metrics: Any = None
 

@@ -54,7 +54,7 @@ class Trial:
         import torch
 
         from regraft.config import to_dict
-        from regraft.generators.condensed_set import check
+        from regraft.generators.condensed_set import checksum
         from regraft.models import build
         from regraft.train import Batches, RunFolder, fit, make_fabric
 
@@ -67,7 +67,7 @@ class Trial:
             config = {
                 "model": to_dict(self.model),
                 "optim": to_dict(optim),
-                "images": check(condensed.images) if arm == "condensed" else len(train),
+                "images": checksum(condensed.images) if arm == "condensed" else len(train),
                 "mean": list(condensed.mean),
                 "std": list(condensed.std),
             }

@@ -13,6 +13,7 @@ from typing import Any
 from regraft.config import DataConfig
 from regraft.errors import InputError
 from regraft.jobs.base import to_json
+from regraft.machine import expanded
 
 from .config import AlignConfig
 
@@ -79,7 +80,7 @@ def images_of(data: Sequence[str], root: str | None) -> dict[str, list[str | Non
         folder = None
         if name not in (*known_names(), *graph_names()):
             with contextlib.suppress(InputError):  # whoever loads it tells of one that is not there
-                folder = Path(folder_of(DataConfig(name=name, root=root))).expanduser()
+                folder = expanded(folder_of(DataConfig(name=name, root=root)))
         digests.append(None if folder is None or not folder.is_dir() else _images(folder))
     return {"images": digests} if any(digests) else {}
 

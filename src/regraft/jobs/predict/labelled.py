@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.errors import InputError
+from regraft.machine import expanded
 
 from .used_images import Seen
 
@@ -118,7 +119,7 @@ def _place(name: str, root: str | None) -> Path:
     """Return the folder a name stands for, here or below the data root."""
     from regraft.data import data_root, known_names
 
-    here = Path(name).expanduser()
+    here = expanded(name)
     found = next((p for p in (here, data_root(root) / name) if p.is_dir()), None)
     if found is None:
         close = difflib.get_close_matches(name, known_names(), n=1)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from regraft.errors import InputError
+from regraft.files import parse_json, reading
 
 from .group import Group, Pin, Site, Symmetries
 
 SCHEMA = 1
+
+MOST_POSITIONS = 1 << 26
+"""Positions that a spec may hold in all, eight bytes each: half a GiB."""
 
 
 def to_json(spec: Symmetries) -> str:
@@ -45,8 +50,8 @@ def read_fields(text: str) -> dict[str, Any]:
     Raises:
         InputError: The text is no spec, is damaged, or is of a newer schema.
     """
-    try:
-        data = json.loads(text)
+    with reading("this permutation spec", "expected what PermutationSpec.to_json wrote"):
+        data = parse_json(text)
         if data["kind"] != "regraft-permutation-spec":
             raise KeyError("kind")
         if data["schema"] > SCHEMA:
@@ -54,6 +59,7 @@ def read_fields(text: str) -> dict[str, Any]:
                 f"the permutation spec has schema {data['schema']}, and this version reads up to "
                 f"{SCHEMA}: upgrade regraft"
             )
+        _refuse_large(data["groups"])
         groups = {
             g["name"]: Group(
                 g["name"],
@@ -72,14 +78,16 @@ def read_fields(text: str) -> dict[str, Any]:
             "checked": data["checked"],
         }
         _validate(**fields)
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"this is no permutation spec ({type(error).__name__}: {error}): expected what "
-            "PermutationSpec.to_json wrote"
-        ) from error
-    return fields
+        return fields
+
+
+def _refuse_large(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse more positions than a network has, before room is made for them."""
+    sites = [site for group in groups for site in group["sites"]]
+    indices = [s["at"] for s in sites] + [s["slices"] for s in sites if "over" in s]
+    count = sum(math.prod(map(int, index.get("shape", ()))) for index in indices)
+    if count > MOST_POSITIONS or any(size < 0 for i in indices for size in i.get("shape", ())):
+        raise ValueError(f"it claims {count} positions, where {MOST_POSITIONS} are the most")
 
 
 def _validate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from regraft.checkpoints.state import check_state
 from regraft.checkpoints.stream import write_stream
 from regraft.errors import DivergenceError, InputError
 from regraft.files import make_folder
+from regraft.machine import is_first_process
 from regraft.symmetry.merge.connectivity import buffer_names
 from regraft.symmetry.merge.merge import is_trained
 
@@ -78,7 +78,7 @@ class TrajectoryRecorder:
         self.folder, self.model, self.every, self.storage = Path(folder), model, every, storage
         self.count = 0
         self._metadata = dict(metadata or {})
-        self._writes = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+        self._writes = is_first_process()
         self._initial: Checkpoint | None = None
         self._index: dict[str, Any] = {}
         self._opened: Literal["anew", "further"] | None = None

@@ -15,13 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from regraft.errors import InputError
-from regraft.files import make_folder, write_tensors, write_text
+from regraft.files import (
+    load_json,
+    make_folder,
+    read_tensors,
+    reading,
+    write_tensors,
+    write_text,
+)
 from regraft.tickets.ticket import Ticket, TicketLayer
 
 from .coder import Bits
@@ -88,8 +93,8 @@ def read_unpacked(folder: Path | str) -> Ticket:
         InputError: A file is missing or damaged, or the tensors do not fit the header.
     """
     folder = Path(folder)
-    try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+    with reading(folder, "give a folder that `regraft ticket unpack` wrote"):
+        header = load_json(folder / HEADER)
         found = read_header(header, str(folder / HEADER))
         masks, draws, state = (_read(folder / file) for file in _TENSORS)
         if strange := masks.keys() ^ found.layers.keys():
@@ -100,20 +105,6 @@ def read_unpacked(folder: Path | str) -> Ticket:
             raise ValueError(f"{min(strange)!r} in {_TENSORS[1]} is of no mask")
         if missing := set(found.aliases.values()) - state.keys():
             raise ValueError(f"{_TENSORS[2]} lacks {min(missing)!r}")
-    except InputError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        RecursionError,
-        safetensors.SafetensorError,
-    ) as error:
-        raise InputError(
-            f"{folder} is no unpacked ticket ({' '.join(str(error).split())}): give a folder that "
-            "`regraft ticket unpack` wrote"
-        ) from error
     return Ticket(layers, state, found.about, found.aliases, header)
 
 
@@ -174,4 +165,4 @@ def _layer(name: str, entry: HeaderLayer, codes: Tensor, draws: dict[str, Tensor
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return load_file(path) if path.is_file() else {}
+    return read_tensors(path, ours=False)[1] if path.is_file() else {}
