@@ -236,6 +236,8 @@ def reading(what: Path | str, cure: str) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.filename and str(error.filename) != str(what):
+            reason = f"{Path(error.filename).name}: {reason}"
         raise InputError(f"{what} cannot be read ({reason}): {cure}") from error
     except (
         ValueError,

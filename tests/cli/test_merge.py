@@ -11,6 +11,7 @@ from checkpoints import CONV, MLP, checkpoint, digits, trained
 from regraft.cli.align import Align
 from regraft.cli.merge import Merge
 from regraft.errors import InputError, MissingExtraError, RegraftError
+from regraft.files import write_tensors
 from regraft.jobs.merge import merge as merge_engine
 from regraft.models import build
 from regraft.symmetry.merge.connectivity import measure
@@ -455,7 +456,7 @@ def test_labels_that_do_not_fit_the_head_are_said(tmp_path, run):
 def test_a_checkpoint_that_names_code_is_not_run(pair, run, tmp_path):
     state, about = trained()
     about["model"] = {"name": "antigravity:fly"}
-    save_file(state, tmp_path / "x.safetensors", metadata={"regraft.model": json.dumps(about)})
+    write_tensors(tmp_path / "x.safetensors", state, {"regraft.model": json.dumps(about)})
     with pytest.raises(InputError, match="names antigravity:fly, which is code outside"):
         run([tmp_path / "x.safetensors", pair[1]])
 

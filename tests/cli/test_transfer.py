@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from transfers import WIDE, about, between, run
 
 from checkpoints import digits
+from regraft.files import write_tensors
 from regraft.symmetry.spec.spec import PermutationSpec
 from regraft.symmetry.transfer.trajectory import Trajectory
 
@@ -134,7 +135,7 @@ def test_a_run_onto_its_own_permuted_start_is_the_run(answer, runs, tmp_path):
     start = load_file(a / "init.safetensors")
     header = {"regraft.model": json.dumps(about(WIDE))}
     hidden = spec.random(3)
-    save_file(spec.apply(start, hidden), tmp_path / "copy.safetensors", metadata=header)
+    write_tensors(tmp_path / "copy.safetensors", dict(spec.apply(start, hidden)), header)
     answer(
         "transfer", a / "run", "--to", tmp_path / "copy.safetensors", "--match", "initial_weights",
         "--out", "out",

@@ -3,10 +3,11 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transfers import WIDE, about, run
 
 from regraft import streams
+from regraft.files import write_tensors
 from regraft.symmetry.spec.spec import PermutationSpec
 
 HEAD = ("head.weight", "head.bias")
@@ -79,7 +80,7 @@ def test_another_body_is_no_other_head(refused, releases, tmp_path):
     state = load_file(new)
     state["features.1.weight"] = state["features.1.weight"][:-1].clone()
     header = {"regraft.model": json.dumps(about(WIDE, 5))}
-    save_file(state, tmp_path / "other.safetensors", metadata=header)
+    write_tensors(tmp_path / "other.safetensors", state, header)
     told = refused(
         "transfer", "--from-init", old, "--from-final", tuned / "final.safetensors", "--to",
         tmp_path / "other.safetensors", "--data", "digits", "--out", "out",

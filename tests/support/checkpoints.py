@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from regraft.config import DataConfig, ModelConfig, to_dict
 from regraft.data import TensorLoader, load
+from regraft.files import write_tensors
 from regraft.models import build
 
 MLP = ModelConfig(name="mlp", options={"widths": [24, 16]})
@@ -68,5 +69,9 @@ def checkpoint(path, name="mlp", seed=1, classes=(), *, header=True, **changes):
     state, about = trained(name, seed, classes)
     state |= changes
     metadata = {"regraft.model": json.dumps(about)} if header else None
-    save_file({k: v.contiguous() for k, v in state.items()}, path, metadata=metadata)
+    tensors = {k: v.contiguous() for k, v in state.items()}
+    if metadata is None:
+        save_file(tensors, path)
+    else:
+        write_tensors(path, tensors, metadata)
     return path

@@ -3,11 +3,12 @@
 import json
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from checkpoints import digits
 from regraft.config import ModelConfig, to_dict
 from regraft.data import TensorLoader
+from regraft.files import write_tensors
 from regraft.models import build
 from regraft.symmetry.merge.heads import find_head
 from regraft.symmetry.transfer.recorder import TrajectoryRecorder
@@ -45,7 +46,7 @@ def run(folder, seed, *, config=WIDE, epochs=6, every=None, finish=True, classes
 
     def save(name):
         state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        save_file(state, folder / f"{name}.safetensors", metadata=header)
+        write_tensors(folder / f"{name}.safetensors", state, header)
 
     save("init")
     recorder = None
@@ -85,5 +86,5 @@ def rewritten(path, to, about=None, **changes):
     """Write a checkpoint again with other tensors, and say something else of it; return the path."""
     state = {**load_file(path), **changes}
     header = {"regraft.model": json.dumps(about)} if about else None
-    save_file({k: v.contiguous() for k, v in state.items()}, to, metadata=header)
+    write_tensors(to, {k: v.contiguous() for k, v in state.items()}, header)
     return to

@@ -5,6 +5,7 @@ from safetensors.torch import save_file
 from regraft.checkpoints import read_checkpoint
 from regraft.config import ModelConfig
 from regraft.errors import InputError
+from regraft.files import write_tensors
 from regraft.jobs.finetune.start import start_from
 from regraft.models import build
 
@@ -23,7 +24,11 @@ def start(name="conv_small", classes=CLASSES, **more):
 
 def saved(path, model, change=None, metadata=None):
     tensors = {k: v.clone() for k, v in model.state_dict().items()}
-    save_file(change(tensors) if change else tensors, path, metadata=metadata)
+    tensors = change(tensors) if change else tensors
+    if metadata is None:
+        save_file(tensors, path)
+    else:
+        write_tensors(path, tensors, metadata)
     return read_checkpoint(path)
 
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from regraft.checkpoints.model_card import header
 from regraft.cli.transfer import Transfer
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
 from regraft.errors import InputError, RegraftError
+from regraft.files import write_tensors
 from regraft.jobs.base import with_sources
 from regraft.jobs.data import load_once
 from regraft.jobs.train import facts
@@ -48,7 +49,7 @@ def both(request, tmp_path_factory):
         about = facts(source.plain, load_once(source.data))
         for which, i in (("init", 0), ("final", -1)):
             ends[name, which] = root / f"{name}-{which}.safetensors"
-            save_file(dict(line.state(i)), ends[name, which], metadata=header(about))
+            write_tensors(ends[name, which], dict(line.state(i)), header(about))
     verb = Transfer.of(
         from_init=ends["a", "init"],
         from_final=ends["a", "final"],

@@ -50,7 +50,9 @@ def read_fields(text: str) -> dict[str, Any]:
     Raises:
         InputError: The text is no spec, is damaged, or is of a newer schema.
     """
-    with reading("this permutation spec", "expected what PermutationSpec.to_json wrote"):
+    with reading(
+        "this permutation spec", "it is no permutation spec that PermutationSpec.to_json wrote"
+    ):
         data = parse_json(text)
         if data["kind"] != "regraft-permutation-spec":
             raise KeyError("kind")

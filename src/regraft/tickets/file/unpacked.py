@@ -93,7 +93,9 @@ def read_unpacked(folder: Path | str) -> Ticket:
         InputError: A file is missing or damaged, or the tensors do not fit the header.
     """
     folder = Path(folder)
-    with reading(folder, "give a folder that `regraft ticket unpack` wrote"):
+    with reading(
+        folder, "it is no unpacked ticket; give a folder that `regraft ticket unpack` wrote"
+    ):
         header = load_json(folder / HEADER)
         found = read_header(header, str(folder / HEADER))
         masks, draws, state = (_read(folder / file) for file in _TENSORS)
