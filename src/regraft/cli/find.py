@@ -148,7 +148,7 @@ class Find(Options):
 
     def run(self) -> int:
         """Search, show progress, and tell what was found."""
-        from regraft.jobs.progress import is_first_process
+        from regraft.machine import is_first_process
         from regraft.jobs.ticket.search import run_search
         from regraft.report.wording import size
 

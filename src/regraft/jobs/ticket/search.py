@@ -15,7 +15,8 @@ from regraft.errors import InputError, MissingExtraError
 from regraft.files import write_tensors
 from regraft.jobs.base import Job
 from regraft.jobs.data import load_once
-from regraft.jobs.progress import Bar, is_first_process
+from regraft.jobs.progress import Bar
+from regraft.machine import is_first_process
 from regraft.jobs.record import RecordJob
 from regraft.jobs.train import TrainJob, facts
 from regraft.tickets import Freezing
