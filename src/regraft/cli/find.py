@@ -148,8 +148,8 @@ class Find(Options):
 
     def run(self) -> int:
         """Search, show progress, and tell what was found."""
-        from regraft.machine import is_first_process
         from regraft.jobs.ticket.search import run_search
+        from regraft.machine import is_first_process
         from regraft.report.wording import size
 
         out = self.out or default_out("find", self.data, self.model, self.method)

@@ -16,9 +16,9 @@ from regraft.files import write_tensors
 from regraft.jobs.base import Job
 from regraft.jobs.data import load_once
 from regraft.jobs.progress import Bar
-from regraft.machine import is_first_process
 from regraft.jobs.record import RecordJob
 from regraft.jobs.train import TrainJob, facts
+from regraft.machine import is_first_process
 from regraft.tickets import Freezing
 from regraft.train import RunFolder, finished_state, keep_freed_memory, load_state
 from regraft.train.loop import Progress
