@@ -377,7 +377,7 @@ def test_an_error_before_the_first_checkpoint_leaves_the_folder_to_the_corrected
         raise ValueError("somebody else's code")
 
     with monkeypatch.context() as patch:
-        patch.setattr("regraft.jobs.finetune.trial.fit", broken)
+        patch.setattr("regraft.jobs.finetune.engine.fit", broken)
         code, _, err = regraft(*words, "--weight", 0.1)
     assert code == 1
     assert "somebody else's code" in err
@@ -461,7 +461,7 @@ def test_few_images_get_enough_steps(answer, clear):
 
 def test_budgets_are_read(clear):
     def seconds(text):
-        return Finetune(data=str(clear), budget=text).job().search.seconds
+        return Finetune.of(data=str(clear), budget=text).job().search.seconds
 
     assert [seconds(t) for t in ("90", "90s", "1.5 m", "2h")] == [90, 90, 90, 7200]
     for wrong in ("", "m", "-3", "1d", "0s"):

@@ -307,7 +307,7 @@ def test_a_network_whose_last_step_broke_it_has_diverged(finished, tmp_path, mon
     plain = found["plain", 1][0]
     link(plain.sources[:1], root, tmp_path)
     broken = {"metrics": {"test_accuracy": 30.0, "test_loss": math.nan}, "seconds": 1.0}
-    monkeypatch.setattr("regraft.jobs.finetune.tuned_task.fit", lambda *_, **__: broken)
+    monkeypatch.setattr("regraft.jobs.finetune.engine.fit", lambda *_, **__: broken)
     tuning = Tuning(method="plain", lr=0.1)
     result = dataclasses.replace(plain, choice=None, tuning=tuning, points=0).run(tmp_path)
     assert result["metrics"] == {"test_accuracy": 20.0, "diverged": 1.0, "lr": 0.1}

@@ -6,23 +6,33 @@ import dataclasses
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from regraft.config import (
     Augmentation,
-    DataConfig,
     FinetuneConfig,
     ModelConfig,
     OptimConfig,
-    RuntimeConfig,
     Schedule,
     SearchConfig,
 )
 from regraft.jobs.stages import Stages
 
 from .json_option import json_object
+from .options import (
+    DataOptions,
+    LongRuntimeOptions,
+    ModelOptions,
+    Network,
+    NormalisedOptions,
+    Options,
+    OutputOptions,
+    pick,
+)
 from .output import print_json, say
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -40,7 +50,60 @@ _KEPT = ("checkpoint.safetensors", "model.safetensors", "result.json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune:
+class PartOptions(DataOptions):
+    """Which images are for what, and where known sets lie."""
+
+    validation: float = 0.2
+    """Share of the images held out to choose on, where the folder has no val."""
+    test: float = 0.2
+    """Share of the images held out for the final figure, where the folder has no test."""
+    split: Path | None = None
+    """A split.csv that says which image is for what, e.g. that of another run."""
+    shots: int | None = None
+    """Train on this many images of each class, and choose on no more."""
+    split_seed: int = 777
+    """Seed of the split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Options):
+    """How the network is trained."""
+
+    epochs: int | None = None
+    """Passes over the training images; without it 30, or as many as 200 steps take."""
+    batch_size: int = 32
+    """Images in a batch."""
+    optimizer: Literal["auto", "sgd", "adamw"] = "auto"
+    """SGD with Nesterov momentum, or AdamW; auto takes AdamW for networks with LayerNorm."""
+    weight_decay: float | None = None
+    """Weight decay; without it 1e-4, or 0 for methods that decay weights themselves."""
+    schedule: Schedule = "cosine"
+    """How the learning rate falls."""
+    warmup_epochs: int = 0
+    """Epochs of linear warm-up."""
+    label_smoothing: float = 0.0
+    """Label smoothing."""
+    clip_norm: float | None = None
+    """Clip the gradients' norm."""
+    accumulate: int = 1
+    """Chunks into which a batch is cut."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from a layer to the one below it, e.g. 0.75."""
+    head_factor: float = 1.0
+    """Learning rate of the classifier over that of the layer below it, e.g. 10."""
+    freeze_batchnorm: bool = False
+    """Keep BatchNorm as the source left it."""
+    ema: float | None = None
+    """Keep a running average of the weights with this decay, e.g. 0.99."""
+    mixup: float | None = None
+    """alpha of mixup, e.g. 0.2, for methods that allow it."""
+    augment: Augmentation | None = None
+    """Augmentation of the training images: resized-crop-flip suits photographs; without it crop, and
+    none below 24 pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Options):
     """Fine-tune a network on few images; learning rate and weight are chosen on validation.
 
     Leaves a folder with the model, its card and a report; the same command goes on after an
@@ -71,82 +134,16 @@ class Finetune:
     """About how long choosing may take, e.g. 90s, 10m, 2h."""
     trials: int | None = None
     """Compare this many settings, whatever the time: the same plan on every machine."""
-    epochs: int | None = None
-    """Passes over the training images; without it 30, or as many as 200 steps take."""
-    batch_size: int = 32
-    """Images in a batch."""
-    optimizer: Literal["auto", "sgd", "adamw"] = "auto"
-    """SGD with Nesterov momentum, or AdamW; auto takes AdamW for networks with LayerNorm."""
-    weight_decay: float | None = None
-    """Weight decay; 1e-4, or 0 for l2sp and delta, without it."""
-    schedule: Schedule = "cosine"
-    """How the learning rate falls."""
-    warmup_epochs: int = 0
-    """Epochs of linear warm-up."""
-    label_smoothing: float = 0.0
-    """Label smoothing."""
-    clip_norm: float | None = None
-    """Clip the gradients' norm."""
-    accumulate: int = 1
-    """Chunks into which a batch is cut."""
-    layer_decay: float = 1.0
-    """Factor of the learning rate from a layer to the one below it, e.g. 0.75."""
-    head_factor: float = 1.0
-    """Learning rate of the classifier over that of the layer below it, e.g. 10."""
-    freeze_batchnorm: bool = False
-    """Keep BatchNorm as the source left it."""
-    ema: float | None = None
-    """Keep a running average of the weights with this decay, e.g. 0.99."""
-    mixup: float | None = None
-    """alpha of mixup, e.g. 0.2, for methods that allow it."""
-    augment: Augmentation | None = None
-    """Augmentation of the training images: resized-crop-flip suits photographs; without it crop, and
-    none below 24 pixels."""
-    image_size: int | None = None
-    """Side of the images in pixels; without it that of the checkpoint, or 224 for a folder."""
-    channels: Literal[1, 3] | None = None
-    """Make images grey (1) or of three channels (3)."""
-    mean: tuple[float, ...] = ()
-    """Mean of each channel to normalise by; that of the starting weights without it."""
-    std: tuple[float, ...] = ()
-    """Standard deviation of each channel."""
-    validation: float = 0.2
-    """Share of the images held out to choose on, where the folder has no val."""
-    test: float = 0.2
-    """Share of the images held out for the final figure, where the folder has no test."""
-    split: Path | None = None
-    """A split.csv that says which image is for what, e.g. that of another run."""
-    shots: int | None = None
-    """Train on this many images of each class, and choose on no more."""
-    split_seed: int = 777
-    """Seed of the split."""
-    unreadable: Literal["refuse", "skip"] = "refuse"
-    """Stop at an image that cannot be decoded, or warn and go on."""
-    width: float = 1.0
-    """Width factor of a built-in network."""
-    model_options: str = "{}"
-    """Further keyword arguments of the model's factory, as a JSON object."""
-    data_root: str | None = None
-    """Folder of the known data sets; without it REGRAFT_DATA, then ~/.cache/regraft/data."""
-    offline: bool = False
-    """Stop at a missing known set instead of fetching it."""
-    seed: int = 1
-    """Seed of classifier, method and batches."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Numerical precision."""
-    threads: int | None = None
-    """CPU threads; exact resuming needs them unchanged."""
-    checkpoint_seconds: float = 30.0
-    """Least time between two checkpoints."""
-    json: bool = False
-    """Print one JSON object instead of text."""
+    sets: Annotated[PartOptions, tyro.conf.arg(name="data")] = field(default_factory=PartOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    network: Network = field(default_factory=ModelOptions)
+    images: NormalisedOptions = field(default_factory=NormalisedOptions)
+    runtime: LongRuntimeOptions = field(default_factory=LongRuntimeOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
 
     def run(self) -> int:
         """Fine-tune, show progress, and tell what was found."""
         from regraft.errors import InputError
-        from regraft.jobs.finetune.job import run_finetune
         from regraft.train import keep_freed_memory
 
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -156,15 +153,15 @@ class Finetune:
         out = self.out or Path(f"{Path(self.data).resolve().name or 'data'}-{self.method}")
         new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
         try:
-            with Stages(enabled=not self.json) as stages:
-                result = run_finetune(job, out, stage=stages.begin, say=stages.say)
+            with Stages(enabled=not self.output.json) as stages:
+                result = job.run_in(out, progress=stages)
         except Exception:
             if new:
                 _forget(out)
             raise
         found = {"out": str(out), "method": self.method, **result}
         found.pop("schema", None)
-        if self.json:
+        if self.output.json:
             print_json(found)
             return 0
         _tell(out, result)
@@ -179,78 +176,68 @@ class Finetune:
         """
         from regraft.jobs.finetune.job import FinetuneJob
 
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values, training, images = self.values(), self.training, self.images
         model, checkpoint, size, channels = self._network()
         one_rate, one_weight = len(self.lr) == 1, len(self.weight) == 1
+        options = json_object(self.method_options, "--method-options")
+        one = "it is trained by one process"
         return FinetuneJob(
-            data=_pick(
-                DataConfig,
-                values,
-                name=self.data,
-                root=self.data_root,
-                download=not self.offline,
-                image_size=size,
-                augment="none",
-            ),
-            augment=self.augment,
-            test=self.test,
+            data=self.sets.config(self.data, image_size=size),
+            augment=training.augment,
+            test=self.sets.test,
             channels=channels,
-            listed=self.split,
+            listed=self.sets.split,
             model=model,
             checkpoint=checkpoint,
             pretrained=self.pretrained,
-            finetune=_pick(
+            finetune=pick(
                 FinetuneConfig,
                 values,
                 weight=self.weight[0] if one_weight else None,
-                options=json_object(self.method_options, "--method-options"),
+                options=options,
             ),
-            search=SearchConfig(
+            search=pick(
+                SearchConfig,
+                values,
                 seconds=_seconds(self.budget),
-                trials=self.trials,
                 lr=() if one_rate else self.lr,
                 weight=() if one_weight else self.weight,
             ),
-            optim=_pick(OptimConfig, values, lr=0.1, optimizer="sgd", weight_decay=0.0, epochs=30),
-            epochs=self.epochs,
+            optim=pick(OptimConfig, values, lr=0.1, optimizer="sgd", weight_decay=0.0, epochs=30),
+            epochs=training.epochs,
             lr=self.lr[0] if one_rate else None,
-            optimizer=self.optimizer,
-            weight_decay=self.weight_decay,
-            mean=self.mean or None,
-            std=self.std or None,
-            runtime=_pick(RuntimeConfig, values, log_every=10),
+            optimizer=training.optimizer,
+            weight_decay=training.weight_decay,
+            mean=images.mean or None,
+            std=images.std or None,
+            runtime=self.runtime.config(refuse=("devices",), because=one, log_every=10),
         )
 
     def _network(self) -> tuple[ModelConfig, Path | None, int | None, int | None]:
         """Return network, checkpoint, image size and channels; a Regraft file knows its own."""
         from regraft.errors import InputError
 
-        options = json_object(self.model_options, "--model-options")
+        images = self.images
         name, checkpoint = self.model, self.checkpoint
         if name is not None and name.endswith(".safetensors"):
             if checkpoint is not None:
                 raise InputError("--model is a file of weights and so is --checkpoint: give one")
             name, checkpoint = None, Path(name)
         if checkpoint is None:
-            config = ModelConfig(name=name or "conv_small", width=self.width, options=options)
-            return config, None, self.image_size, self.channels
+            config = self.network.config(name or "conv_small")
+            return config, None, images.image_size, images.channels
         known = _known(checkpoint, name)
-        size = self.image_size or known.get("image_size")
-        channels = self.channels or known.get("channels")
+        size = images.image_size or known.get("image_size")
+        channels = images.channels or known.get("channels")
         if name is not None or "model" not in known:
             if name is None:
                 raise InputError(
                     f"{checkpoint} does not say which network it is of: name it with --model"
                 )
-            config = ModelConfig(name=name, width=self.width, options=options)
-            return config, checkpoint, size, channels
-        model = known["model"]
-        return (
-            dataclasses.replace(model, options={**model.options, **options}),
-            checkpoint,
-            size,
-            channels,
-        )
+            return self.network.config(name), checkpoint, size, channels
+        model, options = known["model"], json_object(self.network.model_options)
+        model = dataclasses.replace(model, options={**model.options, **options})
+        return model, checkpoint, size, channels
 
 
 def _known(checkpoint: Path, name: str | None) -> dict[str, Any]:
@@ -281,11 +268,6 @@ def _seconds(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise InputError(f"budget={text!r}: expected a time above 0 such as 90s, 10m or 2h")
     return float(match[1]) * _UNITS[match[2]]
-
-
-def _pick(kind: Any, values: dict[str, Any], **more: Any) -> Any:
-    names = {f.name for f in dataclasses.fields(kind)} - more.keys()
-    return kind(**{k: v for k, v in values.items() if k in names}, **more)
 
 
 def _forget(folder: Path) -> None:

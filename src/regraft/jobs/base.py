@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from regraft.config import DataConfig, RuntimeConfig, check
 from regraft.train import RunFolder
@@ -40,7 +40,10 @@ class Job:
         arm: The method's name in tables.
         control: The arm of the same setting and seed that this one is held against.
         runtime: The seed, and where and how exactly the run computes.
+        keeps_checkpoint: What only going on would need is kept in a finished run, too.
     """
+
+    keeps_checkpoint: ClassVar[bool] = True
 
     setting: str
     arm: str
@@ -76,6 +79,11 @@ class Job:
         """
         check(*(part for part in _parts(self) if _is_config(part)))
 
+    def fingerprints(self) -> Iterable[dict[str, Any]]:
+        """Return what tells whether the data sets are still those that the run was started with."""
+        configs = (part for part in _parts(self) if isinstance(part, DataConfig))
+        return (fingerprint(load_once(config)) for config in configs)
+
     def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
         """Do the work in an open folder, or go on, and return the result.
 
@@ -105,11 +113,13 @@ class Job:
         with self.open(path) as folder:
             if folder.result is not None:
                 return folder.result
-            for config in (part for part in _parts(self) if isinstance(part, DataConfig)):
-                folder.pin("data", fingerprint(load_once(config)))
+            for fingerprinted in self.fingerprints():
+                folder.pin("data", fingerprinted)
             result = self.work(folder, path if root is None else root, progress)
             folder.finish(result)
-            return {"schema": 1, **result}
+        if not self.keeps_checkpoint:
+            (path / "checkpoint.safetensors").unlink(missing_ok=True)
+        return {"schema": 1, **result}
 
     def open(self, path: Path) -> RunFolder:
         """Return the folder `path` under everything that identifies the run."""

@@ -26,6 +26,9 @@ from regraft.train import Batches
 
 Data = Splits | Graph
 
+_SMALL = 64
+"""Side in pixels up to which images are measured in batches of 500, else in such of 100."""
+
 _loaded: dict[str, Data] = {}
 
 
@@ -77,6 +80,8 @@ def loaders(
             raise InputError(f"data {splits.name!r} has no training nodes")
         return Batches(train, validation, test)
 
+    many = 500 if splits.image_size <= _SMALL else 100
+
     def source(images: Any, train: bool) -> BatchSource | None:
         if images is None or len(images) == 0:
             return None
@@ -84,7 +89,7 @@ def loaders(
         size = optim.batch_size
         return (TensorLoader if in_memory else FolderLoader)(
             images,
-            batch_size=max(size, 500) if in_memory and not train else size,
+            batch_size=size if train else max(size, many if in_memory else 100),
             mean=splits.mean,
             std=splits.std,
             shuffle=train,

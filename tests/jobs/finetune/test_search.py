@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from regraft.config import FinetuneConfig, OptimConfig, RuntimeConfig, SearchConfig
 from regraft.errors import DivergenceError, InputError
+from regraft.jobs.finetune.engine import Tuner
 from regraft.jobs.finetune.search import Rung, plan, search, settings
-from regraft.jobs.finetune.trial import Workshop
 
 
-class Bench(Workshop):
-    """A workshop whose accuracy is a function of the setting; it keeps what is trained."""
+class Counted(Tuner):
+    """A tuner whose accuracy is a function of the setting; it keeps what is trained."""
 
     def __init__(self, accuracy, method="adarand", seconds=0.1, **finetune):
         values = {
@@ -38,9 +38,9 @@ class Bench(Workshop):
         return None, {"metrics": metrics, "seconds": 0.1}
 
 
-def searched(tmp_path, bench, lr=None, epochs=9, **config):
+def searched(tmp_path, counted, lr=None, epochs=9, **config):
     return search(
-        bench,
+        counted,
         SearchConfig(**{"seconds": 1e6, **config}),
         tmp_path,
         lr=lr,
@@ -55,44 +55,44 @@ def test_the_best_of_the_whole_grid_is_found_where_time_allows(tmp_path, target)
     def accuracy(lr, weight, epochs):
         return 90.0 if (lr, weight) == target else 50.0
 
-    bench = Bench(accuracy)
-    chosen, kept = searched(tmp_path, bench)
+    counted = Counted(accuracy)
+    chosen, kept = searched(tmp_path, counted)
     assert (chosen.lr, chosen.weight) == target
     assert kept["chosen"] == {"lr": target[0], "weight": target[1]}
-    assert len(bench.trained) == len(kept["trials"]) == 15
-    assert {epochs for *_, epochs in bench.trained} == {9}
+    assert len(counted.trained) == len(kept["trials"]) == 15
+    assert {epochs for *_, epochs in counted.trained} == {9}
     assert json.loads((tmp_path / "search.json").read_text()) == kept
 
 
 def test_with_less_time_the_best_of_short_trials_go_on(tmp_path):
-    bench = Bench(lambda lr, weight, epochs: -abs(lr - 0.03) - abs(weight - 0.3))
-    chosen, kept = searched(tmp_path, bench, trials=9)
+    counted = Counted(lambda lr, weight, epochs: -abs(lr - 0.03) - abs(weight - 0.3))
+    chosen, kept = searched(tmp_path, counted, trials=9)
     assert kept["rungs"] == [{"trials": 9, "epochs": 3}, {"trials": 3, "epochs": 9}]
-    first, second = bench.trained[:9], bench.trained[9:]
+    first, second = counted.trained[:9], counted.trained[9:]
     ranked = sorted(first, key=lambda t: abs(t[0] - 0.03) + abs(t[1] - 0.3))
     assert [t[:2] for t in second] == [t[:2] for t in ranked[:3]]
     assert (chosen.lr, chosen.weight) == (0.03, 0.3)
 
 
 def test_of_equal_trials_the_first_wins_and_a_diverged_one_is_out(tmp_path):
-    bench = Bench(lambda lr, weight, epochs: None if lr == 0.01 else 70.0)
-    chosen, kept = searched(tmp_path, bench, trials=6)
+    counted = Counted(lambda lr, weight, epochs: None if lr == 0.01 else 70.0)
+    chosen, kept = searched(tmp_path, counted, trials=6)
     assert chosen.lr == 0.03
     assert any("nan" in t.get("diverged", "") for t in kept["trials"])
 
 
 def test_a_search_of_which_everything_diverges_says_so(tmp_path):
     with pytest.raises(DivergenceError, match="every trial of the search diverged"):
-        searched(tmp_path, Bench(lambda *_: None), trials=2)
+        searched(tmp_path, Counted(lambda *_: None), trials=2)
 
 
 def test_a_finished_trial_is_not_trained_again(tmp_path):
     def accuracy(lr, weight, epochs):
         return 90.0 - lr
 
-    first = Bench(accuracy)
+    first = Counted(accuracy)
     whole = searched(tmp_path, first, trials=4)
-    again = Bench(accuracy, seconds=99.0)
+    again = Counted(accuracy, seconds=99.0)
     assert searched(tmp_path, again, trials=4) == whole
     assert again.trained == []
 
@@ -104,29 +104,29 @@ def test_a_plan_is_made_once_whatever_the_clock_says_later(tmp_path):
         return 1.0
 
     with pytest.raises(KeyboardInterrupt):
-        searched(tmp_path, Bench(interrupted, seconds=1.0), seconds=40.0)
+        searched(tmp_path, Counted(interrupted, seconds=1.0), seconds=40.0)
     rungs = json.loads((tmp_path / "search.json").read_text())["rungs"]
-    slow = Bench(lambda *_: 1.0, seconds=1000.0)
+    slow = Counted(lambda *_: 1.0, seconds=1000.0)
     _, kept = searched(tmp_path, slow, seconds=40.0)
     assert kept["rungs"] == rungs
     assert len(slow.trained) == sum(r["trials"] for r in rungs) - 1
 
 
 def test_given_values_are_not_searched(tmp_path):
-    bench = Bench(lambda *_: 1.0, weight=0.7)
-    chosen, kept = searched(tmp_path, bench, lr=0.5)
+    counted = Counted(lambda *_: 1.0, weight=0.7)
+    chosen, kept = searched(tmp_path, counted, lr=0.5)
     assert (chosen.lr, chosen.weight) == (0.5, 0.7)
-    assert bench.trained == []
+    assert counted.trained == []
     assert kept["trials"] == []
-    bench = Bench(lambda *_: 1.0, method="plain")
-    assert all(s.weight is None for s in settings(bench, SearchConfig(), None))
-    two = settings(bench, SearchConfig(lr=(0.2, 0.4)), None)
+    counted = Counted(lambda *_: 1.0, method="plain")
+    assert all(s.weight is None for s in settings(counted, SearchConfig(), None))
+    two = settings(counted, SearchConfig(lr=(0.2, 0.4)), None)
     assert [s.lr for s in two] == [0.2, 0.4]
 
 
 @pytest.mark.parametrize("method", ["adarand", "l2sp", "bss", "supcon", "co_tuning"])
 def test_grids_lie_around_the_methods_own_weight_and_start_with_it(method):
-    found = settings(Bench(lambda *_: 1.0, method=method), SearchConfig(), None)
+    found = settings(Counted(lambda *_: 1.0, method=method), SearchConfig(), None)
     own = {"adarand": 1.0, "l2sp": 0.01, "bss": 1e-3, "supcon": 0.1, "co_tuning": 2.3}[method]
     assert (found[0].lr, found[0].weight) == (0.01, own)
     assert len(set(found)) == 15
@@ -168,5 +168,5 @@ def test_a_budget_too_small_for_two_trials_says_what_would_do(tmp_path):
     with pytest.raises(
         InputError, match=r"budget of 5 seconds: one trial takes about 3 s.*at least --budget 7s"
     ):
-        searched(tmp_path, Bench(lambda *_: 1.0, seconds=1.0), seconds=5.0)
+        searched(tmp_path, Counted(lambda *_: 1.0, seconds=1.0), seconds=5.0)
     assert not (tmp_path / "search.json").exists()

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from regraft.checkpoints.model_card import header
-from regraft.config import to_dict
+from regraft.config import ModelConfig, to_dict
 from regraft.data import Splits
 from regraft.errors import InputError
 from regraft.files import write_tensors, write_text
 from regraft.train import evaluation, fit_temperature, outputs
 
+from .engine import Tuner
 from .start import Start
-from .trial import Workshop
-
-if TYPE_CHECKING:
-    from .job import FinetuneJob
 
 
-def about_of(job: FinetuneJob, splits: Splits, start: Start) -> dict[str, Any]:
+def about_of(model: ModelConfig, method: str, splits: Splits, start: Start) -> dict[str, Any]:
     """Return what the model's file says it is of: how to build it and what to feed it."""
     return {
-        "model": to_dict(start.config or job.model),
+        "model": to_dict(start.config or model),
         "input": {"channels": splits.channels, "image_size": splits.image_size},
         "mean": list(splits.mean),
         "std": list(splits.std),
         "classes": list(splits.classes),
         "data": splits.name,
-        "method": job.finetune.method,
+        "method": method,
         "start": list(start.notes),
     }
 
@@ -40,7 +37,7 @@ def about_of(job: FinetuneJob, splits: Splits, start: Start) -> dict[str, Any]:
 def write_result(
     path: Path,
     model: nn.Module,
-    workshop: Workshop,
+    tuner: Tuner,
     splits: Splits,
     about: dict[str, Any],
     result: dict[str, Any],
@@ -49,17 +46,17 @@ def write_result(
     """Measure the selected network, write everything about it, and return what the result adds."""
     from regraft.report.finetuned import card, page
 
-    batches, classes = workshop.batches, splits.classes
-    model = model.to(workshop.fabric.device)
+    batches, classes = tuner.batches, splits.classes
+    model = model.to(tuner.fabric.device)
     held_out = batches.validation
     if held_out is None:
         raise InputError("there are no validation images: hold some out")
-    logits, labels = outputs(model, held_out, fabric=workshop.fabric)
+    logits, labels = outputs(model, held_out, fabric=tuner.fabric)
     temperature = fit_temperature(logits, labels)
     about |= {"temperature": temperature}
     found = {"validation": evaluation(logits, labels, classes, temperature=temperature)}
     if batches.test is not None:
-        logits, labels = outputs(model, batches.test, fabric=workshop.fabric)
+        logits, labels = outputs(model, batches.test, fabric=tuner.fabric)
         found["test"] = evaluation(logits, labels, classes, temperature=temperature)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     write_tensors(path / "model.safetensors", tensors, header(about))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -18,10 +17,8 @@ from regraft.config import (
     FinetuneConfig,
     ModelConfig,
     OptimConfig,
-    RuntimeConfig,
     SearchConfig,
     check,
-    to_dict,
 )
 from regraft.data import (
     Splits,
@@ -32,18 +29,19 @@ from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
 from regraft.files import write_text
+from regraft.jobs.base import Job
 from regraft.jobs.data import fingerprint
-from regraft.train import (
-    RunFolder,
-    make_fabric,
-)
+from regraft.jobs.stages import Shown, Stages, begin
+from regraft.train import RunFolder, make_fabric
 
-from .batches import EPOCHS, workshop_of
+from .defaults import EPOCHS, augment_for, optim_for
+from .engine import Tuner, normalised, tuner
+from .extra import ExtraTerm
 from .files import about_of, write_result
+from .methods import has_weight, make_method
 from .search import Stage, search
 from .start import Start, start_from
 from .start_network import HUBS
-from .trial import has_weight, make_method
 
 # Methods that mean nothing without pretrained weights.
 _HOLDING_ON = frozenset(
@@ -52,10 +50,25 @@ _HOLDING_ON = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneJob:
-    """Everything that determines a fine-tuning run.
+class FinetuneJob(Job):
+    """Everything that determines a fine-tuning on a user's images.
+
+    Killed at any point and started again, it ends with the same numbers. It leaves
+
+    ```
+    model.safetensors   the weights; the header says what they are of and how images are prepared
+    classes.txt         the classes, one a line, in the order of the outputs
+    split.csv           which image was for training, for validation, for the final figure
+    search.json         every trial of the search and what was chosen
+    evaluation.json     confusion matrix, per-class figures, calibration
+    README.md           the model's card;  report.html  the same with figures
+    ```
+
+    and the files of any run: regraft.json, environment.json, data.json, metrics.jsonl, result.json.
 
     Attributes:
+        setting: Data, network and shots, by which runs are compared; it follows from the rest.
+        arm: The method, likewise.
         test: Share of a folder without test images that is held out for them.
         channels: Bring images to 1 or 3 channels; as they are by default.
         listed: A list of which image is for what, instead of drawing it.
@@ -70,8 +83,13 @@ class FinetuneJob:
         std: The same for the standard deviation.
         augment: Augmentation of the training images; without it `crop`, and `none` for images so
             small that shifts of 4 pixels would move the object out of them.
+        extras: What makes further losses (`extra.py`).
     """
 
+    keeps_checkpoint = False  # stored as the model
+
+    setting: str = ""
+    arm: str = ""
     data: DataConfig = field(default_factory=DataConfig)
     test: float = 0.2
     channels: int | None = None
@@ -89,109 +107,91 @@ class FinetuneJob:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     augment: Augmentation | None = None
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    extras: tuple[ExtraTerm, ...] = ()
+
+    def __post_init__(self) -> None:
+        method = self.finetune.method
+        control = None if method == "plain" else "plain"
+        names = (("setting", _setting(self)), ("arm", method), ("control", control))
+        for name, value in names:
+            object.__setattr__(self, name, value)
 
     def config(self) -> dict[str, Any]:
         """Return the JSON form of everything that determines the numbers."""
-        parts = ("data", "model", "finetune", "search", "optim", "runtime")
-        found: dict[str, Any] = {name: to_dict(getattr(self, name)) for name in parts}
-        for part, key in (
-            ("data", "root"),
-            ("data", "augment"),
-            ("data", "download"),
-            ("runtime", "checkpoint_seconds"),
-            # Said below, where they may be left open.
-            ("optim", "lr"),
-            ("optim", "epochs"),
-            ("optim", "optimizer"),
-            ("optim", "weight_decay"),
-        ):
-            found[part].pop(key)
-        more = ("test", "channels", "pretrained", "lr", "optimizer", "weight_decay", "mean", "std")
-        more += ("augment", "epochs")
-        found |= {k: list(v) if isinstance(v := getattr(self, k), tuple) else v for k in more}
+        config = super().config()
+        config["data"].pop("augment")
+        for key in ("lr", "epochs", "optimizer", "weight_decay"):
+            config["optim"].pop(key)  # said outside, where they may be left open
         for name in ("checkpoint", "listed"):
             file = getattr(self, name)
-            found[name] = None if file is None else _digest(file)
-        return found
+            config[name] = None if file is None else _digest(file)
+        return config
 
+    def check(self) -> None:
+        """Refuse what cannot be run; see `Job.check`."""
+        super().check()
+        _check(self)
 
-Said = Callable[[str], None]
-"""Called with a sentence that the user should know."""
+    def fingerprints(self) -> list[dict[str, Any]]:
+        """Return nothing: `work` pins the images as they are parted."""
+        return []
 
+    def run_in(
+        self, path: Path, *, root: Path | None = None, progress: Shown = None
+    ) -> dict[str, Any]:
+        """Run in the folder `path`; `progress` may show stages, one after the other."""
+        return super().run_in(path, root=root, progress=cast("Any", progress))
 
-def run_finetune(
-    job: FinetuneJob, path: Path, *, stage: Stage | None = None, say: Said | None = None
-) -> dict[str, Any]:
-    """Fine-tune in the folder `path` and return the result; a finished one is only read.
-
-    Killed at any point and started again, it ends with the same numbers. It leaves
-
-    ```
-    model.safetensors   the weights; the header says what they are of and how images are prepared
-    classes.txt         the classes, one a line, in the order of the outputs
-    split.csv           which image was for training, for validation, for the final figure
-    search.json         every trial of the search and what was chosen
-    evaluation.json     confusion matrix, per-class figures, calibration
-    README.md           the model's card;  report.html  the same with figures
-    ```
-
-    and the files of any run: regraft.json, environment.json, data.json, metrics.jsonl, result.json.
-
-    Raises:
-        RegraftError: Whatever keeps the run from its end, in one sentence.
-    """
-    stage = stage or (lambda _: None)
-    say = say or (lambda _: None)
-    _check(job)
-    method = job.finetune.method
-    with RunFolder(
-        path,
-        config=job.config(),
-        setting=_setting(job),
-        arm=method,
-        control=None if method == "plain" else "plain",
-        seed=job.runtime.seed,
-    ) as folder:
-        if folder.result is not None:
-            return folder.result
-        fabric = make_fabric(job.runtime)
-        checkpoint = None if job.checkpoint is None else read_checkpoint(job.checkpoint)
-        splits, listed, notes = _splits(job)
-        start = _start(job, splits, checkpoint)
+    def work(self, folder: RunFolder, root: Path, progress: Shown) -> dict[str, Any]:
+        """Choose, train, measure and write; see `Job.work`."""
+        path = folder.path
+        checkpoint = None if self.checkpoint is None else read_checkpoint(self.checkpoint)
+        splits, listed, notes = _splits(self)
+        start = _start(self, splits, checkpoint)
         notes += start.notes
         # What a method cannot do without is missed here, not after the search.
-        make_method(job.finetune, None, job.runtime.seed, start.source)
-        splits = _normalised(job, splits, start)
+        make_method(self.finetune, None, self.runtime.seed, start.source)
+        splits = normalised(splits, start, self.mean, self.std)
         folder.pin("data", fingerprint(splits))
         write_text(path / "split.csv", listed)
-        workshop = workshop_of(job, splits, start, fabric)
-        stage = _after(notes, say, stage)
-        epochs = workshop.optim.epochs
+        tuning = self._tuner(start, splits)
+        stage = _after(notes, progress)
+        epochs, same = (
+            tuning.optim.epochs,
+            {k: v for k, v in self.config().items() if k != "search"},
+        )
         setting, searched = search(
-            workshop,
-            job.search,
-            path,
-            lr=job.lr,
-            epochs=epochs,
-            identity={k: v for k, v in job.config().items() if k != "search"},
-            stage=stage,
+            tuning, self.search, path, lr=self.lr, epochs=epochs, identity=same, stage=stage
         )
-        model, result = workshop.train(
-            setting.lr,
-            setting.weight,
-            epochs,
-            folder,
-            progress=stage(f"training {setting}"),
-            test=True,
+        progress = stage(f"training {setting}")
+        model, result = tuning.train(
+            setting.lr, setting.weight, epochs, folder, progress=progress, test=True
         )
-        about = about_of(job, splits, start)
-        result |= {"chosen": searched["chosen"], "optimizer": workshop.optim.optimizer}
-        result |= write_result(path, model, workshop, splits, about, result, searched)
-        folder.finish(result)
-        # Whole and stored as the model: what only going on would need is not kept.
-        (path / "checkpoint.safetensors").unlink(missing_ok=True)
-        return {"schema": 1, **result}
+        about = about_of(self.model, self.finetune.method, splits, start)
+        result |= {"chosen": searched["chosen"], "optimizer": tuning.optim.optimizer}
+        return result | write_result(path, model, tuning, splits, about, result, searched)
+
+    def _tuner(self, start: Start, splits: Splits) -> Tuner:
+        optim = optim_for(
+            start.model,
+            splits,
+            self.finetune.method,
+            self.optim,
+            optimizer=self.optimizer,
+            weight_decay=self.weight_decay,
+            epochs=self.epochs,
+            frozen=self.finetune.freeze_batchnorm,
+        )
+        return tuner(
+            start,
+            splits,
+            self.finetune,
+            optim,
+            self.runtime,
+            make_fabric(self.runtime),
+            augment=augment_for(splits, self.augment),
+            extras=self.extras,
+        )
 
 
 def _setting(job: FinetuneJob) -> str:
@@ -202,7 +202,6 @@ def _setting(job: FinetuneJob) -> str:
 
 
 def _check(job: FinetuneJob) -> None:
-    check(job.model, job.finetune, job.search, job.optim, job.runtime)
     epochs = EPOCHS if job.epochs is None else job.epochs
     decay, rate = job.weight_decay or 0.0, job.lr or job.optim.lr
     check(replace(job.optim, lr=rate, weight_decay=decay, epochs=epochs))
@@ -233,15 +232,17 @@ def _check(job: FinetuneJob) -> None:
         raise InputError("--mean and --std belong together: give both or neither")
 
 
-def _after(notes: list[str], say: Said, stage: Stage) -> Stage:
+def _after(notes: list[str], progress: Shown) -> Stage:
     """Return a stage that first says what there is to say, once nothing can be refused any more."""
 
-    def begin(what: str) -> Any:
+    def next_stage(what: str) -> Any:
         while notes:
-            say(notes.pop(0))
-        return stage(what)
+            note = notes.pop(0)
+            if isinstance(progress, Stages):
+                progress.say(note)
+        return begin(progress, what)
 
-    return begin
+    return next_stage
 
 
 def _splits(job: FinetuneJob) -> tuple[Splits, str, list[str]]:
@@ -286,18 +287,6 @@ def _needs_pretrained(config: FinetuneConfig) -> bool:
     if config.method == "randreg":
         return config.options.get("kind", "class") in ("source", "class")
     return config.method in _HOLDING_ON
-
-
-def _normalised(job: FinetuneJob, splits: Splits, start: Start) -> Splits:
-    mean, std = (job.mean, job.std) if job.mean is not None else (start.mean, start.std)
-    if mean is None or std is None:
-        return splits
-    if len(mean) != splits.channels or len(std) != splits.channels or min(std) <= 0:
-        raise InputError(
-            f"mean={list(mean)} and std={list(std)}: expected a number for each of the "
-            f"{splits.channels} channel(s), std above 0"
-        )
-    return replace(splits, mean=mean, std=std)
 
 
 def _digest(file: Path) -> str:

@@ -24,7 +24,8 @@ from regraft.files import write_text
 from regraft.train import RunFolder, read_json
 from regraft.train.loop import Progress
 
-from .trial import Workshop, has_weight, own_weight
+from .engine import Tuner
+from .methods import has_weight, own_weight
 
 Stage = Callable[[str], Progress | None]
 """Called with what begins now; returns what to call after each of its steps."""
@@ -54,14 +55,14 @@ class Rung:
     epochs: int
 
 
-def settings(workshop: Workshop, config: SearchConfig, lr: float | None) -> list[Setting]:
+def settings(tuner: Tuner, config: SearchConfig, lr: float | None) -> list[Setting]:
     """Return what there is to choose from, the most promising first.
 
     The grid is learning rates by weights. A plan with few trials takes the first, so the order goes
     outwards from the two defaults.
     """
-    finetune = workshop.finetune
-    rates = (lr,) if lr is not None else config.lr or _RATES[workshop.optim.optimizer]
+    finetune = tuner.finetune
+    rates = (lr,) if lr is not None else config.lr or _RATES[tuner.optim.optimizer]
     weights: tuple[float | None, ...] = (None,)
     if has_weight(finetune.method):
         if finetune.weight is not None:
@@ -112,7 +113,7 @@ def _halving(trials: int, epochs: int) -> tuple[Rung, ...]:
 
 
 def search(
-    workshop: Workshop,
+    tuner: Tuner,
     config: SearchConfig,
     path: Path,
     *,
@@ -127,7 +128,7 @@ def search(
     lower validation loss, then the earlier one. A trial that diverges is out.
 
     Args:
-        workshop: What trains.
+        tuner: What trains.
         config: Budget and grids.
         path: The run's folder; trials lie below it, and go on where they were stopped.
         lr: The learning rate where it is given.
@@ -139,13 +140,13 @@ def search(
         InputError: The budget is too small for two trials.
         DivergenceError: Every trial diverged.
     """
-    candidates = settings(workshop, config, lr)
+    candidates = settings(tuner, config, lr)
     if len(candidates) == 1:
         return candidates[0], {"trials": [], "chosen": asdict(candidates[0])}
     file = path / "search.json"
     kept = read_json(file) or {}
     if "rungs" not in kept:
-        kept = _planned(workshop, config, candidates, epochs)
+        kept = _planned(tuner, config, candidates, epochs)
         _write(file, kept)
     rungs = [Rung(**rung) for rung in kept["rungs"]]
     left, trials = candidates[: rungs[0].trials], []
@@ -154,14 +155,8 @@ def search(
         ranked = []
         for place, setting in enumerate(left[: rung.trials]):
             done += 1
-            found = _trial(
-                workshop,
-                path / "search",
-                setting,
-                rung.epochs,
-                identity,
-                stage(f"trial {done}/{total} {setting}"),
-            )
+            shown = stage(f"trial {done}/{total} {setting}")
+            found = _trial(tuner, path / "search", setting, rung.epochs, identity, shown)
             trials.append({**asdict(setting), "epochs": rung.epochs, **found})
             if "diverged" not in found:
                 score = (-found["validation_accuracy"], found["validation_loss"], place)
@@ -178,12 +173,12 @@ def search(
 
 
 def _planned(
-    workshop: Workshop, config: SearchConfig, candidates: Sequence[Setting], epochs: int
+    tuner: Tuner, config: SearchConfig, candidates: Sequence[Setting], epochs: int
 ) -> dict[str, Any]:
     if config.trials is not None:
         fixed = _halving(min(config.trials, len(candidates)), epochs)
         return {"rungs": [asdict(rung) for rung in fixed]}
-    epoch, start = workshop.measure()
+    epoch, start = tuner.measure()
     rungs = plan(len(candidates), epochs, config.seconds, epoch=epoch, start=start)
     if rungs is None:
         one = start + max(1, epochs // _SHORT) * epoch
@@ -201,7 +196,7 @@ def _planned(
 
 
 def _trial(
-    workshop: Workshop,
+    tuner: Tuner,
     path: Path,
     setting: Setting,
     epochs: int,
@@ -214,13 +209,13 @@ def _trial(
         config={**identity, "setting": asdict(setting), "epochs": epochs},
         setting=f"search/epochs={epochs}",
         arm=name,
-        seed=workshop.runtime.seed,
+        seed=tuner.runtime.seed,
     ) as folder:
         known = folder.result
         result: dict[str, Any] = known or {}
         if known is None:
             try:
-                _, result = workshop.train(
+                _, result = tuner.train(
                     setting.lr, setting.weight, epochs, folder, progress=progress
                 )
             except DivergenceError as error:

@@ -30,6 +30,8 @@ class TunedJob(Job):
         points: Times that features are described along training.
     """
 
+    keeps_checkpoint = False  # hundreds of small runs would fill the disk
+
     task: Task
     tuning: Tuning
     choice: SelectJob | None = None
@@ -65,14 +67,6 @@ class TunedJob(Job):
         except DivergenceError:
             # What was chosen at other seeds may still be too much here: that is a result.
             return _guess(load_once(self.task.data), tuning)
-
-    def run_in(
-        self, path: Path, *, root: Path | None = None, progress: Progress | None = None
-    ) -> dict[str, Any]:
-        """Run, and keep the numbers alone: hundreds of small runs would fill the disk."""
-        result = super().run_in(path, root=root, progress=progress)
-        (path / "checkpoint.safetensors").unlink(missing_ok=True)
-        return result
 
 
 def _guess(splits: Any, tuning: Tuning) -> dict[str, Any]:

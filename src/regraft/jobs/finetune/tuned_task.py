@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from regraft.checkpoints.model_card import header
 from regraft.checkpoints.read import read_checkpoint
-from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
+from regraft.config import DataConfig, FinetuneConfig, ModelConfig, OptimConfig, RuntimeConfig
 from regraft.data import Splits, per_class_subset, stratified_subset
-from regraft.errors import DivergenceError, InputError
-from regraft.features import Method, Objective, find_classifier
-from regraft.features import build as build_method
+from regraft.errors import InputError
+from regraft.features import find_classifier
 from regraft.jobs.base import to_json
-from regraft.jobs.data import load_once, loaders
+from regraft.jobs.data import load_once
 from regraft.jobs.train import TrainJob
 from regraft.models import build
-from regraft.train import Batches, RunFolder, fit
+from regraft.train import RunFolder
 from regraft.train.loop import Progress
 
-from .analysis import Recorder
+from .engine import normalised, tuner
 from .start import Start, start_from
 
 Part = Literal["validation", "test"]
@@ -128,12 +125,8 @@ class Task:
 def _some(images: Any, size: int | None, seed: int) -> Any:
     if images is None or size is None or size >= len(images):
         return images
-    return images.subset(stratified_subset(_dense(images.labels), size, seed))
-
-
-def _dense(labels: torch.Tensor) -> torch.Tensor:
-    """Return labels numbered without gaps, as stratifying wants them."""
-    return labels.unique(return_inverse=True)[1]
+    dense = images.labels.unique(return_inverse=True)[1]  # numbered without gaps
+    return images.subset(stratified_subset(dense, size, seed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,14 +138,10 @@ class Tuning:
     lr: float = 0.01
     weight: float | None = None
 
-    def build(self, seed: int, source: nn.Module | None) -> Method:
-        """Return the method."""
-        options: dict[str, Any] = {"seed": seed, **self.options}
-        if self.weight is not None:
-            options["weight"] = self.weight
-        if self.method == "co_tuning":
-            options["source_head"] = source
-        return build_method(self.method, **options)
+    @property
+    def finetune(self) -> FinetuneConfig:
+        """The method as fine-tunings take it."""
+        return FinetuneConfig(method=self.method, weight=self.weight, options=dict(self.options))
 
 
 def tune(
@@ -169,16 +158,8 @@ def tune(
 ) -> dict[str, Any]:
     """Fine-tune once in an open folder and return the result, without writing it as the folder's.
 
-    Args:
-        task: Data and network.
-        tuning: Method, learning rate, weight.
-        runtime: Seed and where to compute.
-        root: Folder of the recipe's runs.
-        folder: An open run folder.
-        fabric: A launched Fabric.
-        part: The images that give the figure: `validation` for a trial, `test` for a report.
-        points: Times that the features of held-out images are described along training.
-        progress: Called after every step.
+    `part` are the images that give the figure: `validation` for a trial, `test` for a report. Features
+    of validation images are described at `points` times along training.
 
     Raises:
         DivergenceError: A loss or a feature is not finite.
@@ -189,61 +170,23 @@ def tune(
     if getattr(splits, part) is None:
         raise InputError(f"data {task.data.name!r} has no {part} images")
     start = task.start(splits, root, seed=seed, want_source=tuning.method == "co_tuning")
+    mean = std = None
     if task.mean_std is not None:
         mean, std = ((value,) * splits.channels for value in task.mean_std)
-        splits = replace(splits, mean=mean, std=std)
-    elif start.mean is not None and start.std is not None:
-        splits = replace(splits, mean=start.mean, std=start.std)
-    optim = replace(task.optim, lr=tuning.lr)
-    all_batches = loaders(splits, task.data, optim, seed=runtime.seed, device=fabric.device)
-    # Only one part is looked at, unless training stops at its best validation figure; and only at
-    # the end: epochs are a step or two here.
-    validates = part == "validation" or optim.select == "best"
-    if optim.select == "last":
-        runtime = replace(runtime, eval_every=optim.epochs)
-    batches = Batches(
-        all_batches.train,
-        all_batches.validation if validates else None,
-        all_batches.test if part == "test" else None,
+    splits, augment = normalised(splits, start, mean, std), task.data.augment
+    one = tuner(start, splits, tuning.finetune, task.optim, runtime, fabric, augment=augment)
+    # Only one part is looked at, unless training stops at its best validation figure.
+    _, result = one.train(
+        tuning.lr,
+        tuning.weight,
+        task.optim.epochs,
+        folder,
+        validate=part == "validation",
+        test=part == "test",
+        points=points,
+        progress=progress,
     )
-    model = start.model.to(fabric.device)
-    method: Any = tuning.build(seed, start.source)
-    steps = len(batches.train) * optim.epochs
-    method.prepare(model, batches.train, steps=steps, classifier=start.classifier)
-    method.to(fabric.device)
-    recorder = None
-    if points and all_batches.validation is not None:
-        recorder = Recorder(model, method, all_batches.validation, folder, points, progress)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    try:
-        result = fit(
-            model,
-            batches,
-            optim=optim,
-            runtime=runtime,
-            folder=folder,
-            fabric=fabric,
-            loss=Objective(method, nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)),
-            steppers={"method": method},
-            groups=[{"params": trained}, *method.param_groups(tuning.lr)],
-            progress=recorder or progress,
-        )
-    except torch.linalg.LinAlgError as error:
-        # A decomposition (BSS, DR-Tune) meets the NaN before the loss is read.
-        raise DivergenceError(
-            f"the features are no longer finite in {folder.path} ({error}): lower the learning rate "
-            f"(now {tuning.lr:g})"
-        ) from error
-    if recorder is not None:
-        result["metrics"] |= recorder.described()
-    # The last step's damage shows in no training loss.
-    if not all(math.isfinite(value) for value in result["metrics"].values()):
-        raise DivergenceError(
-            f"the trained network's figures are not finite in {folder.path}: lower the learning rate "
-            f"(now {tuning.lr:g})"
-        )
     result["metrics"] |= tuning_metrics(tuning)
-    method.remove()
     return result
 
 
