@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from regraft.cli import main
-from regraft.cli.finetune import Finetune
+from regraft.cli.finetune import METHOD_NAMES, Finetune
 from regraft.config import ModelConfig
 from regraft.errors import InputError, RegraftError
 from regraft.models import build
@@ -327,13 +327,19 @@ def test_a_random_start_is_said_on_the_terminal_and_in_the_card(regraft, clear):
 @pytest.mark.parametrize("method", ["plain", "bss"])
 def test_a_random_start_is_refused_to_methods_that_hold_on_to_it_only(method):
     from regraft.config import FinetuneConfig
-    from regraft.features import METHODS as REGISTERED
-    from regraft.jobs.finetune.job import _HOLDING_ON, _needs_pretrained
+    from regraft.jobs.finetune.methods import needs_pretrained
 
-    assert set(REGISTERED) >= _HOLDING_ON
-    assert not _needs_pretrained(FinetuneConfig(method=method))
+    assert not needs_pretrained(FinetuneConfig(method=method))
     for kind, needed in (("class", True), ("source", True), ("uniform", False)):
-        assert _needs_pretrained(FinetuneConfig(method="randreg", options={"kind": kind})) is needed
+        assert needs_pretrained(FinetuneConfig(method="randreg", options={"kind": kind})) is needed
+
+
+def test_the_help_names_every_method(regraft):
+    from regraft.features import METHODS as REGISTERED
+
+    assert set(METHOD_NAMES) == set(REGISTERED)
+    said = " ".join(regraft("finetune", "--help")[1].replace("│", " ").split())
+    assert ", ".join(METHOD_NAMES) in said
 
 
 def test_what_torchvisions_weights_change_is_there_when_it_predicts(answer, clear, monkeypatch):

@@ -75,7 +75,7 @@ def test_the_probe_alone_trains_the_classifier_only():
 
 def test_without_freezing_batchnorm_goes_on():
     net = network(1)
-    method = LPFT(freeze_norm=False).prepare(net, loader())
+    method = LPFT(norm="train").prepare(net, loader())
     before = net[1].running_mean.clone()
     train(net, method, sgd(net, method), 0, 1)
     assert not torch.equal(net[1].running_mean, before)

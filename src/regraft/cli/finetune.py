@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +36,9 @@ from .options import (
 )
 from .output import print_json, say
 
+_REGISTRY = files("regraft").joinpath("features/registry.py")
+# Read and not imported: help answers without torch.
+METHOD_NAMES = re.findall(r'^    "(\w+)": \w+,$', _REGISTRY.read_text("utf-8"), re.MULTILINE)
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 # What the folder of a run has before there is anything to go on from, and what there is then.
 _BEGUN = {
@@ -119,9 +123,7 @@ class Finetune(Options):
     pretrained: bool = False
     """Start from the weights of timm's or torchvision's hub; without them and --checkpoint from random
     ones, which most methods refuse for networks of a hub."""
-    method: str = "adarand"
-    """adarand, plain, randreg, feature_norm, l2sp, delta, bss, supcon, core_tuning, co_tuning, dr_tune,
-    lp_ft, linear_probe or bitfit."""
+    method: Annotated[str, tyro.conf.arg(help=f"{', '.join(METHOD_NAMES)}.")] = "adarand"
     method_options: str = "{}"
     """Further keyword arguments of the method, as a JSON object."""
     out: Path | None = None

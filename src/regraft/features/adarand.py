@@ -16,7 +16,7 @@ from torch.optim.adam import adam
 
 from regraft.errors import InputError
 
-from .method import Context, Method, Mode, one_of, positive, wide
+from .method import Context, Method, Mode, one_of, positive, wide, without_ignored
 from .parallel import sum_
 from .prior import PriorLoss, prior_gradient
 from .samples import Samples
@@ -38,6 +38,7 @@ class AdaRand(Method):
     pretrained features of the target's training images. After every step the running means of the
     classes that were present, r_k <- alpha r_k + (1 - alpha) m_k, draw mu along, and means of
     different classes are driven apart (`prior.py`), by Adam with a cosine schedule over the run.
+    Images with a class below 0 are left out of both.
     With probabilities p [b, K] as targets, z_i ~ N(sum_k p_k mu_k, sum_k p_k^2 sigma_k^2).
 
     Memory: five K x d arrays (mu, sigma, r, Adam's two moments) and a few more within `step`.
@@ -62,6 +63,7 @@ class AdaRand(Method):
         InputError: An argument out of its range.
     """
 
+    needs_pretrained = True
     mean: Tensor
     std: Tensor
     running: Tensor
@@ -123,14 +125,15 @@ class AdaRand(Method):
         f = features.to(wide(features))
         if self.training and torch.is_grad_enabled():
             self._pending.append((f.detach(), targets.detach()))
-        loss = (f - self.reference(targets).to(f.dtype)).square().mean()
-        return loss * self.effective_weight
+        each = (f - self.reference(targets).to(f.dtype)).square()
+        return without_ignored(each, targets) * self.effective_weight
 
     @torch.no_grad()
     def reference(self, targets: Tensor) -> Tensor:
         """Return z [b, d], drawn for classes [b] or probabilities [b, K]."""
         if targets.dim() == 1:
-            mean, std = self.mean[targets], self.std[targets]
+            known = targets.clamp(min=0)
+            mean, std = self.mean[known], self.std[known]
         else:
             p = targets.to(self.mean.dtype)
             mean, std = p @ self.mean, (p.square() @ self.std.square()).sqrt()

@@ -18,6 +18,8 @@ class BitFit(Method):
     backbone. `prepare` sets `requires_grad`; make the optimiser after it.
     """
 
+    needs_pretrained = True
+
     def _prepare(self, samples: Samples | None, steps: int | None, mode: Mode) -> None:
         tap = self._tapped()
         head = {id(p) for p in tap.classifier.parameters()}

@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from regraft.errors import InputError
 from regraft.models.classifier import call
 
-from .method import Context, Method, Mode, positive, wide
+from .method import Context, Method, Mode, NormMode, one_of, positive, wide
 from .parallel import sum_, synced_call
 from .samples import Samples, at_least_two, check_labels, preserved
 from .tap import head_size
@@ -26,27 +27,39 @@ class CoTuning(Method):
     """loss = weight * mean over b of H(R[y_i], softmax(source_head(f_i))), H the cross-entropy.
 
     R[y] = mean of the pretrained network's source probabilities over training images of class y,
-    taken in evaluation mode, in which the source head was trained. The head goes on learning, at a
-    tenth of the learning rate (`param_groups`).
+    taken with the source's BatchNorm statistics, by which its head was trained. The head goes on
+    learning, at a tenth of the learning rate (`param_groups`).
 
     Args:
         weight: Weight beside the base loss.
         source_head: The pretrained classifier, f [b, d] -> logits [b, S]; keep it before giving the
             network its new one. It is copied.
+        norm: `train` takes R with each batch's own BatchNorm statistics, for images far from the
+            source's.
 
     Raises:
         InputError: No source head, or one that does not fit the features.
     """
 
+    needs_pretrained = True
+    needs_source_head = True
+    takes_ignored = False
     learning_rate_scale = 0.1
     source_head: nn.Module
     relation: Tensor
 
     def __init__(
-        self, weight: float = 2.3, *, source_head: nn.Module | None = None, seed: int = 0
+        self,
+        weight: float = 2.3,
+        *,
+        source_head: nn.Module | None = None,
+        norm: NormMode = "eval",
+        seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
         positive(weight=weight)
+        one_of("norm", norm, get_args(NormMode))
+        self.norm: NormMode = norm
         if not isinstance(source_head, nn.Module):
             raise InputError(
                 f"source_head={source_head!r}: Co-Tuning needs the pretrained classifier; keep "
@@ -69,7 +82,7 @@ class CoTuning(Method):
         like = next(tap.model.parameters())
         self.source_head.to(like.device, torch.promote_types(like.dtype, torch.float32))
         sums = counts = torch.empty(0)
-        with preserved(tap.model, "eval"), torch.no_grad():
+        with preserved(tap.model, self.norm), torch.no_grad():
             for inputs, labels in at_least_two(samples):
                 check_labels(labels, self.num_classes)
                 call(tap.model, inputs)

@@ -37,6 +37,7 @@ class SupCon(Method):
     """
 
     takes_soft_targets = False
+    takes_ignored = False
     projection: nn.Module
 
     def __init__(

@@ -42,6 +42,7 @@ class CoreTuning(Method):
 
     replaces_loss = True
     takes_soft_targets = False
+    takes_ignored = False
     projection: nn.Module
 
     def __init__(

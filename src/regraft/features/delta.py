@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from regraft.errors import InputError
 
 from .l2sp import head_decay
 from .layers import channel_attention, default_layers
-from .method import Context, Method, Mode, positive, wide
+from .method import Context, Method, Mode, NormMode, one_of, positive, wide
 from .samples import Samples
 from .teacher import LayerTap, Teacher, channels_first
 
@@ -39,11 +40,15 @@ class Delta(Method):
         attention: Weigh channels by what the loss needs them for.
         attention_batches: Batches that the rise of the loss is measured on.
         temperature: What z-scores are divided by.
+        norm: `train` lets the copy use each batch's own BatchNorm statistics, for images far from
+            the source's.
 
     Raises:
         InputError: An argument out of its range, no such layer, or no layers by default.
     """
 
+    needs_pretrained = True
+    decays_itself = True
     teacher: Teacher
 
     def __init__(
@@ -55,6 +60,7 @@ class Delta(Method):
         attention: bool = False,
         attention_batches: int = 10,
         temperature: float = 5.0,
+        norm: NormMode = "eval",
         seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
@@ -66,6 +72,8 @@ class Delta(Method):
             )
         self.weight, self.head_weight = weight, head_weight
         self.wanted = None if layers is None else list(layers)
+        one_of("norm", norm, get_args(NormMode))
+        self.norm: NormMode = norm
         self.attention, self.attention_batches = attention, attention_batches
         self.temperature = temperature
         self.layers: list[str] = []
@@ -89,7 +97,7 @@ class Delta(Method):
                 temperature=self.temperature,
                 seed=self.seed,
             )
-        self.teacher = Teacher(tap, self.layers)
+        self.teacher = Teacher(tap, self.layers, norm=self.norm)
         self.maps = LayerTap(tap.model, self.layers)
         for i, name in enumerate(self.layers):
             self.register_buffer(f"attention_{i}", attention.get(name))

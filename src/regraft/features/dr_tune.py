@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor
 from regraft.errors import InputError
 from regraft.models.classifier import call
 
-from .method import Context, Method, Mode, positive, wide
+from .method import Context, Method, Mode, NormMode, one_of, positive, wide
 from .parallel import gather_rows
 from .samples import Samples, at_least_two, check_labels, preserved
 from .tap import head_size
@@ -37,12 +37,16 @@ class DRTune(Method):
         weight: Weight of a queued image over a live one.
         queue: Images in the queue.
         every: Optimiser steps between two rotations.
+        norm: `train` lets the copy use each batch's own BatchNorm statistics, for images far from
+            the source's.
 
     Raises:
         InputError: An argument out of its range, or a classifier that is not linear.
     """
 
     takes_soft_targets = False
+    takes_ignored = False
+    needs_pretrained = True
     teacher: Teacher
     student_queue: Tensor
     teacher_queue: Tensor
@@ -50,10 +54,18 @@ class DRTune(Method):
     rotation: Tensor
 
     def __init__(
-        self, weight: float = 1.0, *, queue: int = 2048, every: int = 10, seed: int = 0
+        self,
+        weight: float = 1.0,
+        *,
+        queue: int = 2048,
+        every: int = 10,
+        norm: NormMode = "eval",
+        seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
         positive(weight=weight)
+        one_of("norm", norm, get_args(NormMode))
+        self.norm: NormMode = norm
         if queue < 1 or every < 1:
             raise InputError(f"queue={queue}, every={every}: expected at least 1")
         self.weight, self.queue, self.every = weight, queue, every
@@ -69,7 +81,7 @@ class DRTune(Method):
             )
         if samples is None:
             raise InputError("loader is missing: DR-Tune fills its queue with training images")
-        self.teacher = Teacher(tap)
+        self.teacher = Teacher(tap, norm=self.norm)
         like = next(tap.model.parameters())
         d, dtype = self.num_features, torch.promote_types(like.dtype, torch.float32)
         empty = torch.zeros(self.queue, d, device=like.device, dtype=dtype)
@@ -81,7 +93,7 @@ class DRTune(Method):
         self.register_buffer("rotation", torch.eye(d, device=like.device, dtype=dtype))
         self._filled = self._at = 0
         kept = empty[:0], self.labels[:0]
-        with preserved(tap.model, "eval"):
+        with preserved(tap.model, self.norm):
             for inputs, labels in at_least_two(samples):
                 check_labels(labels, self.num_classes)
                 call(tap.model, inputs)

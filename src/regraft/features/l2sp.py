@@ -27,6 +27,9 @@ class L2SP(Method):
         InputError: A negative weight.
     """
 
+    needs_pretrained = True
+    decays_itself = True
+
     def __init__(self, weight: float = 0.01, *, head_weight: float = 0.01, seed: int = 0) -> None:
         super().__init__(seed=seed)
         positive(weight=weight, head_weight=head_weight)

@@ -8,13 +8,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from regraft.errors import InputError
 
-from .method import Method, Mode
+from .method import Method, Mode, NormMode, one_of
 from .norm import freeze_batchnorm_
 from .probe import GRID, collect, fit_probe
 from .samples import Samples, check_labels
@@ -25,20 +26,23 @@ class LPFT(Method):
     """The classifier starts as a logistic regression on the pretrained features.
 
     Then everything is fine-tuned, with BatchNorm in evaluation mode as in the paper, so that
-    training starts from the features that the probe was fitted to. Lower learning rates than for a
-    random classifier are right.
+    training starts from the features that the probe was fitted to. Learning rates a tenth of those
+    for a random classifier are right. Where the images are far from the source's, its BatchNorm
+    statistics fit badly and training diverges early: take `norm="train"`.
 
     Args:
         strengths: Inverse weights of the probe's L2 penalty to choose from, see `fit_probe`.
         holdout: Share of each class that chooses.
-        freeze_norm: Keep BatchNorm in evaluation mode from now on; the probe is fitted to features
-            in that mode, or else in `prepare`'s.
+        norm: `eval` keeps BatchNorm in evaluation mode from now on, and fits the probe to features
+            in that mode; `train` leaves it as it is, and takes `prepare`'s.
         seed: Seed of the choice of held-out images.
 
     Raises:
         InputError: An argument out of its range; a classifier that is not linear.
     """
 
+    needs_pretrained = True
+    rate_scale = 0.1  # the classifier is right already
     trains_backbone: bool = True
 
     def __init__(
@@ -46,11 +50,13 @@ class LPFT(Method):
         *,
         strengths: Sequence[float] = GRID,
         holdout: float = 0.2,
-        freeze_norm: bool = True,
+        norm: NormMode = "eval",
         seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
-        self.strengths, self.holdout, self.freeze_norm = tuple(strengths), holdout, freeze_norm
+        one_of("norm", norm, get_args(NormMode))
+        self.strengths, self.holdout = tuple(strengths), holdout
+        self.norm: NormMode = norm
         self.strength = 1.0
 
     def _prepare(self, samples: Samples | None, steps: int | None, mode: Mode) -> None:
@@ -60,7 +66,7 @@ class LPFT(Method):
                 f"the classifier {tap.name!r} is a {type(tap.classifier).__name__}: a linear probe "
                 "can only start a linear one"
             )
-        features, labels = collect(tap, samples, mode="eval" if self.freeze_norm else mode)
+        features, labels = collect(tap, samples, mode="eval" if self.norm == "eval" else mode)
         check_labels(labels, self.num_classes)
         weight, bias, self.strength = fit_probe(
             features,
@@ -71,7 +77,7 @@ class LPFT(Method):
             seed=self.seed,
         )
         self._start(weight, bias)
-        if self.freeze_norm:
+        if self.norm == "eval":
             freeze_batchnorm_(tap.model, affine=not self.trains_backbone)
         if not self.trains_backbone:
             tap.model.requires_grad_(False)

@@ -30,6 +30,8 @@ from .samples import Samples
 from .tap import Captured, Tap, head_size, tap
 
 Mode = Literal["train", "eval", "as_is"]
+NormMode = Literal["eval", "train"]
+"""Whose statistics BatchNorm uses in what is frozen or copied: the source's, or those of each batch."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class Method(nn.Module):
     Attributes:
         replaces_loss: The base loss is not looked at: `loss` is the whole objective.
         takes_soft_targets: `loss` takes targets [b, K] of mixup as well.
+        takes_ignored: Images with a class below 0, which cross-entropy can ignore, are no harm to it.
+        needs_pretrained: It holds on to what pretrained weights know, and means nothing for others.
+        needs_source_head: It takes the classifier that the source had, as `source_head`.
+        decays_itself: It draws weights to a point of its own: the optimiser's decay should be 0.
+        rate_scale: Learning rates that suit it, over those of plain fine-tuning.
         tap: The tap on the network, once prepared.
         num_classes: K, once prepared.
         num_features: d, once prepared.
@@ -61,6 +68,11 @@ class Method(nn.Module):
 
     replaces_loss: bool = False
     takes_soft_targets: bool = True
+    takes_ignored: bool = True
+    needs_pretrained: bool = False
+    needs_source_head: bool = False
+    decays_itself: bool = False
+    rate_scale: float = 1.0
     learning_rate_scale: float = 1.0
     """Learning rate of `extra_parameters` over that of the network's head."""
 
@@ -152,10 +164,17 @@ class Method(nn.Module):
             targets: Classes [b], or probabilities [b, K] where `takes_soft_targets`.
 
         Raises:
-            InputError: Not prepared, no forward pass, or targets that do not fit the features.
+            InputError: Not prepared, no forward pass, or one that the base loss is not of; targets
+                that do not fit the features.
         """
         taken = self._tapped().take()
         self._check(taken.features, targets)
+        if not (self.replaces_loss or taken.is_part_of(base)):
+            raise InputError(
+                f"the network was called again between the forward pass of the loss and "
+                f"{type(self).__name__}, which would now take the features of that other batch: compute "
+                "method(loss, targets) first, or call the network inside of `with method.tap.paused()`"
+            )
         kind = taken.features.device.type
         narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         context = Context(**vars(taken), tap=self.tap, autocast=narrow)
@@ -285,6 +304,11 @@ class Method(nn.Module):
         if targets.dim() == 1:
             if targets.is_floating_point() or targets.dtype == torch.bool:
                 raise InputError(f"targets of {targets.dtype}: expected classes as integers")
+            if not self.takes_ignored and bool((targets < 0).any()):
+                raise InputError(
+                    f"targets have {int(targets.min())}: {kind} needs the class of every image; leave "
+                    "images without one out of the batch"
+                )
         elif not self.takes_soft_targets:
             raise InputError(
                 f"{kind} needs one class an image, not probabilities {tuple(targets.shape)}: leave "
@@ -299,6 +323,16 @@ class Method(nn.Module):
 
 class Plain(Method):
     """Plain fine-tuning, the control: nothing is added to the base loss."""
+
+
+def without_ignored(each: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of values [b, ...] over the images whose class is not below 0, and all else."""
+    if targets.dim() == 2:
+        return each.mean()
+    kept = targets >= 0
+    counted = torch.where(kept.view(-1, *[1] * (each.dim() - 1)), each, 0.0)
+    # The factor is exactly 1 where no image is ignored.
+    return counted.mean() * (len(kept) / kept.sum().clamp(min=1))
 
 
 def wide(features: Tensor) -> torch.dtype:

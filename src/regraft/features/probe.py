@@ -24,7 +24,7 @@ GRID: tuple[float, ...] = tuple(float(10**e) for e in torch.linspace(-4, 2, 13).
 
 
 def collect(tap: Tap, samples: Samples | None, *, mode: str) -> tuple[Tensor, Tensor]:
-    """Return features [n, d] and labels [n] of all training images of all processes.
+    """Return features [n, d] and labels [n] of all training images that have a class, of all processes.
 
     Raises:
         InputError: No images.
@@ -35,7 +35,7 @@ def collect(tap: Tap, samples: Samples | None, *, mode: str) -> tuple[Tensor, Te
     with preserved(tap.model, mode):
         for inputs, y in at_least_two(samples):
             call(tap.model, inputs)
-            f = tap.take().features
+            f, y = tap.take().features[y >= 0], y[y >= 0]
             features.append(f.to(torch.promote_types(f.dtype, torch.float32)))
             labels.append(y)
     return gather_rows(torch.cat(features)), gather_rows(torch.cat(labels))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .method import Context, Method, Mode, one_of, positive, wide
+from .method import Context, Method, Mode, one_of, positive, wide, without_ignored
 from .samples import Samples
 from .statistics import Spread, class_statistics
 
@@ -60,6 +60,7 @@ class RandReg(Method):
         one_of("distance", distance, get_args(Distance))
         one_of("spread", spread, get_args(Spread))
         self.kind: Prior = kind
+        self.needs_pretrained = kind in ("source", "class")
         self.weight, self.normalise = weight, normalise
         self.distance: Distance = distance
         self.spread: Spread = spread
@@ -81,7 +82,9 @@ class RandReg(Method):
         f = features.to(wide(features))
         z = self.reference(f, targets)
         distance = F.mse_loss if self.distance == "l2" else F.smooth_l1_loss
-        return distance(f, z) * self.effective_weight
+        if self.kind != "class":
+            return distance(f, z) * self.effective_weight
+        return without_ignored(distance(f, z, reduction="none"), targets) * self.effective_weight
 
     @torch.no_grad()
     def reference(self, features: Tensor, targets: Tensor) -> Tensor:
@@ -96,6 +99,7 @@ class RandReg(Method):
         if self.kind == "source":
             return self.mean + self.std * noise
         if targets.dim() == 1:
-            return self.mean[targets] + self.std[targets] * noise
+            known = targets.clamp(min=0)
+            return self.mean[known] + self.std[known] * noise
         p = targets.to(self.mean.dtype)
         return p @ self.mean + (p.square() @ self.std.square()).sqrt() * noise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from typing import Any
 
 from regraft.errors import InputError
@@ -22,7 +21,7 @@ from .lp_ft import LPFT, LinearProbe
 from .method import Method, Plain
 from .randreg import RandReg
 
-METHODS: dict[str, Callable[..., Method]] = {
+METHODS: dict[str, type[Method]] = {
     "adarand": AdaRand,
     "bitfit": BitFit,
     "bss": BSS,
@@ -38,7 +37,10 @@ METHODS: dict[str, Callable[..., Method]] = {
     "randreg": RandReg,
     "supcon": SupCon,
 }
-"""Name -> what makes the method; its keyword arguments are the method's own."""
+"""Name -> method; the help of `regraft finetune --method` is made from these names."""
+
+CONTROL = "plain"
+"""The method that all others are held against."""
 
 
 def build(name: str, **options: Any) -> Method:

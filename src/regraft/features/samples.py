@@ -197,6 +197,8 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     Raises:
         InputError: There are any.
     """
+    if not len(labels):
+        return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise InputError(

@@ -60,7 +60,8 @@ def class_statistics(
     """Return class statistics of tapped features from one pass over the training images.
 
     mu_k = mean and sigma_k = standard deviation (with n_k - 1) of the features of class k, over all
-    processes of a distributed run. Memory is a few K x d arrays, whatever the number of images.
+    processes of a distributed run, without images of a class below 0. Memory is a few K x d arrays,
+    whatever the number of images.
 
     Args:
         tap: Tap on the network.
@@ -83,9 +84,9 @@ def class_statistics(
     dtype = torch.float32
     with preserved(tap.model, mode):
         for inputs, labels in at_least_two(samples):
-            check_labels(labels, num_classes)
             call(tap.model, inputs)
-            features = tap.take().features
+            features, labels = tap.take().features[labels >= 0], labels[labels >= 0]
+            check_labels(labels, num_classes)
             if sums is None:
                 dtype = torch.promote_types(features.dtype, torch.float32)
                 kind = torch.float32 if features.device.type == "mps" else torch.float64

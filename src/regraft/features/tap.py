@@ -7,6 +7,7 @@ hook, and what the network was called with by a pre-hook on the network itself.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,12 +29,29 @@ class Captured:
         logits: What the classifier returned.
         args: Positional arguments the network was called with.
         kwargs: Keyword arguments.
+        node: Where the classifier's output stands in the graph; None outside of one.
     """
 
     features: Tensor
     logits: Tensor | None = None
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] | None = None
+    node: Any = None
+
+    def is_part_of(self, loss: Tensor) -> bool:
+        """Whether a loss was computed from this forward pass; True for one without a graph."""
+        if loss.grad_fn is None:
+            return True
+        # The classifier stands near the loss: the search ends after a few nodes where all is well.
+        reached, waiting = {loss.grad_fn}, deque([loss.grad_fn])
+        while waiting:
+            node = waiting.popleft()
+            if node is self.node:
+                return True
+            more = {n for n, _ in node.next_functions if n is not None} - reached
+            reached |= more
+            waiting += more
+        return False
 
 
 class Tap:
@@ -49,6 +67,7 @@ class Tap:
         self.model, self.name, self.classifier = model, name, classifier
         self._features: Tensor | None = None
         self._logits: Tensor | None = None
+        self._source: Tensor | None = None
         self._inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self._paused = False
         self._recording: list[Tensor] | None = None
@@ -81,13 +100,14 @@ class Tap:
         Raises:
             InputError: As `features`.
         """
-        found = Captured(self.features, self._logits, *self._inputs)
+        node = None if self._source is None else self._source.grad_fn
+        found = Captured(self.features, self._logits, *self._inputs, node=node)
         self.clear()
         return found
 
     def clear(self) -> None:
         """Forget what was captured."""
-        self._features = self._logits = None
+        self._features = self._logits = self._source = None
         self._inputs = ((), {})
 
     @contextlib.contextmanager
@@ -125,18 +145,18 @@ class Tap:
 
     def _on_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._paused:
-            self._features = self._logits = None
+            self._features = self._logits = self._source = None
             self._inputs = (args, kwargs)
 
     def _on_classifier(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         if not self._paused:
-            self._features = args[0]
+            self._features = self._source = args[0]
             if self._recording is not None:
                 self._recording.append(as_vectors(args[0], self.name))
 
     def _on_logits(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._paused and isinstance(output, Tensor):
-            self._logits = output
+            self._logits = self._source = output
 
     def _on_output(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         # A decoder classifies every token and keeps one: the one whose logits it returns.
@@ -147,7 +167,12 @@ class Tap:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the network has a tap of its own; tensors inside a graph cannot be copied.
-        state = self.__dict__ | {"_features": None, "_logits": None, "_inputs": ((), {})}
+        state = self.__dict__ | {
+            "_features": None,
+            "_logits": None,
+            "_source": None,
+            "_inputs": ((), {}),
+        }
         return state | {"_recording": None}
 
     def __repr__(self) -> str:

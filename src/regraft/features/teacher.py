@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from regraft.errors import InputError
 from regraft.models.copying import copy_module
 
-from .method import Context
+from .method import Context, NormMode
 from .samples import moved
 from .tap import Captured, Tap
 
@@ -73,9 +74,10 @@ class Teacher(nn.Module):
     Args:
         tap: Tap on the network to copy.
         layers: Layers whose maps are wanted.
+        norm: `train` lets BatchNorm use each batch's own statistics.
     """
 
-    def __init__(self, tap: Tap, layers: Sequence[str] = ()) -> None:
+    def __init__(self, tap: Tap, layers: Sequence[str] = (), *, norm: NormMode = "eval") -> None:
         super().__init__()
         network = copy_module(tap.model)
         for module in network.modules():
@@ -83,12 +85,19 @@ class Teacher(nn.Module):
                 for key in [k for k, hook in hooks.items() if _records(hook)]:
                     del hooks[key]
         self.network = network.eval().requires_grad_(False)
+        self.norm = norm
+        self.train(False)
         self.tap = Tap(network, tap.name, network.get_submodule(tap.name))
         self.layers = LayerTap(network, layers)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stay in evaluation mode."""
-        return super().train(False)
+        """Stay in evaluation mode, but for BatchNorm that is to use batch statistics."""
+        super().train(False)
+        for module in self.network.modules() if self.norm == "train" else ():
+            if isinstance(module, _BatchNorm):
+                # Batch statistics are used so, and the running ones not updated.
+                module.track_running_stats, module.training = False, True
+        return self
 
     @torch.no_grad()
     def forward(self, context: Context) -> tuple[Captured, dict[str, Tensor]]:

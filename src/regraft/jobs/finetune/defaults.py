@@ -10,6 +10,7 @@ from torch import nn
 
 from regraft.config import Augmentation, OptimConfig
 from regraft.data import Splits
+from regraft.features import METHODS
 
 from .start_network import refuse_single_images
 
@@ -47,7 +48,7 @@ def optim_for(
     normed = any(isinstance(m, nn.LayerNorm) for m in model.modules())
     chosen = ("adamw" if normed else "sgd") if optimizer == "auto" else optimizer
     if weight_decay is None:
-        weight_decay = 0.0 if method in ("l2sp", "delta") else 1e-4
+        weight_decay = 0.0 if METHODS[method].decays_itself else 1e-4
     size = min(optim.batch_size, len(splits.train))
     if _fewest(len(splits.train), size, optim.accumulate) == 1:
         shape = (splits.channels, splits.image_size, splits.image_size)

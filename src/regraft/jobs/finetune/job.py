@@ -28,6 +28,7 @@ from regraft.data import (
 from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
+from regraft.features.registry import CONTROL
 from regraft.files import write_text
 from regraft.jobs.base import Job
 from regraft.jobs.data import fingerprint
@@ -38,15 +39,10 @@ from .defaults import EPOCHS, augment_for, optim_for
 from .engine import Tuner, normalised, tuner
 from .extra import ExtraTerm
 from .files import about_of, write_result
-from .methods import has_weight, make_method
+from .methods import has_weight, make_method, needs_pretrained, needs_source_head
 from .search import Stage, search
 from .start import Start, start_from
 from .start_network import HUBS
-
-# Methods that mean nothing without pretrained weights.
-_HOLDING_ON = frozenset(
-    ("adarand", "bitfit", "co_tuning", "delta", "dr_tune", "l2sp", "linear_probe", "lp_ft")
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +107,7 @@ class FinetuneJob(Job):
 
     def __post_init__(self) -> None:
         method = self.finetune.method
-        control = None if method == "plain" else "plain"
+        control = None if method == CONTROL else CONTROL
         names = (("setting", _setting(self)), ("arm", method), ("control", control))
         for name, value in names:
             object.__setattr__(self, name, value)
@@ -215,9 +211,9 @@ def _check(job: FinetuneJob) -> None:
             raise InputError(
                 f"--method-options has {key!r}, which has an option of its own: use --{key}"
             )
-    if job.finetune.method != "co_tuning":  # which needs the network first
+    if not needs_source_head(job.finetune):  # which needs the network first
         build_method(job.finetune.method, **job.finetune.options)
-    kind: Any = METHODS[job.finetune.method]
+    kind = METHODS[job.finetune.method]
     if job.finetune.mixup is not None and not kind.takes_soft_targets:
         raise InputError(
             f"--mixup: method {job.finetune.method!r} needs one class an image; leave it out, or take "
@@ -272,21 +268,15 @@ def _start(job: FinetuneJob, splits: Splits, checkpoint: Checkpoint | None) -> S
         image_size=splits.image_size,
         checkpoint=checkpoint,
         pretrained=job.pretrained,
-        want_source=job.finetune.method == "co_tuning",
+        want_source=needs_source_head(job.finetune),
     )
     method, name = job.finetune.method, job.model.name
-    if not start.inherits and name.startswith(HUBS) and _needs_pretrained(job.finetune):
+    if not start.inherits and name.startswith(HUBS) and needs_pretrained(job.finetune):
         raise InputError(
             f"method {method!r} holds on to what pretrained weights know, and {name} starts from "
             "random weights: give --pretrained or --checkpoint FILE, or train it with --method plain"
         )
     return start
-
-
-def _needs_pretrained(config: FinetuneConfig) -> bool:
-    if config.method == "randreg":
-        return config.options.get("kind", "class") in ("source", "class")
-    return config.method in _HOLDING_ON
 
 
 def _digest(file: Path) -> str:

@@ -27,14 +27,26 @@ def make_method(
         weight = config.weight
     if weight is not None:
         options["weight"] = weight
-    if config.method == "co_tuning" and "source_head" not in options:
+    if needs_source_head(config) and "source_head" not in options:
         if source is None:
             raise InputError(
-                "method 'co_tuning' needs the classifier of the source: give --checkpoint with a "
+                f"method {config.method!r} needs the classifier of the source: give --checkpoint with a "
                 "classifier in it, or --pretrained"
             )
         options["source_head"] = source
     return build_method(config.method, **options)
+
+
+def needs_source_head(config: FinetuneConfig) -> bool:
+    """Whether a method takes the classifier of the source; False for one that there is not."""
+    return config.method in METHODS and METHODS[config.method].needs_source_head
+
+
+def needs_pretrained(config: FinetuneConfig) -> bool:
+    """Whether a method, as its options have it, means nothing for random weights."""
+    if needs_source_head(config):
+        return True
+    return build_method(config.method, **config.options).needs_pretrained
 
 
 def has_weight(name: str) -> bool:

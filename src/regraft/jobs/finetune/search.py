@@ -20,6 +20,7 @@ from typing import Any
 
 from regraft.config import SearchConfig
 from regraft.errors import DivergenceError, InputError
+from regraft.features import METHODS
 from regraft.files import write_text
 from regraft.train import RunFolder, read_json
 from regraft.train.loop import Progress
@@ -62,7 +63,9 @@ def settings(tuner: Tuner, config: SearchConfig, lr: float | None) -> list[Setti
     outwards from the two defaults.
     """
     finetune = tuner.finetune
-    rates = (lr,) if lr is not None else config.lr or _RATES[tuner.optim.optimizer]
+    scale = METHODS[finetune.method].rate_scale
+    own_rates = tuple(round(scale * rate, 12) for rate in _RATES[tuner.optim.optimizer])
+    rates = (lr,) if lr is not None else config.lr or own_rates
     weights: tuple[float | None, ...] = (None,)
     if has_weight(finetune.method):
         if finetune.weight is not None:

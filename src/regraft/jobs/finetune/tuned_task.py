@@ -24,6 +24,7 @@ from regraft.train import RunFolder
 from regraft.train.loop import Progress
 
 from .engine import normalised, tuner
+from .methods import needs_source_head
 from .start import Start, start_from
 
 Part = Literal["validation", "test"]
@@ -169,7 +170,7 @@ def tune(
     splits = task.splits(seed)
     if getattr(splits, part) is None:
         raise InputError(f"data {task.data.name!r} has no {part} images")
-    start = task.start(splits, root, seed=seed, want_source=tuning.method == "co_tuning")
+    start = task.start(splits, root, seed=seed, want_source=needs_source_head(tuning.finetune))
     mean = std = None
     if task.mean_std is not None:
         mean, std = ((value,) * splits.channels for value in task.mean_std)
