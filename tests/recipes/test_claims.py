@@ -160,7 +160,7 @@ def test_another_metric_may_be_better_where_it_is_smaller():
     (claim,) = difference(runs, "s", "arm", "control", "p", levels=True, **more)
     assert claim.held
     assert claim.note.startswith("arm 3.000 [")
-    assert "-2.000 [-2.000, -2.000] nats, less" in claim.note
+    assert "-2.000 [-2.000, -2.000] nats." in claim.note
 
 
 def test_over_settings_averages_within_a_seed_first():
@@ -225,7 +225,7 @@ def test_a_published_figure_without_ours_says_so():
 # Prose.
 
 
-@pytest.mark.parametrize("name", ["iterand"])
+@pytest.mark.parametrize("name", ["frozen", "iterand", "merging", "transfer"])
 def test_every_recipe_has_its_notes(name):
     notes = read_notes(RECIPES[name])
     assert {"question", "scales", "reading"} <= notes.keys()

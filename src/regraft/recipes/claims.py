@@ -114,7 +114,8 @@ def difference(
     estimate = gap(runs, setting, arm, other, metric)
     if estimate is None:
         return []
-    said = f"{arm} minus {other}: {signed(estimate, digits)} {unit}, {verdict(estimate)}."
+    plainly = f", {verdict(estimate)}" if decide is None and gain is None else ""
+    said = f"{arm} minus {other}: {signed(estimate, digits)} {unit}{plainly}."
     if levels:
         sides = (f"{a} {plain(level(runs, setting, a, metric), digits)}" for a in (arm, other))
         said = f"{', '.join(sides)}. {said}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from regraft.report import Estimate, Run, estimate, paired_difference
+from regraft.report import Estimate, Run, estimate
 from regraft.report.figure import Line
 
 Runs = Iterable[Run]
@@ -27,13 +27,21 @@ def level(runs: Runs, setting: str, arm: str, metric: str = "test_accuracy") -> 
     return estimate(own.values()) if own else None
 
 
+def differences(
+    runs: Runs, setting: str, arm: str, other: str, metric: str = "test_accuracy"
+) -> dict[int, float]:
+    """Return `arm` minus `other` by seed, of the seeds that both have."""
+    runs = list(runs)
+    one, two = (values(runs, setting, name, metric) for name in (arm, other))
+    return {seed: one[seed] - two[seed] for seed in sorted(one.keys() & two.keys())}
+
+
 def gap(
     runs: Runs, setting: str, arm: str, other: str, metric: str = "test_accuracy"
 ) -> Estimate | None:
     """Return `arm` minus `other`, paired by seed, or None without a seed that both have."""
-    runs = list(runs)
-    one, two = (values(runs, setting, name, metric) for name in (arm, other))
-    return paired_difference(one, two) if one.keys() & two.keys() else None
+    each = differences(runs, setting, arm, other, metric)
+    return estimate(each.values()) if each else None
 
 
 def mean_gap(
@@ -41,10 +49,7 @@ def mean_gap(
 ) -> Estimate | None:
     """Return `arm` minus `other`, averaged over settings within each seed that all of them have."""
     runs = list(runs)
-    by_setting: list[dict[int, float]] = []
-    for setting in settings:
-        one, two = (values(runs, setting, name, metric) for name in (arm, other))
-        by_setting.append({seed: one[seed] - two[seed] for seed in one.keys() & two.keys()})
+    by_setting = [differences(runs, s, arm, other, metric) for s in settings]
     seeds = set.intersection(*map(set, by_setting)) if by_setting else set()
     if not seeds:
         return None

@@ -192,8 +192,8 @@ def pareto(
             if share == 0.5:
                 near = here.ticket_of("pruned_source_near", share + bits / 20, pruned)
                 jobs.append(replace(near, control="dense_source"))
-        found = here.same_bytes(bits, control="dense_source")
-        jobs += [j for j in found if j.arm != "sparse_same_bytes" or share in (0.0, 0.5, 0.9)]
+        trained = here.same_bytes(bits, control="dense_source")
+        jobs += [j for j in trained if j.arm != "sparse_same_bytes" or share in (0.0, 0.5, 0.9)]
     return jobs
 
 

@@ -1,11 +1,4 @@
-"""Partly frozen tickets against everything else that fits into the same bytes.
-
-`cpu`: (a) Cora, three graph networks, ten seeds: tickets against the weight-trained twin, with their
-bytes, and against trained networks that are as small; (b) Fashion-MNIST, three strided
-convolutions, frozen shares 0 to 0.9, three seeds: accuracy against file size. Its runs added up to
-50 minutes on two busy cores; on quiet ones it was not timed. `gpu`: ResNet-18 on CIFAR-10-JPEG
-(neither tuned nor measured yet). `paper`: the published sets (card B3): Conv6 and ResNet-18 on
-CIFAR-10, ResNet-50 on ImageNet, GIN on ogbn-arxiv; bring GPUs. `smoke`: digits, half a minute.
+"""Partly frozen tickets against everything else that fits into the same bytes; scales in `notes.md`.
 
 References:
     Otsuka et al., "Partially frozen random networks contain compact strong lottery tickets",
@@ -26,7 +19,7 @@ from regraft.config import (
     TicketConfig,
 )
 from regraft.jobs.train import TrainJob
-from regraft.recipes.recipe import Recipe
+from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .arms import Settings, Task, pareto, twins
 from .claims import read
@@ -34,20 +27,14 @@ from .claims import read
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
-    jobs = {"smoke": _smoke, "cpu": _cpu, "gpu": _gpu, "paper": _paper}[scale](seeds)
-    return Recipe(
-        name="frozen",
-        scale=scale,
-        title=f"Partly frozen tickets against their bytes ({scale})",
-        question=(
-            "Freezing a random share of a random network (pruned for good, or locked) leaves fewer "
-            "mask bits to store. How good is such a ticket against the same network with trained "
-            "weights, against tickets of the whole or of a randomly pruned network, and against "
-            "trained networks that take as many bytes?"
-        ),
-        jobs=jobs,
-        read=read,
-    )
+    scales = {
+        "smoke": Scale(_smoke, 3),
+        "cpu": Scale(_cpu, lambda job: 10 if job.setting.startswith("cora/") else 3),
+        "gpu": Scale(_gpu, 3),
+        "paper": Scale(_paper, 3),
+    }
+    title = "Partly frozen tickets against their bytes"
+    return assemble(__package__ or "", scales, scale, seeds, title=title, read=read)
 
 
 _SEARCHED = TicketConfig(
@@ -120,7 +107,7 @@ def cora_task(chosen: _Chosen) -> Task:
     )
 
 
-def _smoke(seeds: int | None) -> list[TrainJob]:
+def _smoke() -> list[TrainJob]:
     optim = OptimConfig(lr=0.4, epochs=60, batch_size=64)
     task = Task(
         setting="digits/conv_small",
@@ -134,14 +121,11 @@ def _smoke(seeds: int | None) -> list[TrainJob]:
         overhead=700,
         **_all_as(replace(optim, lr=0.1)),
     )
-    return _seeded(pareto(task, (0.0, 0.5), 0.5), seeds or 3)
+    return pareto(task, (0.0, 0.5), 0.5)
 
 
-def _cpu(seeds: int | None) -> list[TrainJob]:
+def _cpu() -> list[TrainJob]:
     graphs = [job for chosen in CORA_CHOSEN for job in twins(cora_task(chosen))]
-    # Best validation accuracy with seed 11: for the search at F = 0, of learning rates 0.1, 0.4 and
-    # 1.6, with uniform and with constant weights; for training (half of the width, before and after
-    # rounding), of 0.1, 0.2 and 0.4; for sparse training at F = 0.5, of 0.02 to 0.4.
     optim = OptimConfig(lr=0.4, epochs=5, batch_size=128)
     images = Task(
         setting="fashion_mnist/conv_small",
@@ -157,11 +141,10 @@ def _cpu(seeds: int | None) -> list[TrainJob]:
         narrow=Settings(replace(optim, lr=0.2)),
         sparse=Settings(replace(optim, lr=0.05)),
     )
-    sweep = pareto(images, (0.0, 0.3, 0.5, 0.7, 0.9), 0.5)
-    return _seeded(graphs, seeds or 10) + _seeded(sweep, seeds or 3)
+    return [*graphs, *pareto(images, (0.0, 0.3, 0.5, 0.7, 0.9), 0.5)]
 
 
-def _gpu(seeds: int | None) -> list[TrainJob]:
+def _gpu() -> list[TrainJob]:
     optim = OptimConfig(lr=0.1, weight_decay=1e-4, epochs=30, batch_size=128)
     task = Task(
         setting="cifar10_jpeg/resnet18",
@@ -175,10 +158,10 @@ def _gpu(seeds: int | None) -> list[TrainJob]:
         ticket=_SEARCHED,
         runtime=RuntimeConfig(accelerator="cuda", precision="bf16-mixed", threads=4, eval_every=4),
     )
-    return _seeded(pareto(task, (0.0, 0.5, 0.8), 0.5), seeds or 3)
+    return pareto(task, (0.0, 0.5, 0.8), 0.5)
 
 
-def _paper(seeds: int | None) -> list[TrainJob]:
+def _paper() -> list[TrainJob]:
     """Return the published settings (card B3)."""
     jobs: list[TrainJob] = []
     shares = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9)
@@ -225,14 +208,9 @@ def _paper(seeds: int | None) -> list[TrainJob]:
         ticket=replace(_SEARCHED, dynamic_scale=True),
         runtime=RuntimeConfig(eval_every=5),
     )
-    jobs += pareto(task, (0.0, 0.5, 0.7), 0.5, "epl")
-    return _seeded(jobs, seeds or 3)
+    return [*jobs, *pareto(task, (0.0, 0.5, 0.7), 0.5, "epl")]
 
 
 def _all_as(optim: OptimConfig) -> dict[str, Any]:
     """Return the settings of the trained controls where nothing was chosen for each by itself."""
     return {name: Settings(optim) for name in ("tiny", "narrow", "sparse")}
-
-
-def _seeded(jobs: list[TrainJob], seeds: int) -> list[TrainJob]:
-    return [job.with_seed(seed) for job in jobs for seed in range(1, seeds + 1)]

@@ -1,15 +1,4 @@
-"""Merging networks that were trained on different data sets, with and without data.
-
-`cpu`: three seeds of (a) MNIST with Fashion-MNIST, the paper's MLP, all arms; (b) MNIST with MNIST
-turned by 0 to 90 degrees; (c) two ResNet-8 of double width on the same 6,000 images of MNIST at
-14x14 pixels, with BatchNorm, eight seeds of them. 27 minutes on two quiet cores. Expected of (a):
-weight matching 52%, ensemble 78%, STE 88% with all data, 84 to 86% with ten real images a class and
-79% with ten condensed ones.
-
-`paper`: the published settings (card B3): MNIST with Fashion-MNIST, rotated MNIST at seven angles,
-and classes 0-4 of CIFAR-10 with 5-9, ResNet-20. `gpu`: ResNet-20 on class-split CIFAR-10-JPEG, and
-merging at full length of the MLP (neither tuned nor measured yet). `smoke`: digits with turned
-digits, about a minute.
+"""Merging networks of different data sets, with and without data; scales in `notes.md`.
 
 References:
     Yamada et al., "Revisiting permutation symmetry for merging models between different datasets",
@@ -25,11 +14,11 @@ from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.generators import CondenseConfig
-from regraft.jobs.base import Job, with_sources
+from regraft.jobs.base import Job
 from regraft.jobs.condense.job import CondenseJob
 from regraft.jobs.merge.job import MergeArm, MergeJob
 from regraft.jobs.train import TrainJob
-from regraft.recipes.recipe import Recipe
+from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .claims import read
 
@@ -43,32 +32,16 @@ _METRICS = (
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
-    build = {"smoke": _smoke, "cpu": _cpu, "gpu": _gpu, "paper": _paper}[scale]
-    merges = [
-        job.with_seed(seed)
-        for job in build()
-        for seed in range(1, (seeds or _seeds(scale, job.setting)) + 1)
-    ]
-    return Recipe(
-        name="merging",
-        scale=scale,
-        title=f"Merging networks of different data sets ({scale})",
-        question=(
-            "Two networks of one architecture were trained on two data sets. Is the average of their "
-            "weights good on both, if one of them is permuted first: by its weights alone, or by "
-            "straight-through matching (STE) on all data, on a few images of each class, or on a few "
-            "condensed ones? Held against the ensemble of both, training from scratch on the few "
-            "images, and either network by itself."
-        ),
-        jobs=with_sources(merges),
-        read=read,
-        metrics=_METRICS,
-    )
-
-
-def _seeds(scale: str, setting: str) -> int:
-    """Return how many seeds a setting has: ResNets differ most from pair to pair, and cost little."""
-    return 8 if scale == "cpu" and setting.endswith("/same-data") else 3
+    scales = {
+        "smoke": Scale(_smoke, 3),
+        # ResNets differ most from pair to pair, and cost little.
+        "cpu": Scale(_cpu, lambda job: 8 if job.setting.endswith("/same-data") else 3),
+        "gpu": Scale(_gpu, 3),
+        "paper": Scale(_paper, 3),
+    }
+    title = "Merging networks of different data sets"
+    package = __package__ or ""
+    return assemble(package, scales, scale, seeds, title=title, read=read, metrics=_METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,11 +208,7 @@ MNIST = DataConfig(name="mnist", normalize="none")
 FASHION = DataConfig(name="fashion_mnist", normalize="none")
 SMALL_MNIST = DataConfig(name="mnist", image_size=14, train_size=6000, normalize="none")
 TRAIN = OptimConfig(lr=0.1, weight_decay=0.0, epochs=10, batch_size=500, schedule="constant")
-# Validation accuracy with seed 11, by benchmarks/choose_merging.py. All data, one epoch: 87.7 at a
-# learning rate of 0.1 and 88.0 at 0.3; 88.6 after four. Random images, 200 steps: 83.5 at 0.5, 82.8
-# at 1, 84.2 at 2; with one sweep a step 83.5 as well, in half of the time. Small sets share what was
-# chosen for random images (the paper's rate). From scratch on condensed and on random images: 66.2 and
-# - at 0.01, 65.2 and 65.7 at 0.03, 58.1 and 61.6 at 0.1 (the paper's), 21.9 at 0.3 on random ones.
+# Chosen on validation by benchmarks/choose_merging.py: see notes.md.
 FULL = OptimConfig(lr=0.3, epochs=3, batch_size=500, schedule="constant")
 FEW = OptimConfig(lr=0.5, epochs=300, batch_size=500, schedule="multistep")
 SCRATCH = OptimConfig(lr=0.03, epochs=200, batch_size=500, schedule="constant")

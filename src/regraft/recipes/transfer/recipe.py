@@ -1,25 +1,4 @@
-"""Learning transfer: a training run carried over to another initialisation, and what that is worth.
-
-`cpu`: three pairs of networks on 8,000 images of (a) MNIST, perceptrons of two hidden layers of 512
-with ReLU, inputs normalised, SGD 0.01 for ten epochs; (b) the same with one hidden layer of 1024
-and no biases, the shape of the paper's; (c) Fashion-MNIST, three strided convolutions with
-BatchNorm. Transferred in ten steps along a straight line, then trained for three epochs as the source
-was. The released code's perceptron has no activation at all (two linear maps in a row, at 91 to 92%
-on MNIST); here it has one. (d) and (e): the first setting at a rate of 0.1, and with pixels in [0, 1],
-where the effect is said to hide. The rate of 0.01 and the lengths are the paper's; nothing was
-tuned. Three pairs take five minutes on two cores, the six of the committed results twice as long.
-Expected before training: FGMT at 90% against 51 naive in (a), 92 against 69 in (b), 38 against 13
-in (c).
-
-`paper`: the published settings (card A4): MNIST with width 4096 (with ReLU), Conv8 on CIFAR-10, its
-fine-tuning on ten classes of CIFAR-100, ResNet-18 on ImageNet, its fine-tuning on Cars and CUB. Bring
-`imagenet`, `cars` and `cub` as image folders. What is ours, as the paper's choice is not known: lines
-advance on a cosine where the learning rate does, the ten classes are the first, AdamW decays no
-weights, and Conv8 keeps its last pool. `gpu`: width 4096, and ResNet-20 of four times the width on
-CIFAR-10-JPEG at a low rate and a high one (neither tuned nor measured yet). `smoke`: digits.
-
-Every scale has arms that the paper has not: matching of the two initialisations alone, the recorded
-trajectory beside the straight line, and training on from the naive transfer.
+"""Learning transfer: a training run carried over to another initialisation; scales in `notes.md`.
 
 References:
     Chijiwa 2024, Transferring Learning Trajectories of Neural Networks (arXiv 2305.14122).
@@ -32,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
-from regraft.jobs.base import Job, with_sources
+from regraft.jobs.base import Job
 from regraft.jobs.record import RecordJob
 from regraft.jobs.transfer.config import TransferConfig
 from regraft.jobs.transfer.job import TransferJob
-from regraft.recipes.recipe import Recipe
+from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .claims import read
 
@@ -54,24 +33,11 @@ _METRICS = (
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
-    build = {"smoke": _smoke, "cpu": _cpu, "gpu": _gpu, "paper": _paper}[scale]
-    jobs = [job.with_seed(seed) for job in build() for seed in range(1, (seeds or 3) + 1)]
-    return Recipe(
-        name="transfer",
-        scale=scale,
-        title=f"Learning transfer between initialisations ({scale})",
-        question=(
-            "A network was trained from one random initialisation. What does its training do for "
-            "another one, if the change of its weights is permuted to fit, by matching gradients (GMT, "
-            "FGMT), and added? Held against no permutation (naive), the permutation that fits what "
-            "training the other one really did (oracle), matching of the two initialisations alone, and "
-            "training from scratch; before any further training and after it, by epochs and by seconds, "
-            "the transfer's own counted."
-        ),
-        jobs=with_sources(jobs),
-        read=read,
-        metrics=_METRICS,
-    )
+    builders = {"smoke": _smoke, "cpu": _cpu, "gpu": _gpu, "paper": _paper}
+    scales = {name: Scale(build, 3) for name, build in builders.items()}
+    title = "Learning transfer between initialisations"
+    package = __package__ or ""
+    return assemble(package, scales, scale, seeds, title=title, read=read, metrics=_METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +91,8 @@ class Experiment:
 
     def arms(self) -> list[TransferJob]:
         """Return the methods with every control, each trained on."""
-        jobs = [
-            self.job("naive", None, match="naive"),
-            self.job("oracle", match="oracle"),
-            self.job("initial_weights", match="initial_weights"),
-            self.job("gmt", match="gmt"),
-            self.job("fgmt", match="fgmt"),
-            self.job("scratch", match="scratch"),
-        ]
+        matches = ("naive", "oracle", "initial_weights", "gmt", "fgmt", "scratch")
+        jobs = [self._matched(match) for match in matches]
         if self.states > 1:
             jobs.append(self.job("fgmt_recorded", match="fgmt", trajectory="recorded"))
         return jobs
@@ -141,11 +101,10 @@ class Experiment:
         """Return what shows the effect, or hides it, under another training; `options` are changed."""
         brief = replace(self.transfer, then=None, points=0, plane_points=0)
         other = replace(self, setting=f"{self.setting}/{name}", states=1, transfer=brief, **options)
-        return [
-            other.job("naive", None, match="naive"),
-            other.job("oracle", match="oracle"),
-            other.job("fgmt", match="fgmt"),
-        ]
+        return [other._matched(match) for match in ("naive", "oracle", "fgmt")]
+
+    def _matched(self, match: str) -> TransferJob:
+        return self.job(match, None if match == "naive" else "naive", match=match)
 
     def hidden(self, lr: float) -> list[TransferJob]:
         """Return both regimes in which the effect is said to hide."""
