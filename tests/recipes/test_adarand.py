@@ -19,7 +19,8 @@ from regraft.jobs.finetune.tuned_select import SelectJob
 from regraft.jobs.finetune.tuned_task import Task, Tuning
 from regraft.recipes import SCALES, load_recipe, reproduce
 from regraft.recipes.adarand.arms import ARMS, MAIN, Budget, transfer
-from regraft.recipes.adarand.claims import by_pair, lasts, read
+from regraft.recipes.adarand.claims import by_pair, read
+from regraft.recipes.selection import lasts
 from regraft.report import Result, Run, rows
 from regraft.train import read_json
 
@@ -405,7 +406,7 @@ def claims_of(runs):
     return {c.paper: c for c in read(runs, rows(runs)).claims}
 
 
-@pytest.mark.parametrize(("second", "held"), [(2.0, True), (-1.0, False)])
+@pytest.mark.parametrize(("second", "held"), [(2.0, True), (0.0, None), (-1.0, False)])
 def test_the_order_has_to_hold_at_the_smallest_size_of_two_pairs(second, held):
     gains = {"plain": 0.0, "scratch": -20.0}
     found = [
@@ -435,9 +436,9 @@ def test_it_is_said_where_a_frozen_prior_or_a_rival_does_as_well():
     claims = {c.paper: c for c in reading.claims}
     (prior,) = [c for paper, c in claims.items() if "frozen class prior" in paper]
     assert not prior.held
-    assert "5: +1.00" in prior.note
-    assert "10: -1.00" in prior.note
-    assert prior.note.count("worse") == 1
+    assert "5 images a class: +1.00" in prior.note
+    assert "10 images a class: -1.00" in prior.note
+    assert prior.note.count("less") == 1
     (every,) = [c for paper, c in claims.items() if "every rival" in paper]
     assert every.held
     assert "randreg_class, up to 5 images a class, not from 10 on" in reading.text
@@ -461,7 +462,7 @@ def test_it_is_said_where_a_frozen_prior_or_a_rival_does_as_well():
     ],
 )
 def test_sizes_in_words(shown, words):
-    assert lasts(shown, {n: f"a-to-b/shots={n}" for n, _ in shown}) == words
+    assert lasts(dict(shown), "images a class") == words
 
 
 def test_runs_that_diverged_are_named():

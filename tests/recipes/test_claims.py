@@ -225,7 +225,7 @@ def test_a_published_figure_without_ours_says_so():
 # Prose.
 
 
-@pytest.mark.parametrize("name", ["frozen", "iterand", "merging", "transfer"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_its_notes(name):
     notes = read_notes(RECIPES[name])
     assert {"question", "scales", "reading"} <= notes.keys()

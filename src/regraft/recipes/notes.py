@@ -1,9 +1,11 @@
-"""The prose of a recipe: `notes.md` beside its code, read by heading."""
+"""What stands beside the code of a recipe: prose in `notes.md`, read by heading, and tables of data."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.resources import files
+from typing import Any
 
 
 def read_notes(package: str) -> dict[str, str]:
@@ -21,3 +23,8 @@ def read_notes(package: str) -> dict[str, str]:
         heading.lower(): re.sub(r"(?<!\n)\n(?![\n\-|*#]) *", " ", body.strip())
         for heading, body in zip(parts[::2], parts[1::2], strict=True)
     }
+
+
+def read_data(package: str, name: str) -> dict[str, Any]:
+    """Return the tables of a TOML file of a recipe's package: settings that are data, not code."""
+    return tomllib.loads(files(package).joinpath(name).read_text("utf-8"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from regraft.jobs.base import Job
 from regraft.jobs.finetune.tuned_job import TunedJob
 from regraft.jobs.finetune.tuned_select import SelectJob
 from regraft.jobs.finetune.tuned_task import Task, Tuning
+from regraft.recipes.notes import read_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,45 +29,14 @@ class Arm:
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    weights: tuple[float, ...] = ()
-    levels: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    weights: Sequence[float] = ()
+    levels: Mapping[str, Sequence[float]] = field(default_factory=dict)
     pace: float = 1.0
     scratch: bool = False
 
 
-def _adarand(**options: Any) -> Arm:
-    # Around what the default would be in runs of this length; the paper's 1e-2 belongs to 25,000 steps.
-    levels = {"prior_lr": (2e-4, 6e-4, 2e-3)}
-    return Arm(method="adarand", options=options, weights=(0.3, 1.0, 3.0), levels=levels)
-
-
-def _delta(**options: Any) -> Arm:
-    # Its pull grows with the size of the maps: at the others' rates it diverges, with 0.48 above all.
-    return Arm(method="delta", options=options, weights=(0.02, 0.1, 0.48), pace=0.3)
-
-
-ARMS: dict[str, Arm] = {
-    "scratch": Arm(method="plain", scratch=True),
-    "plain": Arm(method="plain"),
-    "adarand": _adarand(),
-    "adarand_orthogonal": _adarand(prior="orthogonal"),
-    "adarand_without_noise": _adarand(spread="none"),
-    "randreg_class": Arm(method="randreg", options={"kind": "class"}, weights=(0.3, 1.0, 3.0)),
-    "randreg_source": Arm(method="randreg", options={"kind": "source"}, weights=(0.1, 0.3, 1.0)),
-    "randreg_normal": Arm(method="randreg", options={"kind": "normal"}, weights=(0.01, 0.1, 1.0)),
-    "randreg_uniform": Arm(method="randreg", options={"kind": "uniform"}, weights=(0.01, 0.1, 1.0)),
-    "feature_norm": Arm(method="feature_norm", weights=(0.03, 0.1, 0.3)),
-    "l2sp": Arm(method="l2sp", weights=(0.001, 0.01, 0.1)),
-    "delta": _delta(),
-    "delta_attention": _delta(attention=True),
-    "bss": Arm(method="bss", weights=(1e-4, 1e-3, 1e-2)),
-    "supcon": Arm(method="supcon", weights=(0.1, 0.3, 1.0)),
-    "core_tuning": Arm(method="core_tuning", weights=(0.1, 1.0, 10.0)),
-    "co_tuning": Arm(method="co_tuning", weights=(0.3, 1.0, 3.0)),
-    "dr_tune": Arm(method="dr_tune", weights=(0.1, 0.3, 1.0)),
-    "lp_ft": Arm(method="lp_ft"),
-    "bitfit": Arm(method="bitfit"),
-}
+_DATA = read_data(__package__ or "", "arms.toml")
+ARMS = {name: Arm(**row) for name, row in _DATA["arms"].items()}
 """Every arm by its name in tables. scratch and plain come first: they are what others are held to."""
 
 MAIN = ("scratch", "plain", "adarand", "randreg_class", "feature_norm")
@@ -96,12 +66,12 @@ class Budget:
         plain = Tuning(method=arm.method, options=arm.options)
         if not arm.weights:
             return tuple(replace(plain, lr=lr) for lr in self.fine)
-        found = []
+        trials = []
         for i, lr in enumerate(arm.pace * rate for rate in self.rates):
             for j, weight in enumerate(arm.weights):
                 more = {name: v[(i + j) % len(v)] for name, v in arm.levels.items()}
-                found.append(replace(plain, lr=lr, weight=weight, options={**arm.options, **more}))
-        return tuple(found)
+                trials.append(replace(plain, lr=lr, weight=weight, options={**arm.options, **more}))
+        return tuple(trials)
 
 
 def transfer(
@@ -152,20 +122,22 @@ def transfer(
 
 
 def published(
-    setting: str, task: Task, arms: Mapping[str, Tuning], *, runtime: RuntimeConfig
+    setting: str, task: Task, runtime: RuntimeConfig, *, only: Collection[str] = ()
 ) -> list[Job]:
-    """Return arms at settings that a paper gives, with nothing chosen here."""
-    return [
-        TunedJob(
-            setting=setting,
-            arm=name,
-            control=None if name == "plain" else "plain",
+    """Return arms at the settings of the paper, those of `only` where it names any."""
+    jobs: list[Job] = []
+    for name, row in _DATA["published"].items():
+        if only and name not in only:
+            continue
+        own = task
+        if row["method"] in ("l2sp", "delta"):
             # These two hold weights to their start; any other decay would pull them off it.
-            task=replace(task, optim=replace(task.optim, weight_decay=0.0))
-            if tuning.method in ("l2sp", "delta")
-            else task,
-            tuning=tuning,
-            runtime=runtime,
+            own = replace(task, optim=replace(task.optim, weight_decay=0.0))
+        control = None if name == "plain" else "plain"
+        tuning = Tuning(lr=task.optim.lr, **row)
+        jobs.append(
+            TunedJob(
+                setting=setting, arm=name, control=control, task=own, tuning=tuning, runtime=runtime
+            )
         )
-        for name, tuning in arms.items()
-    ]
+    return jobs

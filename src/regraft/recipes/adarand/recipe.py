@@ -1,22 +1,4 @@
-"""AdaRand and its rivals where data are scarce: each tuned alike on validation, then compared.
-
-`cpu`: source networks trained here on EMNIST's letters (27,000 images), fine-tuned on MNIST,
-Fashion-MNIST and scikit-learn's digits. At 5 images a class all arms run on MNIST and
-Fashion-MNIST; the five of `MAIN` run on all three at 5, 10, 25 and 100 images a class. Every arm of
-every setting has 9 trials (learning rate and weight; for AdaRand its prior's rate too; or learning
-rate alone) on at most 1,000 held-out images, at two selection seeds with 5
-images a class and at one with more; ten other seeds are reported, each with a source network, a
-draw of training images and an initialisation of its own.
-45 minutes on two cores with some other work beside it. Expected at 5 images a class: AdaRand 85.5% on
-MNIST and 63.4% on Fashion-MNIST, 4 to 5 points above plain fine-tuning, and no better than the class
-means that stand still.
-
-`gpu`: the same at 20 seeds with a wider network, Omniglot's background characters as a second
-source, and all arms at every size (not measured yet). `paper`: the published settings of networks
-with ImageNet's weights on the six fine-grained sets, as image folders `stanford_cars`, `cub`, `dtd`,
-`aircraft`, `flowers` and `pets` below the data root, each with `train` and `test`; nothing is
-chosen here, as the paper chose lambda = 1. SimCLR, Barlow Twins and CLIP are left out: their weights
-are on no hub that timm or torchvision reads under one name. `smoke`: digits 5 to 9, then 0 to 4.
+"""AdaRand and its rivals where data are scarce: each tuned alike on validation; scales in `notes.md`.
 
 References:
     Yamaguchi et al., "Adaptive random feature regularization on fine-tuning deep neural networks",
@@ -30,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
-from regraft.jobs.base import Job, with_sources
-from regraft.jobs.finetune.tuned_task import Task, Tuning
+from regraft.jobs.base import Job
+from regraft.jobs.finetune.tuned_task import Task
 from regraft.jobs.train import TrainJob
-from regraft.recipes.recipe import Recipe
+from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .arms import ARMS, MAIN, Budget, published, transfer
 from .claims import read
@@ -43,29 +25,14 @@ _ANALYSED = ("plain", "adarand", "randreg_class", "randreg_uniform", "feature_no
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
-    build, default_seeds = {
-        "smoke": (_smoke, 3),
-        "cpu": (_cpu, 10),
-        "gpu": (_gpu, 20),
-        "paper": (_paper, 3),
-    }[scale]
-    runs = [
-        job.with_seed(seed) for job in build() for seed in range(1, (seeds or default_seeds) + 1)
-    ]
-    return Recipe(
-        name="adarand",
-        scale=scale,
-        title=f"AdaRand and its rivals on few images ({scale})",
-        question=(
-            "A pretrained network is fine-tuned on a few images of each class. Does drawing its "
-            "features to random vectors whose class means adapt (AdaRand) give a higher test accuracy "
-            "than plain fine-tuning and training from scratch? Than the same with means that stand "
-            "still (randreg_class), and than other methods? Each has its own learning rate and weight, "
-            "chosen on validation images with equal numbers of trials."
-        ),
-        jobs=with_sources(runs),
-        read=read,
-    )
+    scales = {
+        "smoke": Scale(_smoke, 3),
+        "cpu": Scale(_cpu, 10),
+        "gpu": Scale(_gpu, 20),
+        "paper": Scale(_paper, 3),
+    }
+    title = "AdaRand and its rivals on few images"
+    return assemble(__package__ or "", scales, scale, seeds, title=title, read=read)
 
 
 def source(
@@ -106,22 +73,12 @@ def _smoke() -> list[Job]:
         ),
     )
     budget = Budget(rates=(0.1, 0.3), fine=(0.01, 0.03, 0.1, 0.2, 0.3, 0.6), seeds=(1001,))
+    common: dict[str, Any] = {"budget": budget, "runtime": runtime}
     points = dict.fromkeys(_ANALYSED, 4)
-    jobs = transfer(
-        "digits=5-9-to-digits=0-4/shots=5",
-        task,
-        tuple(ARMS),
-        budget=budget,
-        runtime=runtime,
-        points=points,
-    )
+    pair = "digits=5-9-to-digits=0-4"
+    jobs = transfer(f"{pair}/shots=5", task, tuple(ARMS), points=points, **common)
     more = replace(task, shots=20, optim=replace(task.optim, epochs=10))
-    return [
-        *jobs,
-        *transfer(
-            "digits=5-9-to-digits=0-4/shots=20", more, MAIN[:4], budget=budget, runtime=runtime
-        ),
-    ]
+    return [*jobs, *transfer(f"{pair}/shots=20", more, MAIN[:4], **common)]
 
 
 MODEL = ModelConfig(name="conv_small", width=1.5, options={"average": True})
@@ -221,10 +178,7 @@ _TRANSFORMERS = ("vit_b_32", "vit_b_16")
 
 
 def _paper() -> list[Job]:
-    """Return the published settings (card sections 3 and 4), as far as they can be read.
-
-    Where the card knows none for a rival, the rival's own.
-    """
+    """Return the published settings (card sections 3 and 4), as far as they can be read."""
     runtime = RuntimeConfig(threads=4, eval_every=5, precision="32-true")
     convnet = OptimConfig(
         lr=0.01, nesterov=True, weight_decay=0.0, epochs=200, batch_size=64,
@@ -237,29 +191,17 @@ def _paper() -> list[Job]:
     jobs: list[Job] = []
     for data in _FINE_GRAINED:
         for name in _CONVNETS:
-            jobs += published(
-                f"imagenet-to-{data}/{name}/share=1",
-                _fine_grained(data, name, convnet),
-                _published(convnet.lr),
-                runtime=runtime,
-            )
+            task = _fine_grained(data, name, convnet)
+            jobs += published(f"imagenet-to-{data}/{name}/share=1", task, runtime)
     cars = _FINE_GRAINED[0]
     for name in _TRANSFORMERS:
-        jobs += published(
-            f"imagenet-to-{cars}/{name}/share=1",
-            _fine_grained(cars, name, transformer),
-            _published(transformer.lr),
-            runtime=runtime,
-        )
-    reduced = [
-        name for name in _published(convnet.lr) if name in MAIN or name.startswith("randreg")
-    ]
+        task = _fine_grained(cars, name, transformer)
+        jobs += published(f"imagenet-to-{cars}/{name}/share=1", task, runtime)
+    reduced = [name for name in ARMS if name in MAIN or name.startswith("randreg")]
     for share in (0.1, 0.25, 0.5):
+        task = replace(_fine_grained(cars, "resnet50", convnet), share=share)
         jobs += published(
-            f"imagenet-to-{cars}/resnet50/share={share:g}",
-            replace(_fine_grained(cars, "resnet50", convnet), share=share),
-            {name: t for name, t in _published(convnet.lr).items() if name in reduced},
-            runtime=runtime,
+            f"imagenet-to-{cars}/resnet50/share={share:g}", task, runtime, only=reduced
         )
     return jobs
 
@@ -273,32 +215,3 @@ def _fine_grained(data: str, network: str, optim: OptimConfig) -> Task:
         optim=optim,
         mean_std=(0.5, 0.5),
     )
-
-
-def _published(lr: float) -> dict[str, Tuning]:
-    # The paper's lambda is 1 without any scale, its prior's Adam rate 1e-2.
-    raw: dict[str, Any] = {"normalise": False}
-    adarand: dict[str, Any] = {**raw, "prior_lr": 1e-2, "alpha": 0.5}
-    own: dict[str, tuple[str, dict[str, Any], float | None]] = {
-        "plain": ("plain", {}, None),
-        "adarand": ("adarand", adarand, 1.0),
-        "adarand_orthogonal": ("adarand", {**adarand, "prior": "orthogonal"}, 1.0),
-        "adarand_without_intra": ("adarand", {**adarand, "intra": False}, 1.0),
-        "adarand_without_inter": ("adarand", {**adarand, "inter": False}, 1.0),
-        **{
-            f"randreg_{kind}": ("randreg", {**raw, "kind": kind}, 1.0)
-            for kind in ("class", "source", "normal", "uniform")
-        },
-        "feature_norm": ("feature_norm", raw, 1.0),
-        "l2sp": ("l2sp", {}, 0.01),
-        # The usual 0.01 is for a sum over the batch, here 64 images.
-        "delta": ("delta", {"attention": True}, 0.64),
-        "bss": ("bss", {}, 1e-3),
-        "core_tuning": ("core_tuning", {}, 0.1),
-        "co_tuning": ("co_tuning", {}, 2.3),
-        "dr_tune": ("dr_tune", {}, 1.0),
-    }
-    return {
-        name: Tuning(method=method, options=options, lr=lr, weight=weight)
-        for name, (method, options, weight) in own.items()
-    }
