@@ -18,7 +18,8 @@ _STYLES = {"held": "green", "did not hold": "yellow", "undecided": "cyan"}
 class Reproduce:
     """Run a recipe: every arm, every control, every seed; then a table and a report page.
 
-    What is finished is not run again: the same command goes on after an interruption.
+    What is finished is not run again: the same command goes on after an interruption. With --only and
+    --seed one run of it is made again, and with --check its numbers are held against committed ones.
     """
 
     recipe: Annotated[str, tyro.conf.Positional]
@@ -35,6 +36,12 @@ class Reproduce:
     """Runs side by side; by default as many as fit the cores."""
     results: Path | None = None
     """Write NAME.md, NAME.json and the figures into this folder as well."""
+    only: str | None = None
+    """SETTING/ARM: run this row of the table alone, and what it needs."""
+    seed: int | None = None
+    """Run this seed alone."""
+    check: Path | None = None
+    """Results file NAME.json: compare with its values by seed, at its scale; exit 1 where one differs."""
     json: bool = False
     """Print one JSON object instead of tables."""
 
@@ -47,6 +54,8 @@ class Reproduce:
         from regraft.train import keep_freed_memory
 
         keep_freed_memory()
+        if self.only is not None or self.seed is not None or self.check is not None:
+            return self._again()
         recipe = load_recipe(self.recipe, self.scale, self.seeds)
         if self.data_root is not None:
             recipe = dataclasses.replace(
@@ -74,3 +83,35 @@ class Reproduce:
             say(f"{claim.state}: {claim.paper}. {claim.words}".strip(), style=_STYLES[claim.state])
         say(f"report: {outcome.page}")
         return 0
+
+    def _again(self) -> int:
+        """Run a part of the recipe, and hold it against a results file where there is one."""
+        from rich.console import Console
+
+        from regraft.recipes import load_recipe
+        from regraft.recipes.again import only, read_committed, run_again
+
+        committed = None if self.check is None else read_committed(self.check, self.recipe)
+        scale = self.scale if committed is None else committed["scale"]
+        recipe = only(
+            load_recipe(self.recipe, scale, self.seeds or self.seed), self.only, self.seed
+        )
+        if self.data_root is not None:
+            jobs = [job.with_data_root(self.data_root) for job in recipe.jobs]
+            recipe = dataclasses.replace(recipe, jobs=jobs)
+        out = self.out or Path("runs") / f"{self.recipe}-{scale}{'-check' if self.check else ''}"
+        console = Console(stderr=True)
+        compared = run_again(
+            recipe, self.only, out, committed=committed, workers=self.workers, console=console
+        )
+        same = all(one.same for one in compared)
+        if self.json:
+            values = [{**dataclasses.asdict(one), "same": one.same} for one in compared]
+            print_json({"values": values, "same": same})
+        else:
+            for one in compared:
+                say(str(one), style="green" if one.same else "yellow")
+            if not same and committed is not None:
+                where = f"{committed.get('hardware')} at commit {committed.get('commit')}"
+                say(f"{self.check} was made on {where}")
+        return 0 if same else 1
