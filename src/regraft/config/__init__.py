@@ -8,6 +8,7 @@ identity by which a run folder knows its own command again.
 from .check import Range, check
 from .data import Augmentation, DataConfig, Normalisation
 from .finetune import FinetuneConfig, SearchConfig
+from .generate import GeneratorConfig, PretrainConfig, SetConfig, SourceConfig, SslConfig
 from .identity import digest, to_dict
 from .images import ImageConfig, check_moments
 from .model import ModelConfig
@@ -20,14 +21,19 @@ __all__ = [
     "Augmentation",
     "DataConfig",
     "FinetuneConfig",
+    "GeneratorConfig",
     "ImageConfig",
     "ModelConfig",
     "Normalisation",
     "OptimConfig",
+    "PretrainConfig",
     "Range",
     "RuntimeConfig",
     "Schedule",
     "SearchConfig",
+    "SetConfig",
+    "SourceConfig",
+    "SslConfig",
     "TicketConfig",
     "TicketMethod",
     "check",

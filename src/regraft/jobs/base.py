@@ -24,6 +24,7 @@ _LATER = {DataConfig: ("channels",)}
 _NAMES = ("setting", "arm", "control")
 
 _J = TypeVar("_J", bound="Job")
+_V = TypeVar("_V")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +114,8 @@ class Job:
         with self.open(path) as folder:
             if folder.result is not None:
                 return folder.result
-            for fingerprinted in self.fingerprints():
-                folder.pin("data", fingerprinted)
+            for i, fingerprinted in enumerate(_distinct(self.fingerprints()), start=1):
+                folder.pin(f"data{i}" if i > 1 else "data", fingerprinted)
             result = self.work(folder, path if root is None else root, progress)
             folder.finish(result)
         if not self.keeps_checkpoint:
@@ -131,6 +132,14 @@ class Job:
             control=self.control,
             seed=self.runtime.seed,
         )
+
+
+def _distinct(values: Iterable[_V]) -> list[_V]:
+    distinct: list[_V] = []
+    for value in values:
+        if value not in distinct:
+            distinct.append(value)
+    return distinct
 
 
 def with_sources(jobs: Sequence[Job]) -> list[Job]:

@@ -33,6 +33,7 @@ class Source(ABC):
         latent_gradients: Images can be differentiated with respect to latents.
         deterministic: Equal latents and conditions give equal images.
         device: Where latents are expected and images are made.
+        class_names: Names of the classes, where they are known.
         notes: What was learned about the generator, in sentences.
         fallbacks: What was done instead of what it cannot do: sentence -> number of images.
     """
@@ -46,6 +47,7 @@ class Source(ABC):
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
+        self.class_names: tuple[str, ...] = ()
         self.notes: list[str] = []
         self.fallbacks: dict[str, int] = {}
 

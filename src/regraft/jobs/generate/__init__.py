@@ -1,0 +1,1 @@
+"""Jobs about generators: training one, pre-training from one, P-SSL, and looking at one."""

@@ -1,0 +1,242 @@
+"""A target network trained on few labels: from scratch, from PP, with P-SSL, or from a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from regraft.config import ModelConfig, OptimConfig, SetConfig, SslConfig, to_dict
+from regraft.data import ImageSet, TensorLoader
+from regraft.data.views import weak
+from regraft.errors import InputError
+from regraft.generators.pseudo import (
+    Distillation,
+    ImagePool,
+    PseudoSamples,
+    PseudoTerm,
+    Unlabelled,
+    conditions,
+    ssl_loss,
+)
+from regraft.jobs.base import Job
+from regraft.models import build
+from regraft.models.classifier import find_classifier
+from regraft.train import Average, Batches, RunFolder, fit, make_fabric
+from regraft.train.loop import Progress
+
+from .generator import GeneratorJob
+from .pretrain import MEAN, STD, PretrainJob, write_network
+from .sets import StepBatches, load_set
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetJob(Job):
+    """Everything that determines a network for the target; `model.safetensors` in its folder.
+
+    Attributes:
+        target: The labelled training images.
+        test: The images that the result is measured on.
+        model: The network.
+        steps: Optimiser steps.
+        optim: Batch size, learning rate and the rest; its epochs are not used.
+        start: What its body starts from.
+        teacher: What it learns from beside the labels.
+        distil: How: squared distance of the logits, or KL of softened probabilities.
+        distil_weight: Weight of that loss.
+        distil_temperature: What both logits are divided by for `soft`.
+        unlabelled: Images without labels: `pseudo` ones of the generator, the source's `real` ones, or the
+            `target` images themselves, without their labels.
+        generator: The generator of `pseudo` images.
+        classifier: The source classifier whose answers are their conditions.
+        real: The images of `real`.
+        ssl: The loss on images without labels.
+        ema: Decay of the average of the weights that is evaluated.
+    """
+
+    target: SetConfig
+    test: SetConfig
+    model: ModelConfig
+    steps: int = 400
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=0.02, batch_size=32, epochs=1, schedule="cosine")
+    )
+    start: PretrainJob | TargetJob | None = None
+    teacher: TargetJob | None = None
+    distil: Literal["logits", "soft"] | None = None
+    distil_weight: float = 1.0
+    distil_temperature: float = 4.0
+    unlabelled: Literal["pseudo", "real", "target"] | None = None
+    generator: GeneratorJob | None = None
+    classifier: TargetJob | None = None
+    real: SetConfig | None = None
+    ssl: SslConfig = field(default_factory=SslConfig)
+    ema: float = 0.99
+
+    def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
+        """Train and measure; see `Job.work`."""
+        fabric = make_fabric(self.runtime)
+        seed = self.runtime.seed
+        images, classes = load_set(self.target, seed=seed)
+        test, _ = load_set(self.test, seed=0)
+        torch.manual_seed(seed)
+        network = self._network(images)
+        if self.start is not None:
+            start_body(network, self.start.folder(root) / "model.safetensors")
+        channels = images.channels
+        moments: Any = {"mean": (MEAN,) * channels, "std": (STD,) * channels}
+        train = StepBatches(
+            images, self.steps, self.optim.batch_size, **moments, seed=seed, views=weak()
+        )
+        tested = TensorLoader(
+            test, batch_size=500, shuffle=False, augment="none", seed=0, **moments
+        )
+        term = self._term(images, root, moments)
+        penalty, loss = None, None
+        steppers = {}
+        if term is not None:
+            counted = Counted(term)
+            steppers, penalty = {"pseudo": counted}, counted.loss
+        if self.distil is not None:
+            loss = self._distillation(network, root)
+        result = fit(
+            network,
+            Batches(train, None, tested),
+            optim=self.optim,
+            runtime=self.runtime,
+            folder=folder,
+            steppers=steppers,
+            loss=loss,
+            penalty=penalty,
+            progress=progress,
+            fabric=fabric,
+            average=Average(network, decay=self.ema),
+        )
+        if term is not None:
+            summary = term.ssl.confidence.summary()
+            result["confidence"] = summary
+            result["metrics"]["confident"] = 100 * summary["passed"]
+        about = {
+            "model": to_dict(self.model),
+            "input": {"channels": channels, "image_size": images.image_size},
+            "mean": [MEAN] * channels,
+            "std": [STD] * channels,
+            "classes": list(classes),
+            "method": self.arm,
+        }
+        if folder.writes:
+            write_network(folder.path / "model.safetensors", network, about)
+            (folder.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        return result
+
+    def _network(self, images: ImageSet) -> nn.Module:
+        shape: Any = {"channels": images.channels, "image_size": images.image_size}
+        return build(self.model, num_classes=images.num_classes, **shape)
+
+    def trained(self, root: Path) -> Callable[[Tensor], Tensor]:
+        """Return the finished network, in evaluation mode, as a function of normalised images."""
+        images, _ = load_set(self.target, seed=self.runtime.seed)
+        network = self._network(images)
+        network.load_state_dict(load_file(self.folder(root) / "model.safetensors"))
+        return network.eval().requires_grad_(False)
+
+    def _term(self, images: ImageSet, root: Path, moments: dict[str, Any]) -> PseudoTerm | None:
+        pool = self._pool(images, root)
+        if pool is None:
+            return None
+        config, channels = self.ssl, images.channels
+        return PseudoTerm(
+            pool,
+            ssl_loss(
+                config.ssl, temperature=config.ssl_temperature, threshold=config.ssl_threshold
+            ),
+            weight=config.ssl_weight,
+            warmup=config.ssl_warmup,
+            batch_size=config.ssl_batch,
+            own_head=config.own_head,
+            head_lr=self.optim.lr,
+            seed=self.runtime.seed,
+            **(moments if channels else {}),
+        )
+
+    def _pool(self, images: ImageSet, root: Path) -> Unlabelled | None:
+        seed = self.runtime.seed
+        if self.unlabelled is None:
+            return None
+        if self.unlabelled == "target":
+            return ImagePool(images, seed=seed)
+        if self.unlabelled == "real":
+            if self.real is None:
+                raise InputError("unlabelled='real' needs a set of real images")
+            return ImagePool(load_set(self.real, seed=seed)[0], seed=seed)
+        if self.generator is None:
+            raise InputError("unlabelled='pseudo' needs a generator")
+        source = self.generator.source(root)
+        if self.classifier is None and self.ssl.conditions != "uniform":
+            raise InputError("conditions of target images need a source classifier")
+        classifier = None if self.classifier is None else self.classifier.trained(root)
+        normalised = (images.images.float() / 255 - MEAN) / STD
+        q = conditions(
+            classifier or (lambda x: x),
+            normalised,
+            source.classes,
+            kind=self.ssl.conditions,
+            temperature=self.ssl.temperature,
+        )
+        return PseudoSamples(source, q, seed=seed)
+
+    def _distillation(self, network: nn.Module, root: Path) -> nn.Module:
+        if self.teacher is None:
+            raise InputError("distilling needs a teacher")
+        return Distillation(
+            network,
+            self.teacher.trained(root),
+            kind=self.distil or "soft",
+            weight=self.distil_weight,
+            temperature=self.distil_temperature,
+        )
+
+
+def start_body(network: nn.Module, path: Path) -> None:
+    """Load everything but the classifier from a file of the same architecture.
+
+    Raises:
+        InputError: The file is of another network.
+    """
+    name, _ = find_classifier(network)
+    own = network.state_dict()
+    loaded = load_file(path)
+    body = {k: v for k, v in loaded.items() if not k.startswith(f"{name}.")}
+    wanted = {k for k in own if not k.startswith(f"{name}.")}
+    if body.keys() != wanted or any(own[k].shape != v.shape for k, v in body.items()):
+        raise InputError(f"{path} is of another network: its body does not fit this one")
+    network.load_state_dict({**own, **body})
+
+
+class Counted:
+    """A P-SSL term with the number of the step, as the training loop takes them."""
+
+    def __init__(self, term: PseudoTerm) -> None:
+        self.term, self.at = term, 0
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """Return the term of this step."""
+        return self.term.loss(model, self.at)
+
+    def step(self) -> None:
+        """Go on to the next step."""
+        self.at += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step and the term's state."""
+        return {"at": self.at, "term": self.term.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.at = int(state["at"])
+        self.term.load_state_dict(state["term"])
