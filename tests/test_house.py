@@ -48,6 +48,9 @@ NEW_SYSTEMS = (
     "fewshot/",
     "jobs/fewshot/",
     "recipes/metaticket/",
+    "data/views.py",
+    "data/operations.py",
+    "config/generate.py",
     "generators/sources/",
     "generators/pseudo/",
     "generators/mgr/",
@@ -55,7 +58,7 @@ NEW_SYSTEMS = (
     "recipes/pseudo/",
     "recipes/mgr/",
 )
-"""Folders of the three systems that came after the limit on all lines was set: it is of the other five."""
+"""Folders and files of the three systems that came after the limit on all lines, which is the others'."""
 
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_RECIPE = 600

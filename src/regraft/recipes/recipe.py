@@ -34,6 +34,7 @@ RECIPES = {
     "frozen": "regraft.recipes.frozen",
     "iterand": "regraft.recipes.iterand",
     "merging": "regraft.recipes.merging",
+    "pseudo": "regraft.recipes.pseudo",
     "transfer": "regraft.recipes.transfer",
 }
 """Recipes by name: modules with a function `recipe(scale, seeds) -> Recipe`."""

@@ -44,7 +44,7 @@ def upright(x):
 
 @pytest.mark.parametrize(
     ("kind", "many", "options"),
-    [("vae", 150, {"latent": 4, "hidden": 64}), ("flow", 120, {"width": 8, "steps": 4})],
+    [("vae", 150, {"latent": 4, "hidden": 64}), ("flow", 300, {"width": 16, "steps": 4})],
 )
 def test_a_small_generator_learns_what_it_is_asked_for(kind, many, options):
     g, work = trained(kind, many, **options)

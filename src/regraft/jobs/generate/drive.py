@@ -9,7 +9,7 @@ from regraft.train import RunFolder
 from regraft.train.loop import Progress
 
 
-class Steps(Protocol):
+class Resumable(Protocol):
     """A training under way: what `drive` takes steps of."""
 
     at: int
@@ -31,7 +31,7 @@ class Steps(Protocol):
 
 
 def drive(
-    work: Steps,
+    work: Resumable,
     folder: RunFolder,
     *,
     checkpoint_seconds: float,

@@ -1,0 +1,95 @@
+"""What the runs say: the oracle's gate first, then PP, P-SSL and their controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from regraft.recipes.claims import difference, over_settings
+from regraft.recipes.compare import better, gap, level, plain, signed, verdict
+from regraft.recipes.recipe import Findings
+from regraft.report import Claim, Row, Run
+
+_RIVALS = ("scratch", "logit_matching", "soft_targets")
+_WORDS = {
+    "scratch": "training from scratch",
+    "logit_matching": "logit matching",
+    "soft_targets": "distillation of soft targets",
+}
+
+
+def read(runs: list[Run], rows: list[Row]) -> Findings:
+    """Return the claims of all settings that the oracle lets through, and what happened elsewhere."""
+    settings = list(dict.fromkeys(r.setting for r in runs if r.arm == "pp_pssl"))
+    passed = [s for s in settings if _gate(runs, s)]
+    claims: list[Claim] = []
+    for rival in _RIVALS:
+        words = _WORDS[rival]
+        claims += over_settings(
+            runs, passed, "pp_pssl", rival, f"PP + P-SSL beats {words}",
+            over="settings that the oracle lets through", each=True,
+        )  # fmt: skip
+    for setting in passed:
+        for rival in _RIVALS:
+            claims += difference(
+                runs, setting, "pp_pssl", rival, f"PP + P-SSL beats {_WORDS[rival]}", levels=True
+            )
+        claims += difference(runs, setting, "pp", "scratch", "PP beats training from scratch")
+        claims += difference(runs, setting, "pp_pssl", "pp", "P-SSL adds to PP")
+        claims += difference(
+            runs,
+            setting,
+            "pp_pssl",
+            "pp_pssl_uniform",
+            "Conditions of the classifier beat uniform ones",
+        )
+        claims += difference(
+            runs, setting, "pp_pssl", "pp_pssl_hard", "Soft conditions beat hard ones"
+        )
+        claims += difference(
+            runs,
+            setting,
+            "pp_pssl_own_head",
+            "pp_pssl",
+            "A head of their own helps generated images",
+        )
+        claims += difference(
+            runs, setting, "pp_pssl", "ssl_target",
+            "PP + P-SSL beats the same loss on the labelled images themselves, without a generator",
+        )  # fmt: skip
+    text = "\n\n".join([*_gates(runs, settings), *_others(runs, settings, passed)])
+    return Findings(claims=claims, text=text, figures={})
+
+
+def _gate(runs: Sequence[Run], setting: str) -> bool:
+    """Whether pre-training on the source's real images beats training from scratch."""
+    return better(gap(runs, setting, "oracle", "scratch"))
+
+
+def _gates(runs: Sequence[Run], settings: Sequence[str]) -> list[str]:
+    lines = []
+    for setting in settings:
+        gain = gap(runs, setting, "oracle", "scratch")
+        ssl = gap(runs, setting, "oracle_ssl", "oracle")
+        said = "it can show the claim" if better(gain) else "it cannot show the claim"
+        lines.append(
+            f"{setting}: the oracle (real source images with their labels, then the target's) minus "
+            f"scratch is {signed(gain)} points, {verdict(gain)}: {said}. Real source images without "
+            f"labels in the place of generated ones add {signed(ssl)}."
+        )
+    return lines
+
+
+def _others(runs: Sequence[Run], settings: Sequence[str], passed: Sequence[str]) -> list[str]:
+    lines = []
+    for setting in settings:
+        arms = ", ".join(
+            f"{arm} {plain(level(runs, setting, arm))}"
+            for arm in ("scratch", "logit_matching", "soft_targets", "pp", "pp_pssl", "ssl_target")
+        )
+        task = setting.partition("/")[0]
+        teacher = level(runs, f"{task}/teacher/{setting.rpartition('/')[2]}", "teacher")
+        kind = "" if setting in passed else " (the oracle does not let it through)"
+        lines.append(
+            f"{setting}{kind}: {arms}; the teacher of both distillations {plain(teacher)}."
+        )
+    return lines

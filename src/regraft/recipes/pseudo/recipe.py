@@ -1,0 +1,340 @@
+"""Pre-training and semi-supervised learning from a generator; scales in `notes.md`.
+
+References:
+    Yamaguchi et al., "Transfer learning with pre-trained conditional generative models", 2022
+    (arXiv 2204.12833). Its tables could not be had; the claims are those of its abstract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from regraft.config import (
+    DataConfig,
+    GeneratorConfig,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    RuntimeConfig,
+    SetConfig,
+    SslConfig,
+)
+from regraft.jobs.base import Job
+from regraft.jobs.generate.generator import GeneratorJob
+from regraft.jobs.generate.pretrain import PretrainJob
+from regraft.jobs.generate.target import TargetJob
+from regraft.recipes.recipe import Recipe, Scale, assemble
+
+from .claims import read
+
+
+def recipe(scale: str, seeds: int | None = None) -> Recipe:
+    """Return the recipe at a scale."""
+    scales = {
+        "smoke": Scale(_smoke, 2),
+        "cpu": Scale(_cpu, 5),
+        "gpu": Scale(_gpu, 5),
+        "paper": Scale(_paper, 3),
+    }
+    return assemble(
+        __package__ or "",
+        scales,
+        scale,
+        seeds,
+        title="Transfer by a generator: PP and P-SSL",
+        read=read,
+        metrics=(("test_accuracy", "%"), ("confident", "%")),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """A task: what there is of the source, and the target.
+
+    Attributes:
+        name: Name of the task.
+        source: The source's images, which the generator and the classifier were trained on.
+        tested: Images that the source classifier is measured on.
+        target: All labelled images of the target.
+        test: What results are measured on.
+        sizes: Numbers of labels.
+    """
+
+    name: str
+    source: SetConfig
+    tested: SetConfig
+    target: SetConfig
+    test: SetConfig
+    sizes: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A target network, and by which optimiser it is trained."""
+
+    name: str
+    model: ModelConfig
+    optim: OptimConfig
+    pretrain: PretrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much is spent."""
+
+    generator: GeneratorConfig
+    classifier: ModelConfig
+    classifier_steps: int
+    steps: int
+    ssl: SslConfig
+    runtime: RuntimeConfig
+
+
+def _arms(task: Transfer, size: int, net: Architecture, effort: Effort) -> list[Job]:
+    """Return every arm of one setting: the oracles first, since they say whether the task can tell."""
+    runtime = effort.runtime
+    setting = f"{task.name}/{net.name}/n={size}"
+    artefacts: Any = {"setting": task.name, "runtime": runtime}
+    generator = GeneratorJob(
+        arm="generator", images=task.source, generator=effort.generator, **artefacts
+    )
+    optim = OptimConfig(lr=0.02, batch_size=64, epochs=1, schedule="cosine")
+    classifier = TargetJob(
+        arm="source_classifier",
+        target=task.source,
+        test=task.tested,
+        model=effort.classifier,
+        steps=effort.classifier_steps,
+        optim=optim,
+        **artefacts,
+    )
+    target = replace(task.target, size=size)
+    plain: Any = {"setting": setting, "runtime": runtime, "model": net.model}
+    made = PretrainJob(arm="pp_body", generator=generator, pretrain=net.pretrain, **plain)
+    real = PretrainJob(arm="oracle_body", real=task.source, pretrain=net.pretrain, **plain)
+    # The teacher is the source's own architecture, fine-tuned: it does not depend on the target's.
+    teacher = TargetJob(
+        arm="teacher",
+        setting=f"{task.name}/teacher/n={size}",
+        runtime=runtime,
+        model=effort.classifier,
+        start=classifier,
+        target=target,
+        test=task.test,
+        steps=effort.steps,
+    )
+
+    def arm(name: str, control: str | None = "scratch", ssl: Any = None, **more: Any) -> TargetJob:
+        return TargetJob(
+            arm=name,
+            control=control,
+            target=target,
+            test=task.test,
+            steps=effort.steps,
+            optim=net.optim,
+            ssl=replace(effort.ssl, **(ssl or {})),
+            **plain,
+            **more,
+        )
+
+    pseudo: Any = {"unlabelled": "pseudo", "generator": generator, "classifier": classifier}
+    return [
+        arm("oracle", start=real),
+        arm("oracle_ssl", start=real, unlabelled="real", real=task.source),
+        arm("scratch", None),
+        arm("logit_matching", teacher=teacher, distil="logits"),
+        arm("soft_targets", teacher=teacher, distil="soft", distil_weight=0.5),
+        arm("pp", start=made),
+        arm("pp_pssl", start=made, **pseudo),
+        arm("ssl_target", unlabelled="target"),
+        arm("pssl", **pseudo),
+        arm("pp_pssl_own_head", "pp_pssl", {"own_head": True}, start=made, **pseudo),
+        arm("pp_pssl_hard", "pp_pssl", {"conditions": "hard"}, start=made, **pseudo),
+        arm("pp_pssl_uniform", "pp_pssl", {"conditions": "uniform"}, start=made, **pseudo),
+        arm("pp_ssl_target", "pp", start=made, unlabelled="target"),
+    ]
+
+
+def _tasks(tasks: Sequence[Transfer], nets: Sequence[Architecture], effort: Effort) -> list[Job]:
+    return [
+        job for task in tasks for size in task.sizes for net in nets
+        for job in _arms(task, size, net, effort)
+    ]  # fmt: skip
+
+
+def _net(name: str, model: ModelConfig, *, steps: int, batch: int = 64) -> Architecture:
+    """Return a network with SGD, or with AdamW where it is a transformer."""
+    if not model.name.startswith("timm/vit"):
+        optim = OptimConfig(lr=0.02, batch_size=32, epochs=1, schedule="cosine")
+        pretrain = PretrainConfig(steps=steps, batch_size=batch, lr=0.05)
+        return Architecture(name=name, model=model, optim=optim, pretrain=pretrain)
+    return Architecture(
+        name=name,
+        model=model,
+        optim=OptimConfig(
+            optimizer="adamw",
+            lr=1e-3,
+            weight_decay=0.01,
+            batch_size=32,
+            epochs=1,
+            schedule="cosine",
+        ),
+        pretrain=PretrainConfig(
+            steps=steps, batch_size=batch, optimizer="adamw", lr=1e-3, weight_decay=0.01
+        ),
+    )
+
+
+def _vit(side: int, patch: int) -> ModelConfig:
+    options = {
+        "img_size": side,
+        "patch_size": patch,
+        "embed_dim": 64,
+        "depth": 2,
+        "num_heads": 4,
+    }
+    return ModelConfig(name="timm/vit_tiny_patch16_224", options=options)
+
+
+def _letters(sizes: Sequence[int], *, source: int | None, test: int | None) -> Transfer:
+    """EMNIST letters to MNIST digits: no label in common."""
+    letters = DataConfig(name="emnist", validation=0)
+    digits = DataConfig(name="mnist", validation=0)
+    return Transfer(
+        name="letters_to_digits",
+        source=SetConfig(data=letters, size=source),
+        tested=SetConfig(data=letters, part="test", size=test),
+        target=SetConfig(data=digits),
+        test=SetConfig(data=digits, part="test", size=test),
+        sizes=sizes,
+    )
+
+
+def _coarse(sizes: Sequence[int], *, source: int | None, test: int | None) -> Transfer:
+    """Kinds of Fashion-MNIST (tops, trousers, dresses, shoes, bags) to its ten classes, other images."""
+    data = DataConfig(name="fashion_mnist", validation=0)
+    groups = ((0, 2, 4, 6), (1,), (3,), (5, 7, 9), (8,))
+    return Transfer(
+        name="coarse_to_fine_fashion",
+        source=SetConfig(data=data, part="first_half", groups=groups, size=source),
+        tested=SetConfig(data=data, part="test", groups=groups, size=test),
+        target=SetConfig(data=data, part="second_half"),
+        test=SetConfig(data=data, part="test", size=test),
+        sizes=sizes,
+    )
+
+
+def _smoke() -> list[Job]:
+    data = DataConfig(name="digits", validation=0)
+    groups = tuple((2 * i, 2 * i + 1) for i in range(5))
+    task = Transfer(
+        name="coarse_to_fine_digits",
+        source=SetConfig(data=data, part="first_half", groups=groups),
+        tested=SetConfig(data=data, part="test", groups=groups),
+        target=SetConfig(data=data, part="second_half"),
+        test=SetConfig(data=data, part="test"),
+        sizes=[30],
+    )
+    effort = Effort(
+        generator=GeneratorConfig(
+            steps=60, batch_size=32, lr=3e-3, options={"latent": 4, "hidden": 64}
+        ),
+        classifier=ModelConfig(name="mlp", options={"widths": [64]}),
+        classifier_steps=40,
+        steps=20,
+        ssl=SslConfig(ssl_warmup=5, ssl_batch=16),
+        runtime=RuntimeConfig(accelerator="cpu", threads=1),
+    )
+    return _tasks(
+        [task], [_net("conv_small", ModelConfig(name="conv_small"), steps=20, batch=16)], effort
+    )
+
+
+def _cpu() -> list[Job]:
+    effort = Effort(
+        generator=GeneratorConfig(
+            steps=1500, batch_size=64, lr=2e-3, options={"latent": 4, "hidden": 256}
+        ),
+        classifier=ModelConfig(name="conv2", width=0.25),
+        classifier_steps=600,
+        steps=250,
+        ssl=SslConfig(ssl_warmup=100, ssl_batch=64),
+        runtime=RuntimeConfig(accelerator="cpu", threads=1),
+    )
+    nets = [
+        _net("conv_small", ModelConfig(name="conv_small"), steps=400),
+        _net("mlp", ModelConfig(name="mlp"), steps=400),
+    ]
+    return _tasks([_letters([20], source=20_000, test=3_000)], nets, effort)
+
+
+def _gpu() -> list[Job]:
+    """Every task and architecture, and CIFAR-10-JPEG: animals and vehicles to the ten classes."""
+    data = DataConfig(name="cifar10_jpeg", validation=0)
+    groups = ((0, 8), (1, 9), (2, 6), (3, 5), (4, 7))
+    cifar = Transfer(
+        name="coarse_to_fine_cifar10_jpeg",
+        source=SetConfig(data=data, part="first_half", groups=groups),
+        tested=SetConfig(data=data, part="test", groups=groups),
+        target=SetConfig(data=data, part="second_half"),
+        test=SetConfig(data=data, part="test"),
+        sizes=[100, 1000],
+    )
+    effort = Effort(
+        generator=GeneratorConfig(
+            kind="flow", steps=20_000, batch_size=256, lr=1e-3, options={"width": 96, "steps": 8}
+        ),
+        classifier=ModelConfig(name="resnet8"),
+        classifier_steps=5_000,
+        steps=2_000,
+        ssl=SslConfig(ssl_warmup=400, ssl_batch=224),
+        runtime=RuntimeConfig(accelerator="cuda", threads=4),
+    )
+    small = [
+        _net("mlp", ModelConfig(name="mlp"), steps=4_000, batch=256),
+        _net("conv_small", ModelConfig(name="conv_small"), steps=4_000, batch=256),
+        _net("resnet8", ModelConfig(name="resnet8"), steps=4_000, batch=256),
+        _net("vit", _vit(28, 4), steps=4_000, batch=256),
+    ]
+    large = [
+        _net("resnet20", ModelConfig(name="resnet20"), steps=10_000, batch=256),
+        _net("vit", _vit(32, 4), steps=10_000, batch=256),
+    ]
+    sizes = [20, 50, 200, 1000]
+    flat = [_letters(sizes, source=None, test=None), _coarse(sizes, source=None, test=None)]
+    return [*_tasks(flat, small, effort), *_tasks([cifar], large, effort)]
+
+
+def _paper() -> list[Job]:
+    """The published form as far as it is known: ImageNet to a folder of few photos, three architectures."""
+    source = DataConfig(name="imagenet", validation=0, image_size=64)
+    photos = DataConfig(name="trashnet", validation=0, image_size=64)
+    task = Transfer(
+        name="imagenet_to_photos",
+        source=SetConfig(data=source),
+        tested=SetConfig(data=source, part="test"),
+        target=SetConfig(data=photos),
+        test=SetConfig(data=photos, part="test"),
+        sizes=[100, 500],
+    )
+    effort = Effort(
+        generator=GeneratorConfig(
+            kind="flow", steps=400_000, batch_size=256, options={"width": 192, "steps": 16}
+        ),
+        classifier=ModelConfig(name="torchvision/resnet50"),
+        classifier_steps=400_000,
+        steps=20_000,
+        ssl=SslConfig(ssl_warmup=2_000, ssl_batch=448),
+        runtime=RuntimeConfig(accelerator="cuda"),
+    )
+    nets = [
+        _net(name.partition("/")[2], ModelConfig(name=name), steps=200_000, batch=256)
+        for name in (
+            "torchvision/resnet18",
+            "torchvision/mobilenet_v3_large",
+            "torchvision/efficientnet_b0",
+        )
+    ]
+    return _tasks([task], nets, effort)
