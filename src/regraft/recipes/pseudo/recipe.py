@@ -50,7 +50,7 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer:
+class PseudoTask:
     """A task: what there is of the source, and the target.
 
     Attributes:
@@ -92,7 +92,7 @@ class Effort:
     runtime: RuntimeConfig
 
 
-def _arms(task: Transfer, size: int, net: Architecture, effort: Effort) -> list[Job]:
+def _arms(task: PseudoTask, size: int, net: Architecture, effort: Effort) -> list[Job]:
     """Return every arm of one setting: the oracles first, since they say whether the task can tell."""
     runtime = effort.runtime
     setting = f"{task.name}/{net.name}/n={size}"
@@ -157,7 +157,7 @@ def _arms(task: Transfer, size: int, net: Architecture, effort: Effort) -> list[
     ]
 
 
-def _tasks(tasks: Sequence[Transfer], nets: Sequence[Architecture], effort: Effort) -> list[Job]:
+def _tasks(tasks: Sequence[PseudoTask], nets: Sequence[Architecture], effort: Effort) -> list[Job]:
     return [
         job for task in tasks for size in task.sizes for net in nets
         for job in _arms(task, size, net, effort)
@@ -198,11 +198,11 @@ def _vit(side: int, patch: int) -> ModelConfig:
     return ModelConfig(name="timm/vit_tiny_patch16_224", options=options)
 
 
-def _letters(sizes: Sequence[int], *, source: int | None, test: int | None) -> Transfer:
+def _letters(sizes: Sequence[int], *, source: int | None, test: int | None) -> PseudoTask:
     """EMNIST letters to MNIST digits: no label in common."""
     letters = DataConfig(name="emnist", validation=0)
     digits = DataConfig(name="mnist", validation=0)
-    return Transfer(
+    return PseudoTask(
         name="letters_to_digits",
         source=SetConfig(data=letters, size=source),
         tested=SetConfig(data=letters, part="test", size=test),
@@ -212,11 +212,11 @@ def _letters(sizes: Sequence[int], *, source: int | None, test: int | None) -> T
     )
 
 
-def _coarse(sizes: Sequence[int], *, source: int | None, test: int | None) -> Transfer:
+def _coarse(sizes: Sequence[int], *, source: int | None, test: int | None) -> PseudoTask:
     """Kinds of Fashion-MNIST (tops, trousers, dresses, shoes, bags) to its ten classes, other images."""
     data = DataConfig(name="fashion_mnist", validation=0)
     groups = ((0, 2, 4, 6), (1,), (3,), (5, 7, 9), (8,))
-    return Transfer(
+    return PseudoTask(
         name="coarse_to_fine_fashion",
         source=SetConfig(data=data, part="first_half", groups=groups, size=source),
         tested=SetConfig(data=data, part="test", groups=groups, size=test),
@@ -229,7 +229,7 @@ def _coarse(sizes: Sequence[int], *, source: int | None, test: int | None) -> Tr
 def _smoke() -> list[Job]:
     data = DataConfig(name="digits", validation=0)
     groups = tuple((2 * i, 2 * i + 1) for i in range(5))
-    task = Transfer(
+    task = PseudoTask(
         name="coarse_to_fine_digits",
         source=SetConfig(data=data, part="first_half", groups=groups),
         tested=SetConfig(data=data, part="test", groups=groups),
@@ -274,7 +274,7 @@ def _gpu() -> list[Job]:
     """Every task and architecture, and CIFAR-10-JPEG: animals and vehicles to the ten classes."""
     data = DataConfig(name="cifar10_jpeg", validation=0)
     groups = ((0, 8), (1, 9), (2, 6), (3, 5), (4, 7))
-    cifar = Transfer(
+    cifar = PseudoTask(
         name="coarse_to_fine_cifar10_jpeg",
         source=SetConfig(data=data, part="first_half", groups=groups),
         tested=SetConfig(data=data, part="test", groups=groups),
@@ -311,7 +311,7 @@ def _paper() -> list[Job]:
     """The published form as far as it is known: ImageNet to a folder of few photos, three architectures."""
     source = DataConfig(name="imagenet", validation=0, image_size=64)
     photos = DataConfig(name="trashnet", validation=0, image_size=64)
-    task = Transfer(
+    task = PseudoTask(
         name="imagenet_to_photos",
         source=SetConfig(data=source),
         tested=SetConfig(data=source, part="test"),
