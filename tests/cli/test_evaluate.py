@@ -173,3 +173,25 @@ def test_data_that_cannot_be_used(refused, result, words, said):
         Path("strange", name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(Path("strange", name, "0.png"))
     assert said in refused("evaluate", result, *words)
+
+
+@pytest.mark.parametrize("classes", [("cat",), ("ant", "cat")])
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_folder_with_some_of_the_classes_is_measured(
+    answer, result, image_folder, classes, empty
+):
+    whole = answer("evaluate", result, "--data", image_folder, "--all-images")
+    for name in ("ant", "bee", "cat"):
+        if name not in classes:
+            shutil.rmtree(image_folder / name)
+            if empty:
+                (image_folder / name).mkdir()
+    found = answer("evaluate", result, "--data", image_folder, "--all-images")
+    rows = {row["class"]: row for row in found["per_class"]}
+    assert [rows[name]["images"] for name in ("ant", "bee", "cat")] == [
+        8 * (name in classes) for name in ("ant", "bee", "cat")
+    ]
+    for name, one, other in zip(rows, found["confusion"], whole["confusion"], strict=True):
+        assert one == (other if name in classes else [0, 0, 0])
+    recalls = [rows[name]["recall"] for name in classes]
+    assert found["balanced_accuracy"] == pytest.approx(sum(recalls) / len(recalls))

@@ -128,7 +128,7 @@ def rewrite(result, change):
     ("change", "said"),
     [
         (broken, "cannot be read"),
-        (gone, "its run has not finished: start the same command again"),
+        (gone, "has no model.safetensors: it holds figures and no network"),
         (foreign, "does not say which model it is of"),
         (elsewhere, "code outside the file: pass --model os:system if you trust it"),
         (hot, "temperature=-1: expected a number above 0"),
@@ -161,3 +161,40 @@ def test_a_folder_that_is_no_result(refused, image_folder):
     assert "give the folder that `regraft finetune` made" in refused(
         "predict", image_folder, image_folder
     )
+
+
+@pytest.mark.filterwarnings("default")
+def test_unreadable_pictures_are_named_and_left_out(regraft, refused, result, image_folder):
+    broken = image_folder / "ant" / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0broken")
+    assert "broken.jpg cannot be decoded" in refused("predict", result, image_folder / "ant")
+    words = ("predict", result, image_folder / "ant", "--unreadable", "skip")
+    found = json.loads(regraft(*words, "--json")[1])
+    assert found["left_out"] == [str(broken)]
+    assert len(found["images"]) == 8
+    broken.rename(image_folder / "ant" / "2-broken.jpg")
+    again = json.loads(regraft(*words, "--json")[1])
+    assert [f["top"] for f in again["images"]] == [f["top"] for f in found["images"]]
+    code, out, err = regraft(*words, "--csv")
+    assert code == 0
+    assert "2-broken.jpg" not in out
+    assert "left out 1 unreadable image(s): " in err
+    assert "2-broken.jpg" in err
+    Path("only").mkdir()
+    (image_folder / "ant" / "2-broken.jpg").rename("only/broken.jpg")
+    assert "no image can be read" in refused("predict", result, "only", "--unreadable", "skip")
+
+
+def test_folders_without_a_network_say_what_they_are_of(regraft, refused, image_folder):
+    words = "ticket find --data digits --model mlp --method edge_popup --epochs 1 --train-size 40"
+    assert regraft(*shlex.split(words), "--out", "found")[0] == 0
+    for verb in (("predict", "found", image_folder), ("evaluate", "found", "--data", image_folder)):
+        assert "found holds a ticket: `regraft ticket run found`" in refused(*verb)
+    said = refused("predict", "found/model.ticket", image_folder)
+    assert "is a ticket: `regraft ticket run found/model.ticket` predicts with it" in said
+    for name in ("model.ticket", "result.json"):
+        (Path("found") / name).unlink()
+    said = refused("predict", "found", image_folder)
+    assert "found has not finished: start the same command again" in said
+    Path("found/card.json").write_text('{"kind": "condense"}')
+    assert "is a result of `regraft condense`" in refused("predict", "found", image_folder)

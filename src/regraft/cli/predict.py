@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -36,6 +37,8 @@ class Predict(Options):
     """Write the predictions to this CSV file as well."""
     model: str | None = None
     """Build this network instead of the one the file names: a name or package.module:factory."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """Stop at an image that cannot be decoded, or name it and go on."""
     runtime: DeviceOptions = field(default_factory=DeviceOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
 
@@ -54,17 +57,22 @@ class Predict(Options):
         paths = files_of(self.images)
         tuned = load_finetuned(self.result, model=self.model, device=device)
         shape = tuned.about["input"]
-        pixels = decoded(paths, shape["channels"], shape["image_size"])
+        left: dict[Path, str] | None = {} if self.unreadable == "skip" else None
+        pixels = decoded(paths, shape["channels"], shape["image_size"], unreadable=left)
         logits = tuned.logits(map(tuned.preparation.normalised, pixels))
+        if left:
+            reasons = "; ".join(list(left.values())[:20]) + ("; ..." if len(left) > 20 else "")
+            warnings.warn(f"left out {len(left)} unreadable image(s): {reasons}", stacklevel=1)
+            paths = [path for path in paths if path not in left]
         found = best(paths, tuned.classes, tuned.probabilities(logits), self.top)
         if self.out is not None:
             write_text(self.out, as_csv(found))
-        self._tell(found)
+        self._tell(found, [str(path) for path in left or ()])
         return 0
 
-    def _tell(self, found: list[dict[str, Any]]) -> None:
+    def _tell(self, found: list[dict[str, Any]], left: list[str]) -> None:
         if self.output.json:
-            print_json({"result": str(self.result), "images": found})
+            print_json({"result": str(self.result), "images": found, "left_out": left})
         elif self.csv:
             print(as_csv(found), end="")
         else:

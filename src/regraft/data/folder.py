@@ -57,7 +57,8 @@ def scan_folder(
         image_size: Side in pixels to which images are brought.
         unreadable: With `skip`, every image is decoded once to leave out, with a warning, those
             that cannot be; with `refuse`, decoding such an image later raises and names it.
-        fewest: Classes that there have to be: two to train a classifier, one to measure it.
+        fewest: Classes that there have to be: two to train a classifier, one to measure it, which may
+            then have empty ones beside it.
 
     Raises:
         InputError: A missing folder, no class folders, a single class, classes whose names differ
@@ -72,12 +73,15 @@ def scan_folder(
     if image_size < 1:
         raise InputError(f"image_size={image_size}: expected at least 1 pixel")
     found = _parts_of(root)
+    trains = fewest > 1
     if not found:
         classes = _class_names(root, fewest)
-        return Folder(_scan(root, classes, image_size, unreadable), None, None, classes)
+        return Folder(
+            _scan(root, classes, image_size, unreadable, whole=trains), None, None, classes
+        )
     classes = _class_names(found["train"], fewest)
     parts = {
-        part: _scan(folder, classes, image_size, unreadable, whole=part == "train")
+        part: _scan(folder, classes, image_size, unreadable, whole=trains and part == "train")
         for part, folder in found.items()
     }
     return Folder(parts["train"], parts.get("val"), parts.get("test"), classes)

@@ -77,7 +77,8 @@ def wilson(right: int, images: int) -> list[float]:
     share, z2 = right / images, _Z**2
     middle = share + z2 / (2 * images)
     reach = _Z * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
-    return [100.0 * (middle + side * reach) / (1 + z2 / images) for side in (-1, 1)]
+    ends = (100.0 * (middle + side * reach) / (1 + z2 / images) for side in (-1, 1))
+    return [min(max(end, 0.0), 100.0) for end in ends]  # rounding may pass them
 
 
 def confused(found: dict[str, Any], most: int = 10) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regraft.errors import InputError
+
 from .network import bounded, facts_of, sketched
 from .pictures import Preparation
 
@@ -33,6 +35,8 @@ class Finetuned:
 
         with torch.inference_mode():
             found = [self.network(x.to(self.device)).float().cpu() for x in batches]
+        if not found:
+            raise InputError("no image can be read: there is nothing to predict")
         return torch.cat(found)
 
     def probabilities(self, logits: Any) -> Any:
@@ -53,18 +57,13 @@ def load_finetuned(path: Path, *, model: str | None, device: Any) -> Finetuned:
 
     from regraft.checkpoints.model_card import is_elsewhere
     from regraft.checkpoints.read import fit_names, read_checkpoint
-    from regraft.errors import InputError
     from regraft.models import build
 
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
-        unfinished = (path / "regraft.json").exists()
-        hint = (
-            "its run has not finished: start the same command again"
-            if unfinished
-            else "give the folder that `regraft finetune` made"
-        )
-        raise InputError(f"{file}: no such file; {hint}")
+        raise InputError(_without_model(path, file))
+    if file.suffix == ".ticket":
+        raise InputError(f"{file} is a ticket: `regraft ticket run {file}` predicts with it")
     stored = read_checkpoint(file)
     config, shape = facts_of(stored, file)
     if shape.get("graph"):
@@ -97,3 +96,26 @@ def load_finetuned(path: Path, *, model: str | None, device: Any) -> Finetuned:
         float(temperature),
         device,
     )
+
+
+_USED_BY = {
+    "align": "`regraft merge` and `regraft evaluate` take the files of networks in it",
+    "condense": "it holds images, to train or to merge with, and no network",
+}
+"""What to do with the folders that hold no network, by the kind of their card."""
+
+
+def _without_model(path: Path, file: Path) -> str:
+    """Return in one sentence why there is no network at a path, and what to do."""
+    from regraft.train import read_json
+
+    if (path / "model.ticket").is_file():
+        return f"{path} holds a ticket: `regraft ticket run {path}` predicts with it"
+    if not (path / "regraft.json").exists():
+        return f"{file}: no such file; give the folder that `regraft finetune` made"
+    if not any((path / name).exists() for name in ("result.json", "card.json")):
+        return f"{path} has not finished: start the same command again ({file.name} is missing)"
+    kind = (read_json(path / "card.json") or {}).get("kind")
+    if kind in _USED_BY:
+        return f"{path} is a result of `regraft {kind}`: {_USED_BY[kind]}"
+    return f"{path} has no {file.name}: it holds figures and no network"

@@ -137,7 +137,7 @@ def _folder(
     from regraft.data import scan_folder
     from regraft.data.folder import joined
 
-    found = scan_folder(where, image_size=size, unreadable=unreadable)
+    found = scan_folder(where, image_size=size, unreadable=unreadable, fewest=1)
     whole = joined(found)
     files, split = (whole, "all") if found.test is None else (found.test, "test")
     if seen is None:

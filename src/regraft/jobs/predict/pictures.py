@@ -89,8 +89,17 @@ def files_of(given: tuple[Path, ...]) -> list[Path]:
     return found
 
 
-def decoded(paths: list[Path], channels: int, size: int) -> Iterable[Any]:
+def decoded(
+    paths: list[Path], channels: int, size: int, *, unreadable: dict[Path, str] | None = None
+) -> Iterable[Any]:
     """Yield batches of images, uint8 [b, channels, size, size].
+
+    Args:
+        paths: The files.
+        channels: Channels that the network takes.
+        size: Side in pixels.
+        unreadable: Filled with the files that are left out since they cannot be decoded, and why;
+            without it such a file is refused.
 
     Raises:
         InputError: A file is no image, or the network takes neither 1 nor 3 channels.
@@ -111,7 +120,15 @@ def decoded(paths: list[Path], channels: int, size: int) -> Iterable[Any]:
             rows = range(start, min(start + _BATCH, len(paths)))
             found: list[Any] = threaded(partial(_attempt, paths, size), rows)
         bad = [reason for reason in found if isinstance(reason, str)]
-        if bad:
+        if unreadable is not None:
+            named = {paths[i]: reason for i, reason in zip(rows, found, strict=True)}
+            unreadable |= {
+                path: reason for path, reason in named.items() if isinstance(reason, str)
+            }
+            found = [image for image in found if not isinstance(image, str)]
+            if not found:
+                continue
+        elif bad:
             more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
             raise InputError(f"{'; '.join(bad[:3])}{more}: leave out or repair what is no image")
         pixels = torch.stack(found)
