@@ -186,3 +186,63 @@ def test_what_no_rule_covers_is_named(forward, operation):
     spec = trace(Block(forward, a=linear(4, 6), out=linear(6, 2)), X)
     assert not len(spec)
     assert any(f"operation {operation}, which no rule covers" in pin.reason for pin in spec.pins)
+
+
+def attended(h, k):
+    return (h @ k.transpose(-1, -2)).softmax(-1) @ h
+
+
+def heads(x, n=2):
+    return x.unflatten(-1, (n, -1))
+
+
+@pytest.mark.parametrize("check_it", [True, False])
+@pytest.mark.parametrize(
+    ("forward", "sizes", "expected"),
+    [
+        # What mixes heads, position by position, ties the dimensions of all heads.
+        (lambda m, x: m.out(heads(m.a(x)).softmax(-2).flatten(-2)), (6, 6), [(2,), (3,)]),
+        (lambda m, x: m.out(heads(m.a(x)).log_softmax(-2).flatten(-2)), (6, 6), [(2,), (3,)]),
+        (lambda m, x: m.out(heads(m.a(x)).cumsum(-2).flatten(-2)), (6, 6), [(3,)]),
+        (
+            lambda m, x: m.out(F.layer_norm(heads(m.a(x)).mT, (2,)).mT.flatten(-2)),
+            (6, 6), [(2,), (3,)],
+        ),
+        (lambda m, x: m.out(F.instance_norm(heads(m.a(x)).mT).mT.flatten(-2)), (6, 6), [(2,), (3,)]),
+        (lambda m, x: m.out(F.avg_pool1d(heads(m.a(x), 4).mT, 2).flatten(-2)), (12, 6), [(3,)]),
+        # The rows and columns of h h^T are units of one group in two dimensions.
+        (lambda m, x: m.out(attended(heads(m.a(x)), heads(m.a(x))).flatten(-2)), (6, 6), [(2,), (3,)]),
+        (
+            lambda m, x: m.out(attended(heads(m.a(x)), heads(m.a(x)).relu()).flatten(-2)),
+            (6, 6), [(2,), (3,)],
+        ),
+        (lambda m, x: m.out((h := heads(m.a(x))) @ h.mT.relu()).mean(1), (6, 2), [(2,), (3,)]),
+        (lambda m, x: m.out(((h := heads(m.a(x))) @ h.mT.relu()).flatten(-2)), (6, 4), [(3,)]),
+        (lambda m, x: m.out(((h := heads(m.a(x))).mT @ h.relu()).flatten(-2)), (6, 9), [(2,)]),
+        (
+            lambda m, x: m.out(
+                ((h := heads(m.a(x)))[:, :, None] * h[:, None].relu()).sum(-1).flatten(-2)
+            ),
+            (6, 4), [(3,)],
+        ),
+        (lambda m, x: m.out((m.a(x)[:, :, None] * m.a(x)[:, None].relu()).flatten(1)), (4, 16), []),
+        (
+            lambda m, x: m.out((m.a(x)[:, :2, None] * m.a(x)[:, None].relu()).flatten(1)),
+            (4, 8), [(2,)],
+        ),
+        (lambda m, x: m.out((m.a(x)[:, :, None] * m.a(x)[:, None]).softmax(-1).sum(1)), (6, 6), [(6,)]),
+    ],
+)  # fmt: skip
+def test_what_mixes_or_repeats_units_is_right_without_the_proof(forward, sizes, expected, check_it):
+    model = Block(forward, a=linear(4, sizes[0]), out=linear(sizes[1], 2))
+    assert shapes(trace(model, X, check_it=check_it)) == expected
+
+
+@pytest.mark.parametrize("check_it", [True, False])
+def test_convolutions_over_heads_tie_what_lies_in_them(check_it):
+    def forward(m, x):
+        return m.out(m.talk(heads(m.a(x))[..., None]).flatten(1))
+
+    model = Block(forward, a=linear(4, 6), talk=nn.Conv2d(2, 4, 1), out=linear(12, 2))
+    spec = trace(model, X, check_it=check_it)
+    assert shapes(spec) == [(2,), (3,), (4,)]

@@ -64,6 +64,10 @@ UNUSED = "it is not used in forward"
 """Why a tensor stays that no operation takes."""
 TRAINING_ONLY = "only training uses it, so that it does not follow the units that it may read"
 """Why a tensor stays that no operation takes in evaluation mode."""
+NOT_REACHED = (
+    "the example inputs do not reach it, so that it does not follow the units that it may read"
+)
+"""Why a tensor stays that no operation takes with these inputs: another task or branch may use it."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Symmetries(Protocol):
 
     @property
     def left_behind(self) -> tuple[str, ...]:
-        """Tensors that only training uses."""
+        """Tensors that only training uses, or other inputs than those of the example."""
         ...
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .group import Group, Site, Symmetries
+from .group import NOT_REACHED, TRAINING_ONLY, Group, Site, Symmetries
 
 _SHOWN = 6
 
@@ -39,15 +39,31 @@ def describe(spec: Symmetries, *, most: int = _SHOWN) -> str:
 
 
 def said(spec: Symmetries, most: int = 3) -> str:
-    """Return in one sentence which tensors are left behind; empty if there are none."""
-    names = sorted(spec.left_behind, key=lambda name: -len(spec.shapes[name]))
-    if not names:
-        return ""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (
-        f"{', '.join(names[:most])}{more}: used in training only, so left as they are while the units "
-        "that they may read move (train them anew before training goes on, or drop them)"
+    """Return in a sentence for each reason which tensors are left behind; empty if there are none."""
+    return "; ".join(
+        _left(spec, why, words, most)
+        for why, words in _WORDS.items()
+        if any(pin.reason == why for pin in spec.pins)
     )
+
+
+_WORDS = {
+    TRAINING_ONLY: (
+        "used in training only, so left as they are while the units that they may read move (train them "
+        "anew before training goes on, or drop them)"
+    ),
+    NOT_REACHED: (
+        "not used with these example inputs, so left as they are while the units that they may read move "
+        "(trace with inputs that use them, or drop them if nothing does)"
+    ),
+}
+
+
+def _left(spec: Symmetries, why: str, words: str, most: int) -> str:
+    tensors = dict.fromkeys(pin.tensor for pin in spec.pins if pin.reason == why)
+    names = sorted(tensors, key=lambda name: -len(spec.shapes[name]))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}: {words}"
 
 
 def place(site: Site) -> str:

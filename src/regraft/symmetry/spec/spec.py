@@ -12,7 +12,7 @@ from torch import Tensor
 from regraft.checkpoints.state import check_state
 from regraft.errors import InputError
 
-from .group import TRAINING_ONLY, Group, Pin, Site
+from .group import NOT_REACHED, TRAINING_ONLY, Group, Pin, Site
 from .permutation import Permutation, identity, permutation_error, random_permutation
 from .printing import describe
 from .spec_json import read_fields, to_json
@@ -129,11 +129,15 @@ class PermutationSpec:
 
     @property
     def left_behind(self) -> tuple[str, ...]:
-        """Tensors that only training uses, and that may read units which move: auxiliary heads.
+        """Parameters without a part in what was traced that may read units which move.
 
-        They are not permuted. They fit a permuted network no longer, and must be trained anew or dropped.
+        Auxiliary heads that only training uses, and what the example inputs do not reach, such as the
+        head of another task. They are not permuted. They fit a permuted network no longer, and must be
+        trained anew or dropped.
         """
-        return tuple(dict.fromkeys(p.tensor for p in self.pins if p.reason == TRAINING_ONLY))
+        return tuple(
+            dict.fromkeys(p.tensor for p in self.pins if p.reason in (TRAINING_ONLY, NOT_REACHED))
+        )
 
     @property
     def free_share(self) -> float:

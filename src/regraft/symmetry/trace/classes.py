@@ -24,6 +24,7 @@ class Classes:
         parents: Class -> the classes it belongs to.
         children: Class -> the classes that belong to it, in the order of their first nodes.
         marks: Class -> what tells it from others.
+        roles: (class, class it belongs to) -> as what, where that is more than one of its parts.
         fixed: Class that stays -> why.
         places: Class -> where it lies: ((tensor, axis), copy, position), sorted; the copy is 0
             except on an axis that lies over blocks of another.
@@ -33,6 +34,7 @@ class Classes:
     parents: dict[int, frozenset[int]]
     children: dict[int, list[int]]
     marks: dict[int, frozenset[int]]
+    roles: dict[tuple[int, int], frozenset[int]]
     fixed: dict[int, str]
     places: dict[int, list[tuple[Place, int, int]]]
 
@@ -42,7 +44,8 @@ def classes(walk: Walk) -> Classes:
     ledger = walk.ledger
     none = np.zeros((0, 2), np.int64)
     edges = np.concatenate([none, *ledger.ties])
-    kin = np.unique(np.concatenate([none, *ledger.kin]), axis=0)
+    rows = np.concatenate([np.zeros((0, 3), np.int64), *ledger.kin])
+    kin = np.unique(rows[:, :2], axis=0)
     while True:
         of, parents = _components(ledger.count, edges, kin)
         first = np.zeros(of.max(initial=-1) + 1, np.int64)
@@ -72,6 +75,7 @@ def classes(walk: Walk) -> Classes:
         {c: frozenset(p) for c, p in parents.items()},
         dict(children),
         _marks(walk, of),
+        _roles(rows, of),
         fixed,
         places,
     )
@@ -188,6 +192,15 @@ def _marks(walk: Walk, of: np.ndarray) -> dict[int, frozenset[int]]:
     return {c: frozenset(colours) for c, colours in found.items()}
 
 
+def _roles(rows: np.ndarray, of: np.ndarray) -> dict[tuple[int, int], frozenset[int]]:
+    found: dict[tuple[int, int], set[int]] = defaultdict(set)
+    named = rows[rows[:, 2] > 0]
+    pairs = np.stack([of[named[:, 0]], of[named[:, 1]]], axis=1)
+    for (child, owner), role in zip(pairs.tolist(), named[:, 2].tolist(), strict=True):
+        found[child, owner].add(role)
+    return {pair: frozenset(roles) for pair, roles in found.items()}
+
+
 def _places(walk: Walk, of: np.ndarray) -> dict[int, list[tuple[Place, int, int]]]:
     found: dict[int, list[tuple[Place, int, int]]] = defaultdict(list)
     for place, dim in walk.axes.items():
@@ -197,4 +210,20 @@ def _places(walk: Walk, of: np.ndarray) -> dict[int, list[tuple[Place, int, int]
         for copy, row in enumerate(nodes.tolist()):
             for position, c in enumerate(row):
                 found[c].append((place, copy, position))
+    several = {c for c, where in found.items() if len({w[:2] for w in where}) < len(where)}
+    if several:
+        # Positions of a unit on one axis correspond to those of another by what a cut said of them.
+        colours: dict[int, list[int]] = defaultdict(list)
+        for nodes, marks in walk.ledger.marks:
+            for node, colour in zip(nodes.tolist(), marks.tolist(), strict=True):
+                colours[node].append(colour)
+
+        def rank(where: tuple[Place, int, int]) -> tuple[Place, int, list[int], int]:
+            place, copy, position = where
+            dim = walk.axes[place]
+            node = int(dim.nodes.reshape(-1, dim.size)[copy, position])
+            return place, copy, sorted(set(colours[node])), position
+
+        for c in several:
+            found[c].sort(key=rank)
     return dict(found)

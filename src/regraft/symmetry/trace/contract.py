@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from .labels import Change, Dim, Ledger, _depth, rebind, substitute
+from .labels import Change, Dim, Ledger, _depth, rebind, substitute, twin
 
 Operand = tuple[Sequence[Dim], Sequence[str]]
 """The dimensions of a tensor, and a letter (any string) for each."""
@@ -28,6 +28,8 @@ def contract(ledger: Ledger, operands: Sequence[Operand], out: Sequence[str]) ->
         for i in sorted(range(len(dims)), key=lambda i: _depth(dims[i])):
             dim, letter = dims[i], letters[i]
             here = rebind([dim], changes)[0]
+            if any(other is here for name, other in frame.items() if name != letter):
+                here = twin(here)  # the rows and columns of h h^T are two dimensions
             there = frame.get(letter)
             kept = here if there is None else _wider(ledger, there, here)
             if there is not None and kept is not there:
@@ -56,6 +58,12 @@ def contract(ledger: Ledger, operands: Sequence[Operand], out: Sequence[str]) ->
 def _wider(ledger: Ledger, a: Dim, b: Dim) -> Dim:
     if a.size != b.size:  # broadcasting
         return a if b.size == 1 else b
+    alone, other = (tuple(x for x in p.over if x not in q.over) for p, q in ((a, b), (b, a)))
+    if alone and other:  # every row of one meets every row of the other
+        for base in alone:
+            a = ledger.release(a, base)
+        for base in other:
+            b = ledger.release(b, base)
     return ledger.unify(a, b)
 
 
@@ -72,3 +80,23 @@ def drop(ledger: Ledger, dims: Sequence[Dim], axes: Collection[int]) -> list[Dim
     letters = [str(i) for i in range(len(dims))]
     left = [letter for i, letter in enumerate(letters) if i not in axes]
     return contract(ledger, [(dims, letters)], left)
+
+
+def mixed(ledger: Ledger, dims: Sequence[Dim], axes: Collection[int]) -> list[Dim]:
+    """Return the dimensions of a tensor whose positions along some of them were mixed, and are kept.
+
+    What lies over such a dimension is permuted alike at all of its indices from here on: a softmax over
+    heads adds up what is at one place of every head.
+    """
+    bases = [dims[axis % len(dims)] for axis in axes]
+    changes: dict[Dim, Change] = {}
+    out = list(dims)
+    for i in sorted(range(len(dims)), key=lambda i: _depth(dims[i])):
+        here = rebind([dims[i]], changes)[0]
+        for base in bases:
+            if dims[i] not in bases and base in here.over:
+                here = ledger.release(here, base)
+        if here is not dims[i]:
+            out[i] = here
+            changes |= substitute(dims[i], here)
+    return out

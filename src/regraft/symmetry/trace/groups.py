@@ -18,7 +18,7 @@ from regraft.symmetry.spec.group import Group, Pin, Site
 from .classes import Classes, Place
 
 _Key = tuple[Any, ...]
-"""What units have in common; its last entry are their owners that may move."""
+"""What units have in common; its last entries are what they are to owners, and those that may move."""
 
 
 @dataclass
@@ -90,7 +90,7 @@ class _Resolver:
         for c in everything:
             if c in found.fixed:
                 continue
-            buckets[(*self._key(c), self._free_parents(c))].append(c)
+            buckets[(*self._key(c), self._parts_in(c), self._free_parents(c))].append(c)
         families: list[_Family] = []
         member: dict[int, tuple[_Family, int]] = {}
         # Parents come before children: what the units of a parent hold are copies of one family.
@@ -117,7 +117,7 @@ class _Resolver:
         """Gather buckets that are copies of each other in the units of one parent family."""
         together: dict[_Key, list[tuple[int | None, list[int]]]] = defaultdict(list)
         for key in ready:
-            parents = key[-1]
+            parts, parents = key[-2:]
             moving = [p for p in parents if p in member]
             for members in self._interchangeable(buckets[key]):
                 if len(members) < 2:
@@ -127,7 +127,9 @@ class _Resolver:
                 elif len(moving) == 1:
                     family, unit = member[moving[0]]
                     still = frozenset(p for p in parents if p not in member)
-                    together[(*key[:-1], still, id(family), len(members))].append((unit, members))
+                    roles = frozenset((None if p in member else p, role) for p, role in parts)
+                    same = (*key[:-2], roles, still, id(family), len(members))
+                    together[same].append((unit, members))
         return list(together.values())
 
     def _family(
@@ -164,17 +166,18 @@ class _Resolver:
         to = dict(zip(below_a, below_b, strict=True))
         if len(to) != len(set(below_b)):
             return False
-        none: frozenset[int] = frozenset()
-        for x, y in to.items():
-            if x in self.found.fixed or y in self.found.fixed:
-                return False
-            if x != a and self._key(x) != self._key(y):
-                return False
-            if x != a:
-                owners = self.found.parents.get(x, none)
-                if {to.get(p, p) for p in owners} != self.found.parents.get(y, none):
-                    return False
-        return True
+        if any(x in self.found.fixed or y in self.found.fixed for x, y in to.items()):
+            return False
+        return all(self._same_part(x, y, to) for x, y in to.items() if x != a)
+
+    def _same_part(self, x: int, y: int, to: Mapping[int, int]) -> bool:
+        """Whether two classes are the same to their owners, which correspond."""
+        owners = self.found.parents.get(x, frozenset())
+        return (
+            self._key(x) == self._key(y)
+            and {to.get(p, p) for p in owners} == self.found.parents.get(y, frozenset())
+            and all(self._role(x, p) == self._role(y, to.get(p, p)) for p in owners)
+        )
 
     def below(self, c: int) -> list[int]:
         """Return a class and all that belongs to it, in an order that corresponds between equals."""
@@ -212,6 +215,14 @@ class _Resolver:
             )
         return self._keys[c]
 
+    def _role(self, c: int, owner: int) -> frozenset[int]:
+        return self.found.roles.get((c, owner), frozenset())
+
+    def _parts_in(self, c: int) -> frozenset[tuple[int, frozenset[int]]]:
+        """Return the owners that tell a class what it is to them, with that."""
+        owners = self.found.parents.get(c, frozenset())
+        return frozenset((p, self._role(c, p)) for p in owners if self._role(c, p))
+
     def _free_parents(self, c: int) -> frozenset[int]:
         owners = self.found.parents.get(c, frozenset())
         return frozenset(p for p in owners if p not in self.found.fixed)
@@ -247,7 +258,7 @@ class _Resolver:
         """Return for each axis of a unit: the copies it is about (None: all), and its positions."""
         by_place: dict[Place, list[tuple[int, int]]] = defaultdict(list)
         for c in self.below(unit):
-            for place, copy, at in sorted(self.found.places.get(c, ())):
+            for place, copy, at in self.found.places.get(c, ()):
                 # What lies over a block moves with the block's own axis, not with this one.
                 if place in over and c != unit:
                     continue

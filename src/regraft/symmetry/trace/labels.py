@@ -67,6 +67,12 @@ def _reduced(nodes: np.ndarray, over: tuple[Dim, ...]) -> tuple[np.ndarray, tupl
     return nodes, over
 
 
+def twin(dim: Dim) -> Dim:
+    """Return another dimension of the same nodes."""
+    nodes = dim.nodes if dim.moves else None
+    return Dim(dim.size, dim.kind, nodes, dim.over, dim.why)
+
+
 def pinned(sizes: Iterable[int], why: str = "") -> list[Dim]:
     """Return pinned dimensions of the given sizes."""
     return [Dim(size, why=why) for size in sizes]
@@ -120,7 +126,7 @@ class Ledger:
     ties: list[np.ndarray] = field(default_factory=list)
     """Pairs of nodes that are one thing, int64 [n, 2]."""
     kin: list[np.ndarray] = field(default_factory=list)
-    """Pairs (node, the larger node it belongs to), int64 [n, 2]."""
+    """Rows (node, the larger node it belongs to, as what), int64 [n, 3]."""
     fixed: list[tuple[np.ndarray, str]] = field(default_factory=list)
     """Nodes that stay, and why."""
     marks: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -132,6 +138,7 @@ class Ledger:
     reason: str = ""
     """What to say of nodes fixed now: the operation at hand."""
     _marks: int = 0
+    _roles: int = 0
     _blocks: dict[tuple[bytes, int], np.ndarray] = field(default_factory=dict)
 
     def fresh(self, *shape: int) -> np.ndarray:
@@ -145,10 +152,16 @@ class Ledger:
         """Return a dimension of new nodes."""
         return Dim(size, "nodes", self.fresh(size)) if size > 1 else Dim(size)
 
-    def adopt(self, children: np.ndarray, parents: np.ndarray) -> None:
-        """Say that each child belongs to its parent; equal shapes."""
-        pairs = np.stack([children.ravel(), parents.ravel()], axis=1)
-        self.kin.append(np.unique(pairs, axis=0))
+    def adopt(self, children: np.ndarray, parents: np.ndarray, role: int = 0) -> None:
+        """Say that each child belongs to its parent, as what (see `role`); equal shapes."""
+        roles = np.full(children.size, role)
+        rows = np.stack([children.ravel(), parents.ravel(), roles], axis=1)
+        self.kin.append(np.unique(rows, axis=0))
+
+    def role(self) -> int:
+        """Return a new role: cell (i, j) belongs to i as its row and to j as its column."""
+        self._roles += 1
+        return self._roles
 
     def mark(self, nodes: np.ndarray, colours: np.ndarray) -> None:
         """Tell nodes apart: those of another colour (integers, same shape) are no equals."""
@@ -178,7 +191,12 @@ class Ledger:
 
     def silent_on(self, nodes: np.ndarray) -> bool:
         """Whether nothing was said about any of these nodes."""
-        said = [*self.ties, *self.kin, *(n for n, _ in self.fixed), *(n for n, _ in self.marks)]
+        said = [
+            *self.ties,
+            *(k[:, :2] for k in self.kin),
+            *(n for n, _ in self.fixed),
+            *(n for n, _ in self.marks),
+        ]
         return not any(np.isin(nodes, some).any() for some in said)
 
     def unify(self, a: Dim, b: Dim) -> Dim:
@@ -216,7 +234,10 @@ class Ledger:
             np.stack([left.ravel(), right.ravel()], axis=1), axis=0, return_index=True
         )
         a, b = len(np.unique(pairs[:, 0])), len(np.unique(pairs[:, 1]))
-        if len(pairs) == a == b:
+        if np.isin(pairs[:, 0], pairs[:, 1]).any():
+            # Units that are tied to each other, as by h + h.flip(-1), would have to move in an order.
+            self.fixed.append((np.unique(pairs), f"{self.reason} ties them to each other"))
+        elif len(pairs) == a == b:
             self.ties.append(pairs)
         elif len(pairs) == a:
             self._share(pairs, first, left.shape, over)

@@ -121,9 +121,11 @@ def _joined(ledger: Ledger, a: Dim, b: Dim) -> Dim:
     sizes = [base.size for base in over]
     cells = ledger.fresh(*sizes, a.size, b.size)
     if a.moves:
-        ledger.adopt(cells, np.broadcast_to(spread(a, over)[..., None], cells.shape))
+        rows = np.broadcast_to(spread(a, over)[..., None], cells.shape)
+        ledger.adopt(cells, rows, ledger.role())
     if b.moves:
-        ledger.adopt(cells, np.broadcast_to(spread(b, [*over, a]), cells.shape))
+        columns = np.broadcast_to(spread(b, [*over, a]), cells.shape)
+        ledger.adopt(cells, columns, ledger.role())
     return Dim(n, "nodes", cells.reshape(*sizes, n), over)
 
 

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from .contract import broadcast, drop
+from .contract import broadcast, drop, mixed
 from .labels import Dim, pinned
 from .rule import Value, Walk, name_of, rule
 
@@ -120,9 +120,11 @@ def similarity(walk: Walk, x: Value, y: Value, *args: Any, **kwargs: Any) -> Val
 
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
-def softmax(walk: Walk, x: Value, *_: Any, **__: Any) -> Value:
-    """exp(x) over its sum: permutes with its input."""
-    return Value(x.dims)
+def softmax(walk: Walk, x: Value, dim: int | None = None, *_: Any, **__: Any) -> Value:
+    """exp(x) over its sum along a dimension: permutes with its input."""
+    if dim is None:
+        raise ValueError("which dimension depends on the input")
+    return Value(mixed(walk.ledger, x.dims, [dim]))
 
 
 @rule("cumsum", "cumprod", "logcumsumexp", "flip", "roll", "sort", "topk", "argsort", "diff")
@@ -132,6 +134,7 @@ def ordered(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Any:
     default = None if "dims" in given or "dim" not in given else -1
     chosen = given.get("dims", given.get("dim", default))
     axes = [chosen] if isinstance(chosen, int) else list(chosen or range(len(x.dims)))
+    x = Value(mixed(walk.ledger, x.dims, axes))
     for axis in axes:
         walk.ledger.fix(x.dims[axis], f"its order matters to {walk.ledger.reason}")
     fixed = {axis % len(x.dims) for axis in axes}
@@ -197,6 +200,7 @@ def pool(walk: Walk, x: Value, *_: Any, **__: Any) -> Any:
     name = str(walk.node.target) if walk.node is not None else ""
     spatial = next((int(digit) for digit in "123" if f"{digit}d" in name), 2)
     first = len(x.dims) - spatial
+    x = Value(mixed(walk.ledger, x.dims, range(first, len(x.dims))))
     for dim in x.dims[first:]:
         walk.ledger.fix(dim)
     found = [Value([*x.dims[:first], *pinned(part.shape[first:])]) for part in parts]

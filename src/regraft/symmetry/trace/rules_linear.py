@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .contract import contract
+from .contract import contract, mixed
 from .labels import Dim, pinned, rebind, substitute
 from .reshape import split
 from .rule import Value, Walk, rule
@@ -107,6 +107,7 @@ def attention(
         from .contract import broadcast
 
         weights = broadcast(walk.ledger, weights, attn_mask.dims)
+    weights = mixed(walk.ledger, weights, [-1])
     return Value(
         contract(
             walk.ledger,
@@ -213,7 +214,11 @@ def _convolved(walk: Walk, x: Value, weight: Value, bias: Value | None, out: Dim
     at = len(shape) - len(weight.dims) + 1
     if bias is not None:
         out = walk.ledger.unify(out, bias.dims[0])
-    if _pointwise(walk, x, weight):
+    pointwise = _pointwise(walk, x, weight)
+    depthwise = weight.dims[1].size == 1 and weight.dims[0].size == x.dims[at].size
+    axes = [*([] if depthwise else [at]), *([] if pointwise else range(at + 1, len(x.dims)))]
+    x = Value(mixed(walk.ledger, x.dims, axes))
+    if pointwise:
         return Value([*x.dims[:at], out, *x.dims[at + 1 :]])
     positions = pinned(shape[at + 1 :], "it runs along the positions of a map")
     return Value([*x.dims[:at], out, *positions])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .contract import mixed
 from .reshape import split
 from .rule import Value, Walk, rule
 
@@ -17,7 +18,14 @@ def _join(walk: Walk, x: Value, axis: int, vectors: Sequence[Value | None]) -> V
     return Value(dims)
 
 
-@rule("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit_no_training")
+@rule("instance_norm")
+def instance_norm(walk: Walk, x: Value, *vectors: Any, **_: Any) -> Value:
+    """Each channel over its map: scale and shift follow it."""
+    dims = mixed(walk.ledger, x.dims, range(2, len(x.dims)))
+    return _join(walk, Value(dims), 1, [v for v in vectors if isinstance(v, Value) and v.dims])
+
+
+@rule("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training")
 def batch_norm(
     walk: Walk,
     x: Value,
@@ -44,6 +52,7 @@ def layer_norm(
 ) -> Value:
     """Over the last dimensions together: invariant to their order, scale and shift follow."""
     first = len(x.dims) - len(normalized_shape)
+    x = Value(mixed(walk.ledger, x.dims, range(first, len(x.dims))))
     for vector in (weight, bias):
         if isinstance(vector, Value):
             for i, dim in enumerate(vector.dims):
@@ -64,6 +73,7 @@ def group_norm(
     """Over blocks of channels: blocks move as such, channels move within them."""
     if 1 < groups < x.dims[1].size:
         split(walk.ledger, [x.dims[1]], 0, groups)
+    x = Value(mixed(walk.ledger, x.dims, range(1, len(x.dims))))
     return _join(walk, x, 1, (weight, bias))
 
 
@@ -82,4 +92,5 @@ def weight_norm(walk: Walk, direction: Value, scale: Value, dim: int = 0) -> Val
     """Direction over its length along all other axes, times a scale for each slice of one."""
     if len(scale.dims) == len(direction.dims):
         walk.ledger.unify(direction.dims[dim], scale.dims[dim])
-    return Value(direction.dims)
+    others = [axis for axis in range(len(direction.dims)) if axis != dim % len(direction.dims)]
+    return Value(mixed(walk.ledger, direction.dims, others))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .contract import mixed
 from .labels import Dim, pinned
 from .reshape import merge, split
 from .rule import Value, Walk, rule
@@ -15,7 +16,7 @@ def im2col(walk: Walk, x: Value, *_: Any, **__: Any) -> Value:
     shape = walk.output_shape()
     for dim in x.dims[-2:]:
         walk.ledger.fix(dim)
-    lead = list(x.dims[:-2])
+    lead = mixed(walk.ledger, x.dims, [-1, -2])[:-2]
     dims = merge(walk.ledger, [*lead, Dim(shape[-2] // lead[-1].size)], len(lead) - 1)
     return Value([*dims, *pinned(shape[-1:])])
 
@@ -42,7 +43,8 @@ def unfold(walk: Walk, x: Value, dimension: int, size: int, step: int) -> Value:
 @rule("pixel_shuffle")
 def pixel_shuffle(walk: Walk, x: Value, factor: int) -> Value:
     """[b, c r r, h, w] -> [b, c, h r, w r]: blocks of r r channels move, each in its order."""
-    dims = split(walk.ledger, list(x.dims), len(x.dims) - 3, x.dims[-3].size // factor**2)
+    dims = mixed(walk.ledger, x.dims, [-1, -2])
+    dims = split(walk.ledger, dims, len(dims) - 3, x.dims[-3].size // factor**2)
     walk.ledger.fix(dims[-3])
     shape = walk.output_shape()
     return Value([*dims[:-3], *pinned(shape[-2:])])
@@ -53,7 +55,7 @@ def pixel_unshuffle(walk: Walk, x: Value, factor: int) -> Value:
     """[b, c, h r, w r] -> [b, c r r, h, w]: each channel becomes a block in a fixed order."""
     for dim in x.dims[-2:]:
         walk.ledger.fix(dim)
-    lead = list(x.dims[:-2])
+    lead = mixed(walk.ledger, x.dims, [-1, -2])[:-2]
     dims = merge(walk.ledger, [*lead, Dim(factor**2)], len(lead) - 1)
     return Value([*dims, *pinned(walk.output_shape()[-2:])])
 

@@ -49,8 +49,9 @@ def trace(
         check_it: Prove the result numerically; groups that do not pass are dropped with a warning.
         tolerance: Largest relative error of the proof.
 
-    Warns of parameters that only training uses, such as auxiliary heads: they stay as they are while
-    the units that they may read move; see `PermutationSpec.left_behind`.
+    Warns of parameters that only training uses, such as auxiliary heads, or that the example does not
+    reach, such as the head of another task: they stay as they are while the units that they may read
+    move; see `PermutationSpec.left_behind`.
 
     Raises:
         InputError: The network cannot be traced, or the proof cannot be given; see `check`.
