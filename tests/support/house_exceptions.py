@@ -95,7 +95,6 @@ _WORDS = {
     "symmetry/trace/check.py": "found seen",
     "symmetry/trace/classes.py": "found seen",
     "symmetry/trace/groups.py": "found",
-    "symmetry/trace/left_behind.py": "seen told",
     "symmetry/trace/rules_elementwise.py": "found given",
     "symmetry/trace/rules_recurrent.py": "found",
     "symmetry/trace/rules_shape.py": "found",

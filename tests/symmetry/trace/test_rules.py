@@ -80,7 +80,12 @@ def test_a_standardised_grouped_convolution_is_as_free_as_a_plain_one(standard):
     def forward(m, x):
         return m.out(F.conv2d(m.a(x), standard(m.b.weight), groups=4).mean((2, 3)))
 
-    model = Block(forward, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 12, 3, groups=4), out=linear(12, 2))
+    model = Block(
+        forward,
+        a=nn.Conv2d(3, 8, 1),
+        b=nn.Conv2d(8, 12, 3, groups=4, bias=False),
+        out=linear(12, 2),
+    )
     assert shapes(trace(model, IMAGE)) == [(4,), (4, 2), (4, 3)]
 
 
@@ -88,7 +93,7 @@ def test_a_pruned_grouped_convolution_moves_its_mask():
     class Pruned(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, groups=4)
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, groups=4, bias=False)
             self.out = nn.Linear(12, 2)
             self.register_buffer("mask", torch.ones(12, 2, 3, 3, dtype=torch.bool))
 
@@ -246,3 +251,101 @@ def test_convolutions_over_heads_tie_what_lies_in_them(check_it):
     model = Block(forward, a=linear(4, 6), talk=nn.Conv2d(2, 4, 1), out=linear(12, 2))
     spec = trace(model, X, check_it=check_it)
     assert shapes(spec) == [(2,), (3,), (4,)]
+
+
+NODES = torch.tensor([0, 1, 0])
+
+
+@pytest.mark.parametrize("check_it", [True, False])
+@pytest.mark.parametrize(
+    ("forward", "sizes", "expected"),
+    [
+        # Another order that the network holds is one like any other.
+        (lambda m, x: m.out(m.a(x).flip(-1)), (6, 6), [(6,)]),
+        (lambda m, x: m.out(m.a(x).roll(2, -1)), (6, 6), [(6,)]),
+        (lambda m, x: m.out(m.a(x)[:, [0, 2, 1, 3, 5, 4]]), (6, 6), [(6,)]),
+        (lambda m, x: m.out(m.a(x).index_select(1, torch.arange(5, -1, -1))), (6, 6), [(6,)]),
+        (lambda m, x: m.out(m.a(x)[:, [0, 0, 1, 1, 2, 2]]), (3, 6), [(3,)]),
+        (lambda m, x: m.out(m.a(x)[:, [0, 2, 1, 3, 5, 4, 0, 2]]), (6, 8), [(2,), (4,)]),
+        (lambda m, x: m.out(m.a(x)[:, :3] * m.a(x)[:, 3:][:, [1, 2, 0]].relu()), (6, 3), [(3,)]),
+        (lambda m, x: m.out(m.a(x)[:, ::2] * m.a(x)[:, 1::2][:, [1, 2, 0]].relu()), (6, 3), [(3,)]),
+        # Units that are tied to each other stay.
+        (lambda m, x: m.out(m.a(x) * m.a(x)[:, [1, 2, 0, 4, 5, 3]].relu()), (6, 6), []),
+        (lambda m, x: m.out(m.a(x) + m.a(x).flip(-1)), (6, 6), []),
+        # Rows are chosen, units go along.
+        (lambda m, x: m.out(torch.zeros(2, 6).scatter_add(0, spread(6), m.a(x))), (6, 6), [(6,)]),
+        (
+            lambda m, x: m.out(torch.zeros(2, 6).scatter_reduce(0, spread(6), m.a(x), "amax")),
+            (6, 6), [(6,)],
+        ),
+        (lambda m, x: m.out(torch.zeros(2, 6).index_add(0, NODES, m.a(x))), (6, 6), [(6,)]),
+        (lambda m, x: m.out(m.a(x).gather(0, spread(6))), (6, 6), [(6,)]),
+        (lambda m, x: m.out(m.a(x).gather(1, torch.arange(6).expand(3, 6))), (6, 6), []),
+        (
+            lambda m, x: m.out(x.new_zeros(3, 6).scatter(1, torch.arange(6).expand(3, 6), m.a(x))),
+            (6, 6), [],
+        ),
+        (lambda m, x: m.out(heads(m.a(x)).gather(-1, NODES.expand(3, 2, 3)).flatten(1)), (6, 6), [(2,)]),
+        # Heads pooled or padded.
+        (lambda m, x: m.out(F.adaptive_avg_pool1d(heads(m.a(x)), 1).flatten(1)), (6, 2), [(2,), (2, 3)]),
+        (lambda m, x: m.out(F.avg_pool1d(heads(m.a(x)), 3).flatten(1)), (6, 2), [(2,), (2, 3)]),
+        (
+            lambda m, x: m.out(F.max_pool2d(heads(m.a(x))[None], (3, 1), 1, (1, 0)).flatten(2)[0]),
+            (6, 6), [(3,)],
+        ),
+        (lambda m, x: m.out(F.pad(heads(m.a(x)), (0, 0, 0, 1)).flatten(1)), (6, 9), [(2,), (2, 3), (3,)]),
+        (lambda m, x: m.out(F.pad(heads(m.a(x)), (1, 1)).flatten(1)), (6, 10), [(2,), (2, 3)]),
+        # Either part of the network.
+        (lambda m, x: m.out(either(x, torch.relu, torch.tanh, m.a(x))), (6, 6), [(6,)]),
+        (lambda m, x: m.out(either(x, torch.relu, lambda h: h.cumsum(-1), m.a(x))), (6, 6), []),
+    ],
+)  # fmt: skip
+def test_fixed_orders_and_choices_leave_the_rest_free(forward, sizes, expected, check_it):
+    model = Block(forward, a=linear(4, sizes[0]), out=linear(sizes[1], 2))
+    assert shapes(trace(model, X, check_it=check_it)) == expected
+
+
+def spread(size):
+    return NODES[:, None].expand(-1, size)
+
+
+def either(x, yes, no, h):
+    return torch.cond(x.sum() > 0, lambda h: yes(h) + 0, lambda h: no(h) + 0, (h,))
+
+
+def test_branches_with_layers_of_their_own():
+    model = Block(
+        lambda m, x: m.out(
+            torch.cond(x.sum() > 0, lambda h: m.b(h) + 0, lambda h: m.c(h) + 0, (m.a(x),))
+        ),
+        a=linear(4, 6), b=linear(6, 5), c=linear(6, 5), out=linear(5, 2),
+    )  # fmt: skip
+    spec = trace(model, X)
+    assert shapes(spec) == [(5,), (6,)]
+    assert {s.tensor for g in spec if g.size == 5 for s in g.sites} >= {
+        "inner.b.weight",
+        "inner.c.weight",
+    }
+
+
+@pytest.mark.parametrize("check_it", [True, False])
+def test_images_read_along_a_grid_keep_their_channels_free(check_it):
+    def forward(m, x):
+        grid = m.g(x.mean((2, 3))).view(2, 2, 2, 2).tanh()
+        return m.out(F.grid_sample(m.a(x), grid, align_corners=False).mean((2, 3)))
+
+    model = Block(forward, a=nn.Conv2d(3, 6, 1), g=linear(3, 8), out=linear(6, 2))
+    assert shapes(trace(model, IMAGE, check_it=check_it)) == [(6,)]
+
+
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_lstm_with_a_projection(both, bias):
+    def forward(m, x):
+        rows, (hidden, cell) = m.r(x)
+        return m.out(rows.mean(1)), m.h(hidden[-1]), m.c(cell[-1])
+
+    layer = nn.LSTM(4, 6, 2, proj_size=3, batch_first=True, bidirectional=both, bias=bias)
+    model = Block(forward, r=layer, out=linear(6 if both else 3, 2), h=linear(3, 2), c=linear(6, 2))
+    expected = [(3,), (3,), (6,), (6,)]
+    assert shapes(trace(model, torch.randn(2, 5, 4))) == sorted(expected * (1 + both))

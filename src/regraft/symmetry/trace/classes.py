@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .order import Place, Where, ordered
 from .walk import Walk
-
-Place = tuple[str, int]
-"""A tensor and one of its axes."""
 
 
 @dataclass
@@ -26,8 +25,9 @@ class Classes:
         marks: Class -> what tells it from others.
         roles: (class, class it belongs to) -> as what, where that is more than one of its parts.
         fixed: Class that stays -> why.
-        places: Class -> where it lies: ((tensor, axis), copy, position), sorted; the copy is 0
-            except on an axis that lies over blocks of another.
+        places: Class -> where it lies: ((tensor, axis), copy, position); the copy is 0
+            except on an axis that lies over blocks of another; in an order that corresponds
+            between equals.
     """
 
     of: np.ndarray
@@ -36,7 +36,7 @@ class Classes:
     marks: dict[int, frozenset[int]]
     roles: dict[tuple[int, int], frozenset[int]]
     fixed: dict[int, str]
-    places: dict[int, list[tuple[Place, int, int]]]
+    places: dict[int, list[Where]]
 
 
 def classes(walk: Walk) -> Classes:
@@ -61,6 +61,10 @@ def classes(walk: Walk) -> Classes:
     for nodes, why in ledger.fixed:
         for c in np.unique(of[nodes]):
             fixed.setdefault(int(c), why)
+    in_order, kinds, loose = ordered(walk, of, places)
+    places |= in_order
+    for c in loose:
+        fixed.setdefault(c, "nothing tells in which order it lies on one axis")
     for c in _unreached(walk, of, places):
         fixed.setdefault(c, "nothing reads it at these example inputs")
     _rise(fixed, parents)
@@ -74,7 +78,7 @@ def classes(walk: Walk) -> Classes:
         of,
         {c: frozenset(p) for c, p in parents.items()},
         dict(children),
-        _marks(walk, of),
+        _marks(walk, of, kinds),
         _roles(rows, of),
         fixed,
         places,
@@ -93,9 +97,7 @@ def _components(
     return of, parents
 
 
-def _one_block(
-    parents: dict[int, set[int]], places: dict[int, list[tuple[Place, int, int]]]
-) -> np.ndarray:
+def _one_block(parents: dict[int, set[int]], places: dict[int, list[Where]]) -> np.ndarray:
     """Return pairs of classes that are one block under two names.
 
     They are if, of some kind of class (by the axes it lies on), they own exactly the same.
@@ -158,9 +160,7 @@ def _reduce(parents: dict[int, set[int]]) -> None:
             parents[c] = owners - above or owners
 
 
-def _unreached(
-    walk: Walk, of: np.ndarray, places: dict[int, list[tuple[Place, int, int]]]
-) -> set[int]:
+def _unreached(walk: Walk, of: np.ndarray, places: dict[int, list[Where]]) -> set[int]:
     """Return the classes of positions that every cut leaves out and that no other tensor shares.
 
     Those are the rows of a table of positions behind the length of the example: a longer input reads
@@ -184,8 +184,11 @@ def _rise(fixed: dict[int, str], parents: dict[int, set[int]]) -> None:
                 todo.append(owner)
 
 
-def _marks(walk: Walk, of: np.ndarray) -> dict[int, frozenset[int]]:
+def _marks(walk: Walk, of: np.ndarray, kinds: Mapping[int, object]) -> dict[int, frozenset[int]]:
     found: dict[int, set[int]] = defaultdict(set)
+    numbers: dict[object, int] = {}
+    for c, kind in kinds.items():
+        found[c].add(-1 - numbers.setdefault(kind, len(numbers)))
     for nodes, colours in walk.ledger.marks:
         for c, colour in zip(of[nodes].tolist(), colours.tolist(), strict=True):
             found[c].add(colour)
@@ -201,8 +204,8 @@ def _roles(rows: np.ndarray, of: np.ndarray) -> dict[tuple[int, int], frozenset[
     return {pair: frozenset(roles) for pair, roles in found.items()}
 
 
-def _places(walk: Walk, of: np.ndarray) -> dict[int, list[tuple[Place, int, int]]]:
-    found: dict[int, list[tuple[Place, int, int]]] = defaultdict(list)
+def _places(walk: Walk, of: np.ndarray) -> dict[int, list[Where]]:
+    found: dict[int, list[Where]] = defaultdict(list)
     for place, dim in walk.axes.items():
         if not dim.moves:
             continue
@@ -210,20 +213,4 @@ def _places(walk: Walk, of: np.ndarray) -> dict[int, list[tuple[Place, int, int]
         for copy, row in enumerate(nodes.tolist()):
             for position, c in enumerate(row):
                 found[c].append((place, copy, position))
-    several = {c for c, where in found.items() if len({w[:2] for w in where}) < len(where)}
-    if several:
-        # Positions of a unit on one axis correspond to those of another by what a cut said of them.
-        colours: dict[int, list[int]] = defaultdict(list)
-        for nodes, marks in walk.ledger.marks:
-            for node, colour in zip(nodes.tolist(), marks.tolist(), strict=True):
-                colours[node].append(colour)
-
-        def rank(where: tuple[Place, int, int]) -> tuple[Place, int, list[int], int]:
-            place, copy, position = where
-            dim = walk.axes[place]
-            node = int(dim.nodes.reshape(-1, dim.size)[copy, position])
-            return place, copy, sorted(set(colours[node])), position
-
-        for c in several:
-            found[c].sort(key=rank)
     return dict(found)

@@ -7,7 +7,7 @@ import operator
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class Graph:
         values: Buffers by name.
         shown: Which of the flattened outputs count; see `counted`.
         read: Stored buffers whose values decided what was traced.
+        constants: Placeholder -> tensor that the code of the network holds.
     """
 
     graph: fx.Graph
@@ -40,6 +41,7 @@ class Graph:
     values: Mapping[str, Tensor]
     shown: tuple[int, ...]
     read: frozenset[str] = frozenset()
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def inputs_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -83,6 +85,10 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
         dict(model.named_buffers(remove_duplicate=False)),
         _shown(program),
         frozenset(known.read),
+        {
+            place: program.constants[name]
+            for place, name in signature.inputs_to_lifted_tensor_constants.items()
+        },
     )
 
 

@@ -22,6 +22,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from . import packed
 from .packed import real
 
+INPUT = ""
+"""The source of what comes from the example inputs."""
 _MOST = 1 << 24
 """Elements of a tensor that is still computed beside the trace."""
 _READERS = {"item", "__bool__", "__int__", "__float__", "__index__", "tolist"}
@@ -31,12 +33,25 @@ _SIZED_BY_VALUES = {
     "_return_output", "_return_inverse", "_return_counts", "histc",
 }  # fmt: skip
 """Functions whose result has a size that depends on values, or that read values of their own."""
+_LOOKED_UP = ("__getitem__", "index_select", "index_put_", "index_put")
+"""Functions of indices, which may be those of the code itself."""
 _SHAPED = {"zeros", "ones", "empty", "full", "randn", "rand", "arange", "new_zeros", "new_ones"}
 """Functions that take counts as sizes."""
 _RANDOM = (
-    "rand", "bernoulli", "dropout", "multinomial", "normal", "uniform", "poisson", "empty",
+    "rand", "bernoulli", "dropout", "multinomial", "normal", "uniform", "poisson",
     "exponential", "geometric", "cauchy",
 )  # fmt: skip
+
+
+@torch.library.custom_op("regraft::of_example", mutates_args=())
+def of_example(x: Tensor) -> Tensor:
+    """Return a tensor whose values are those of the example: they say nothing of others."""
+    return x.clone()
+
+
+@of_example.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 @dataclass
@@ -71,7 +86,7 @@ class Facts:
         fact = self.fact(tensor)
         if fact is None:
             return None
-        self.read |= fact.sources
+        self.read |= fact.sources - {INPUT}
         return fact.value
 
     def forget(self, tensor: Tensor) -> None:
@@ -111,7 +126,7 @@ def watching(model: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[Facts, 
                 traced[i] = original
                 known.learn(original, original)
             elif not (original.is_floating_point() or original.is_complex()):
-                known.learn(now, _apart(original))
+                known.learn(now, _apart(original), frozenset([INPUT]))
         for name, now in model.named_buffers(remove_duplicate=False):
             if name in buffers:
                 many = name in stored and buffers[name].numel() > 1
@@ -155,6 +170,8 @@ class _Follow(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_dynamo_compiling():  # inside `torch.cond`
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         facts = [self.known.fact(t) for t in tensors]
@@ -168,7 +185,7 @@ class _Follow(TorchFunctionMode):
                 self.known.forget(tensors[0])
             return func(*self._usable(name, args), **self._usable(name, kwargs))
         if name in _READERS and facts:
-            self.known.read |= self._sources(facts)
+            self.known.read |= self._sources(facts) - {INPUT}
             with real():
                 return getattr(facts[0].value, name)(*args[1:])  # type: ignore[union-attr]
         value = self._computed(func, name, args, kwargs)
@@ -176,8 +193,11 @@ class _Follow(TorchFunctionMode):
             return func(*args, **kwargs)
         apart = name in _SIZED_BY_VALUES or _boolean_index(name, args) or _holds_sparse(value)
         if apart:
-            self.known.read |= self._sources(facts)
-        result = value if apart else func(*args, **kwargs)
+            self.known.read |= self._sources(facts) - {INPUT}
+        if apart:
+            result = tree_map_only(Tensor, self._lifted, value) if self._sources(facts) else value
+        else:
+            result = func(*args, **kwargs)
         for here, there in zip(tree_leaves(result), tree_leaves(value), strict=False):
             if isinstance(here, Tensor) and isinstance(there, Tensor):
                 self.known.learn(here, there, self._sources(facts))
@@ -209,15 +229,23 @@ class _Follow(TorchFunctionMode):
         with real():
             return int(value.item())
 
+    @staticmethod
+    def _lifted(value: Tensor) -> Tensor:
+        return value if _sparse(value) else of_example(value)
+
     def _usable(self, name: str, args: Any) -> Any:
         """Return arguments in which known masks are indices, and sparse matrices strided ones."""
 
         def one(tensor: Tensor) -> Any:
+            if name in _LOOKED_UP and tensor.dtype == torch.int64:
+                fact = self.known.fact(tensor)
+                return tensor if fact is None or fact.sources else fact.value.clone()
             value = self.known.value(tensor) if _sparse(tensor) else None
             if value is None:
                 return tensor
             with real():
-                return value.to_dense()
+                dense = value.to_dense()
+            return of_example(dense)
 
         if isinstance(args, dict):
             return tree_map_only(Tensor, one, args)
@@ -229,10 +257,11 @@ class _Follow(TorchFunctionMode):
             boolean = isinstance(entry, Tensor) and entry.dtype in (torch.bool, torch.uint8)
             value = self.known.value(entry) if boolean else None
             if value is None:
-                places.append(entry)
+                places.append(one(entry) if isinstance(entry, Tensor) else entry)
                 continue
             with real():
-                places += value.nonzero(as_tuple=True)
+                where = value.nonzero(as_tuple=True)
+            places += [of_example(at) for at in where]
         return (args[0], tuple(places), *args[2:])
 
     def _packed(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:

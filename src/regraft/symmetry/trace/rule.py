@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from .export import Graph
 from .labels import Dim, Ledger
@@ -20,10 +20,12 @@ class Value:
     Attributes:
         dims: Its dimensions.
         parameter: Its name, where it is a parameter itself.
+        numbers: What it holds, where the network itself holds whole numbers and no checkpoint does.
     """
 
     dims: Sequence[Dim]
     parameter: str | None = None
+    numbers: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,8 +61,10 @@ class Walk:
         over: (tensor, axis) -> that other axis.
         unknown: Operations without a rule, by name, with where they were met first.
         kernels: Axes of kernels, which are positions of a window and no units.
+        tied: Tensors that have several names, or share their memory.
         node: The operation at hand.
         graph: The whole graph.
+        outside: What stands for it outside, of a placeholder of a part under another mode.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
@@ -68,8 +72,10 @@ class Walk:
     over: dict[tuple[str, int], int] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     kernels: set[tuple[str, int]] = field(default_factory=set)
+    tied: frozenset[str] = frozenset()
     node: fx.Node | None = None
     graph: Graph | None = None
+    outside: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def output_shape(self, index: int | None = None) -> tuple[int, ...]:
         """Return the shape of the result of the operation at hand, or of one of its results."""
@@ -88,6 +94,18 @@ class Walk:
     def knows(self, name: str) -> bool:
         """Whether a tensor of the state dict was met."""
         return any(tensor == name for tensor, _ in self.axes)
+
+    def alone(self, name: str) -> bool:
+        """Whether the operation at hand is the only one that takes a parameter."""
+        takes = []
+        for node in self.node.all_input_nodes if self.node is not None else ():
+            uses = len(node.users)
+            while node in self.outside:
+                node = self.outside[node]
+                uses = max(uses, len(node.users))
+            if self.graph is not None and self.graph.parameters.get(node.name) == name:
+                takes.append(uses)
+        return takes == [1]
 
     def regroup(self, value: Value, axis: int, blocks: Dim, over: int) -> Dim:
         """Give an axis of a parameter nodes of its own for each block of another axis."""

@@ -2,6 +2,7 @@
 
 from . import (
     rules_elementwise,
+    rules_index,
     rules_linear,
     rules_norm,
     rules_recurrent,
@@ -13,6 +14,7 @@ from .rule import RULES
 __all__ = [
     "RULES",
     "rules_elementwise",
+    "rules_index",
     "rules_linear",
     "rules_norm",
     "rules_recurrent",

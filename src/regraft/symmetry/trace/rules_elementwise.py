@@ -20,6 +20,8 @@ softsign sqrt square tan tanh threshold to trunc _to_copy zero conj _conj _conj_
 real imag float double half bfloat16
 """
 
+_SAME = ("alias", "clone", "contiguous", "detach", "detach_copy", "lift_fresh", "lift_fresh_copy")
+
 _BROADCAST = """
 add addcdiv addcmul atan2 complex polar bitwise_and bitwise_or bitwise_xor copysign div eq floor_divide fmod
 ge gt heaviside hypot le lerp logaddexp logaddexp2 logical_and logical_or logical_xor lt masked_fill maximum
@@ -39,14 +41,44 @@ _TWO = ("var_mean", "std_mean", "aminmax")
 def unary(walk: Walk, x: Value, *rest: Any, **_: Any) -> Value:
     """A function of each element by itself."""
     tensors = [r for r in rest if isinstance(r, Value) and r.dims]
-    return Value(broadcast(walk.ledger, x.dims, *(t.dims for t in tensors)))
+    name = name_of(walk.node.target) if walk.node is not None else ""
+    dims = broadcast(walk.ledger, x.dims, *(t.dims for t in tensors))
+    return Value(dims, numbers=x.numbers if name in _SAME and not tensors else None)
 
 
 @rule(*_BROADCAST.split())
 def elementwise(walk: Walk, *args: Any, **kwargs: Any) -> Value:
     """A function of the elements at one place of several tensors, which broadcast."""
     tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Value)]
+    if len(tensors) == 2:
+        tensors = [by_blocks(walk, *tensors), by_blocks(walk, *tensors[::-1])]
     return Value(broadcast(walk.ledger, *(t.dims for t in tensors)))
+
+
+def by_blocks(walk: Walk, x: Value, other: Value) -> Value:
+    """Return a parameter [..., heads, n] that meets heads with units of their own so that it has them too.
+
+    It must be used here alone: then nothing else is said of its axes.
+    """
+    if x.parameter is None or x.parameter in walk.tied or not walk.alone(x.parameter):
+        return x
+    shift = len(other.dims) - len(x.dims)
+    for axis, dim in enumerate(x.dims):
+        facing = other.dims[axis + shift] if axis + shift >= 0 else None
+        for at, base in enumerate(x.dims):
+            block = other.dims[at + shift] if at + shift >= 0 else None
+            if (
+                facing is None
+                or block is None
+                or block not in facing.over
+                or base.size != block.size
+            ):
+                continue
+            if block.moves and dim.size == facing.size and base.moves and not dim.over:
+                walk.ledger.unify(base, block)
+                new = walk.regroup(x, axis, base, at)
+                return Value([new if i == axis else d for i, d in enumerate(x.dims)])
+    return x
 
 
 @rule("fill")
@@ -89,7 +121,7 @@ def _first_shape(walk: Walk) -> tuple[int, ...]:
     return walk.output_shape(0) if isinstance(meta, tuple | list) else walk.output_shape()
 
 
-def _given(walk: Walk, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _arguments(walk: Walk, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments after the first tensor by their names, defaults included."""
     schema = getattr(walk.node and walk.node.target, "_schema", None)
     if schema is None:
@@ -100,8 +132,8 @@ def _given(walk: Walk, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str,
 
 
 def _reduced_axes(walk: Walk, x: Value, args: Sequence[Any], kwargs: dict[str, Any]) -> set[int]:
-    n, given = len(x.dims), _given(walk, args, kwargs)
-    dim = given.get("dim")
+    n, named = len(x.dims), _arguments(walk, args, kwargs)
+    dim = named.get("dim")
     if dim is None or dim == []:
         return set(range(n))
     chosen = [dim] if isinstance(dim, int) else list(dim)
@@ -127,12 +159,12 @@ def softmax(walk: Walk, x: Value, dim: int | None = None, *_: Any, **__: Any) ->
     return Value(mixed(walk.ledger, x.dims, [dim]))
 
 
-@rule("cumsum", "cumprod", "logcumsumexp", "flip", "roll", "sort", "topk", "argsort", "diff")
+@rule("cumsum", "cumprod", "logcumsumexp", "sort", "topk", "argsort", "diff")
 def ordered(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Any:
     """Functions of the order along a dimension, which therefore stays."""
-    given = _given(walk, args, kwargs)
-    default = None if "dims" in given or "dim" not in given else -1
-    chosen = given.get("dims", given.get("dim", default))
+    named = _arguments(walk, args, kwargs)
+    default = None if "dims" in named or "dim" not in named else -1
+    chosen = named.get("dims", named.get("dim", default))
     axes = [chosen] if isinstance(chosen, int) else list(chosen or range(len(x.dims)))
     x = Value(mixed(walk.ledger, x.dims, axes))
     for axis in axes:
@@ -193,32 +225,91 @@ def argmax(walk: Walk, x: Value, dim: int | None = None, keepdim: bool = False) 
     "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d", "_upsample_nearest_exact2d",
     "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "_adaptive_avg_pool2d", "im2col_positions",
 )  # fmt: skip
-def pool(walk: Walk, x: Value, *_: Any, **__: Any) -> Any:
-    """Pooling and resizing: channels by themselves, the positions of the map stay."""
+def pool(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Any:
+    """Pooling and resizing: channels by themselves, positions of the map stay unless each is by itself.
+
+    What is pooled as a whole may be in any order.
+    """
     meta = walk.node.meta["val"] if walk.node is not None else None
     parts = meta if isinstance(meta, tuple | list) else [meta]
     name = str(walk.node.target) if walk.node is not None else ""
     spatial = next((int(digit) for digit in "123" if f"{digit}d" in name), 2)
     first = len(x.dims) - spatial
-    x = Value(mixed(walk.ledger, x.dims, range(first, len(x.dims))))
-    for dim in x.dims[first:]:
-        walk.ledger.fix(dim)
-    found = [Value([*x.dims[:first], *pinned(part.shape[first:])]) for part in parts]
-    return found if isinstance(meta, tuple | list) else found[0]
+    alone, whole = _windows(walk, x, args, kwargs, spatial)
+    axes = [axis for axis in range(first, len(x.dims)) if axis not in alone]
+    dims = mixed(walk.ledger, x.dims, axes)
+    for axis in axes:
+        if axis not in whole or len(parts) > 1:  # where the largest is, is a position
+            walk.ledger.fix(dims[axis])
+    results = [
+        Value([d if i < first or i in alone else Dim(part.shape[i]) for i, d in enumerate(dims)])
+        for part in parts
+    ]
+    return results if isinstance(meta, tuple | list) else results[0]
 
 
-@rule(
+def _windows(
+    walk: Walk, x: Value, args: Sequence[Any], kwargs: dict[str, Any], spatial: int
+) -> tuple[set[int], set[int]]:
+    """Return the axes of a map that are pooled position by position, and those that are pooled whole."""
+    name = name_of(walk.node.target) if walk.node is not None else ""
+    named, first = _arguments(walk, args, kwargs), len(x.dims) - spatial
+
+    def each(key: str, default: Any) -> list[Any]:
+        value = named.get(key, default)
+        value = default if value is None or value == [] else value
+        return [value] * spatial if isinstance(value, int) else [*value] * (spatial // len(value))
+
+    sizes = [d.size for d in x.dims[first:]]
+    if "adaptive" in name:
+        wanted = each("output_size", sizes)
+        return (
+            {first + i for i, w in enumerate(wanted) if w == sizes[i]},
+            {first + i for i, w in enumerate(wanted) if w == 1},
+        )
+    if "upsample" in name or "lp" in name or "kernel_size" not in named:
+        return set(), set()
+    kernel, padding, dilation = each("kernel_size", 1), each("padding", 0), each("dilation", 1)
+    stride = each("stride", kernel)
+    plain = [p == 0 and d == 1 for p, d in zip(padding, dilation, strict=True)]
+    return (
+        {first + i for i in range(spatial) if kernel[i] == stride[i] == 1 and plain[i]},
+        {first + i for i in range(spatial) if kernel[i] == sizes[i] and plain[i]},
+    )
+
+
+_CONSTANTS = (
     "full", "zeros", "ones", "empty", "full_like", "zeros_like", "ones_like", "empty_like",
     "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor",
 )  # fmt: skip
+
+
+@rule(*_CONSTANTS)
 def constant(walk: Walk, *_: Any, **__: Any) -> Value:
     """One value everywhere; what is written into later is no longer uniform, see `walk`."""
     from .labels import Dim
 
     shape = walk.output_shape()
-    if walk.node is not None and any(_may_write(user) for user in walk.node.users):
+    if walk.node is not None and not replaced(walk.node):
+        written = any(_may_write(user) for user in walk.node.users)
+    else:
+        written = False
+    if written:
         return Value(pinned(shape))
     return Value([Dim(size, "uniform") for size in shape])
+
+
+def replaced(node: Any) -> bool:
+    """Whether nobody but one operation in place takes a tensor of one value: its result is all there is."""
+    from .rule import name_is_in_place
+
+    users = list(node.users)
+    return (
+        name_of(node.target) in _CONSTANTS
+        and len(users) == 1
+        and name_is_in_place(users[0].target)
+        and users[0].args[0] is node
+    )
 
 
 def _may_write(user: Any) -> bool:
@@ -239,7 +330,17 @@ def _may_write(user: Any) -> bool:
 
 
 @rule(
-    "arange", "linspace", "tril", "triu", "eye", "one_hot", "bucketize", "nonzero", "rand", "randn"
+    "arange",
+    "linspace",
+    "regraft.of_example",
+    "tril",
+    "triu",
+    "eye",
+    "one_hot",
+    "bucketize",
+    "nonzero",
+    "rand",
+    "randn",
 )
 def fixed(walk: Walk, *args: Any, **__: Any) -> Value:
     """Tensors whose entries differ by position."""

@@ -32,7 +32,7 @@ def addmm(walk: Walk, bias: Value, x: Value, y: Value, **_: Any) -> Value:
     return Value(broadcast(walk.ledger, matmul(walk, x, y).dims, bias.dims))
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "_sparse_mm")
 def matmul(walk: Walk, x: Value, y: Value) -> Value:
     """Matrix product, batched and broadcast as torch.matmul does it."""
     most = max(len(x.dims), len(y.dims)) - 2

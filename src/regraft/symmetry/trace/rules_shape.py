@@ -280,55 +280,43 @@ def pad(walk: Walk, x: Value, widths: Sequence[int], mode: Any = "constant", *_:
         if not constant:
             walk.ledger.fix(result.dims[axis])
         result = cut(walk, result, axis, kept)
-        kind = "uniform" if constant and result.dims[axis].moves else "pinned"
-        around = [Dim(n, kind) for n in (max(before, 0),) if n > 0]
-        behind = [Dim(n, kind) for n in (max(after, 0),) if n > 0]
+        if constant and result.dims[axis].moves:
+            result = _bordered(walk, result, axis, max(before, 0), max(after, 0))
+            continue
+        around = [Dim(n) for n in (max(before, 0),) if n > 0]
+        behind = [Dim(n) for n in (max(after, 0),) if n > 0]
         parts = [_as_value(result, axis, d) for d in around]
         parts += [result, *(_as_value(result, axis, d) for d in behind)]
         result = cat(walk, parts, axis) if len(parts) > 1 else result
     return result
 
 
+def _bordered(walk: Walk, x: Value, axis: int, before: int, after: int) -> Value:
+    """Return a tensor with a border of one value along a dimension that moves.
+
+    What lies over that dimension goes on to: in the border nothing tells its positions apart.
+    """
+    dim = x.dims[axis]
+    segments = [Dim(before, "uniform")] if before else []
+    segments += [dim, *([Dim(after, "uniform")] if after else [])]
+    joined = end_to_end(walk, segments)
+    edges = [joined.nodes[..., :before], joined.nodes[..., before + dim.size :]]
+
+    def extend(array: np.ndarray, at: int) -> np.ndarray:
+        parts = [array]
+        for edge, count, first in zip(edges, (before, after), (True, False), strict=True):
+            if not count:
+                continue
+            new = walk.ledger.fresh(*array.shape[:at], count, *array.shape[at + 1 :])
+            owners = edge.reshape(-1, count)[0].reshape(count, *[1] * (array.ndim - at - 1))
+            walk.ledger.adopt(new, np.broadcast_to(owners, new.shape))
+            parts = [new, *parts] if first else [*parts, new]
+        return np.concatenate(parts, axis=at)
+
+    rest = rebind([d for i, d in enumerate(x.dims) if i != axis], {dim: ((joined,), extend)})
+    return Value([*rest[:axis], joined, *rest[axis:]])
+
+
 def _as_value(like: Value, axis: int, dim: Dim) -> Value:
     """Return a tensor of one value in the shape of another but for one dimension."""
     return Value([dim if i == axis else Dim(d.size, "uniform") for i, d in enumerate(like.dims)])
-
-
-@rule("index", "index_select", "gather", "take_along_dim", "_unsafe_index")
-def index(walk: Walk, x: Value, *args: Any, **_: Any) -> Value:
-    """Positions by number: the dimension they are on stays, the others go along."""
-    name = str(walk.node.target) if walk.node is not None else ""
-    if "index_select" in name:
-        axis = args[0] % len(x.dims)
-        walk.ledger.fix(x.dims[axis])
-        walk.pin(args[1])
-        dims = list(x.dims)
-        dims[axis] = Dim(walk.output_shape()[axis])
-        return _over_nothing_lost(walk, x, dims, [axis])
-    if "gather" in name or "take_along" in name:
-        walk.pin((x, *args))
-        return Value(pinned(walk.output_shape()))
-    chosen = args[0]
-    axes = [i for i, entry in enumerate(chosen) if entry is not None]
-    for i in axes:
-        walk.ledger.fix(x.dims[i])
-    walk.pin([chosen[i] for i in axes])
-    shape = walk.output_shape()
-    rest = [d for i, d in enumerate(x.dims) if i not in axes]
-    count = len(shape) - len(rest)
-    together = axes == list(range(axes[0], axes[0] + len(axes)))
-    at = axes[0] if together else 0
-    picked = pinned(shape[at : at + count])
-    return _over_nothing_lost(walk, x, [*rest[:at], *picked, *rest[at:]], axes)
-
-
-def _over_nothing_lost(walk: Walk, x: Value, dims: list[Dim], axes: Sequence[int]) -> Value:
-    """Let nothing depend on the dimensions that were indexed."""
-    lost = [x.dims[i] for i in axes]
-    out = []
-    for dim in dims:
-        for base in lost:
-            if base in dim.over:
-                dim = walk.ledger.release(dim, base)
-        out.append(dim)
-    return Value(out)

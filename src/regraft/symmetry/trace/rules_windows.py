@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .contract import mixed
+from .contract import broadcast, mixed
 from .labels import Dim, pinned
 from .reshape import merge, split
 from .rule import Value, Walk, rule
@@ -29,6 +29,17 @@ def col2im(walk: Walk, x: Value, *_: Any, **__: Any) -> Value:
     dims = split(walk.ledger, list(x.dims[:-1]), len(x.dims) - 2, shape[-3])
     walk.ledger.fix(dims[-1])
     return Value([*dims[:-1], *pinned(shape[-2:])])
+
+
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def grid_sample(walk: Walk, x: Value, grid: Value, *_: Any, **__: Any) -> Value:
+    """[b, c, h, w] read at the places of a grid [b, h', w', 2]: each channel by itself."""
+    dims = mixed(walk.ledger, x.dims, range(2, len(x.dims)))
+    walk.ledger.fix(grid.dims[-1], "they are coordinates")
+    for dim in (*dims[2:], *grid.dims[1:-1]):
+        walk.ledger.fix(dim)
+    batch = broadcast(walk.ledger, dims[:1], grid.dims[:1])
+    return Value([*batch, dims[1], *pinned(walk.output_shape()[2:])])
 
 
 @rule("unfold")

@@ -15,10 +15,12 @@ from torch import Tensor, fx
 
 from regraft.errors import InputError
 
+from .contract import broadcast
 from .export import Graph
 from .labels import Dim, pinned
 from .rule import Value, Walk, name_is_in_place, name_of, rule
 from .rules import RULES
+from .rules_elementwise import replaced
 
 
 def walk(
@@ -36,7 +38,7 @@ def walk(
         aliases: Name of a tied tensor -> the name it is known under.
         shared: Tensors that lie in the memory of others in another layout.
     """
-    state = Walk(graph=graph)
+    state = Walk(graph=graph, tied=frozenset({*aliases, *aliases.values(), *shared}))
     known: dict[fx.Node, Any] = {}
     for node in graph.graph.nodes:
         if node.op == "placeholder":
@@ -61,7 +63,7 @@ def _follow(state: Walk, graph: fx.Graph, known: dict[fx.Node, Any]) -> Any:
             known[node] = _apply(state, node, known)
         if node in written and isinstance(known[node], Value):
             dims = [Dim(d.size) if d.kind == "uniform" else d for d in known[node].dims]
-            known[node] = Value(dims, known[node].parameter)
+            known[node] = Value(dims, known[node].parameter)  # and no numbers that are known
     return None
 
 
@@ -78,6 +80,8 @@ def _written_into(graph: fx.Graph) -> set[fx.Node]:
         if node.op != "call_function" or not name_is_in_place(node.target):
             continue
         target = node.args[0] if node.args else None
+        if isinstance(target, fx.Node) and replaced(target):
+            continue
         while isinstance(target, fx.Node) and target not in found:
             found.add(target)
             through = name_of(target.target) if target.op == "call_function" else ""
@@ -111,6 +115,8 @@ def _placeholder(
         return found
     if buffer is not None:
         return constant(graph.values[buffer])
+    if node.name in graph.constants:
+        return constant(graph.constants[node.name])
     if not isinstance(value, Tensor):
         return value
     return Value(pinned(value.shape, "it reads an input of the network"))
@@ -123,7 +129,8 @@ def constant(value: Tensor) -> Value:
         known = size > 1 and not value.is_meta
         same = known and bool((value == value.narrow(axis, 0, 1)).all())
         dims.append(Dim(size, "uniform" if same else "pinned"))
-    return Value(dims)
+    whole = value.dtype in (torch.int32, torch.int64) and not value.is_meta
+    return Value(dims, numbers=value if whole else None)
 
 
 def _attribute(state: Walk, node: fx.Node) -> Any:
@@ -140,9 +147,32 @@ def wrapped(walk: Walk, *args: Any, **_: Any) -> Any:
     inner = args[at].graph
     places = [node for node in inner.nodes if node.op == "placeholder"]
     outer = walk.node
+    if outer is not None:
+        outer_nodes = outer.args[at + 1 :]
+        walk.outside |= {
+            place: node
+            for place, node in zip(places, outer_nodes, strict=True)
+            if isinstance(node, fx.Node)
+        }
     found = _follow(walk, inner, dict(zip(places, args[at + 1 :], strict=True)))
     walk.node = outer
     return list(found) if isinstance(found, tuple | list) else found
+
+
+@rule("cond")
+def either(walk: Walk, _which: Any, yes: Any, no: Any, operands: Any) -> list[Any]:
+    """One of two parts of the network: what each says holds, and their results are permuted alike."""
+    outer = walk.node
+    results = []
+    for part in (yes, no):
+        places = [node for node in part.graph.nodes if node.op == "placeholder"]
+        found = _follow(walk, part.graph, dict(zip(places, operands, strict=True)))
+        results.append(list(found) if isinstance(found, tuple | list) else [found])
+        walk.node = outer
+    return [
+        Value(broadcast(walk.ledger, a.dims, b.dims)) if isinstance(a, Value) else a
+        for a, b in zip(*results, strict=True)
+    ]
 
 
 def _arguments(args: Any, known: dict[fx.Node, Any]) -> Any:
@@ -172,7 +202,8 @@ def _apply(state: Walk, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
         why = f"operation {name}, which no rule covers{_place(node)}"
         state.pin((args, kwargs), why)
         return _still_like(node.meta.get("val"), why)
-    if name_is_in_place(node.target) and args and isinstance(args[0], Value):
+    written = node.args[0] if node.args and name_is_in_place(node.target) else None
+    if isinstance(written, fx.Node) and isinstance(args[0], Value) and not replaced(written):
         _written(state, args[0], result)
     return result
 
