@@ -95,7 +95,7 @@ _WORDS = {
     "symmetry/trace/check.py": "found seen",
     "symmetry/trace/classes.py": "found seen",
     "symmetry/trace/groups.py": "found",
-    "symmetry/trace/rules_elementwise.py": "found given",
+    "symmetry/trace/rules_elementwise.py": "found",
     "symmetry/trace/rules_recurrent.py": "found",
     "symmetry/trace/rules_shape.py": "found",
     "symmetry/trace/trace.py": "found",

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from regraft.errors import InputError
 from regraft.symmetry.trace.trace import trace
 
 X, IMAGE = torch.randn(3, 4), torch.randn(2, 3, 8, 8)
@@ -349,3 +350,38 @@ def test_an_lstm_with_a_projection(both, bias):
     model = Block(forward, r=layer, out=linear(6 if both else 3, 2), h=linear(3, 2), c=linear(6, 2))
     expected = [(3,), (3,), (6,), (6,)]
     assert shapes(trace(model, torch.randn(2, 5, 4))) == sorted(expected * (1 + both))
+
+
+def experts(up, down, x):
+    offsets = torch.tensor([1, 3], dtype=torch.int32)
+    return F.grouped_mm(F.grouped_mm(x, up, offs=offsets).relu(), down, offs=offsets)
+
+
+@pytest.mark.parametrize("check_it", [True, False])
+def test_matrix_products_of_experts(check_it):
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.out = nn.Linear(4, 8), nn.Linear(8, 2)
+            self.up, self.down = (nn.Parameter(torch.randn(2, i, o)) for i, o in ((8, 16), (16, 8)))
+
+        def forward(self, x):
+            return self.out(experts(self.up, self.down, self.a(x)))
+
+    spec = trace(Experts(), X, check_it=check_it)
+    assert shapes(spec) == [(8,), (8,), (16,)]
+
+
+def test_what_fails_in_float64_is_refused_in_words():
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            if x.dtype == torch.float64:
+                raise RuntimeError("no kernel for doubles")
+            return self.b(self.norm(self.a(x)))
+
+    with pytest.raises(InputError, match=r"does not run in float64 .* no kernel for doubles"):
+        trace(Single(), X)

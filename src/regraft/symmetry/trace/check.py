@@ -228,8 +228,11 @@ def _settled(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> di
     network.load_state_dict(dict(state), strict=False)
     before = {k: v.clone() for k, v in network.state_dict().items()}
     momenta = {name: norm.momentum for name, norm in norms.items()}
-    # A batch of one value a channel has no statistics: the ones there are have to do.
-    with contextlib.suppress(ValueError), in_double(network):
+    if not norms:
+        return {}
+    # A batch of one value a channel has no statistics: the ones there are have to do. A forward that
+    # fails is refused in words where it is needed.
+    with contextlib.suppress(Exception), in_double(network):
         for norm in norms.values():
             norm.train()
             norm.momentum = 1.0
@@ -306,10 +309,24 @@ class _Double(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.float:
             return args[0].double()
+        if getattr(func, "__name__", "") in ("_grouped_mm", "grouped_mm"):
+            return _grouped(*args, **(kwargs or {}))
         swap = torch.utils._pytree.tree_map_only(
             torch.dtype, lambda d: torch.float64 if d == torch.float32 else d, (args, kwargs or {})
         )
         return func(*swap[0], **swap[1])
+
+
+def _grouped(
+    rows: Tensor, weights: Tensor, offs: Tensor, bias: Tensor | None = None, **_: Any
+) -> Tensor:
+    """Return the rows [s, i] of each group times its matrix [g, i, o]: torch has no float64 kernel."""
+    out = rows.new_zeros(len(rows), weights.shape[-1])
+    start = 0
+    for i, end in enumerate(offs.tolist()):
+        out[start:end] = rows[start:end] @ weights[i]
+        start = end
+    return out if bias is None else out + bias
 
 
 def _error(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

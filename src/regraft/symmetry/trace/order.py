@@ -98,15 +98,15 @@ def _colours(walk: Walk, of: np.ndarray, classes: Collection[int]) -> dict[int, 
         if (further == todo).all():
             break
         todo = further
-    found: dict[int, set[int]] = defaultdict(set)
+    marked: dict[int, set[int]] = defaultdict(set)
     for nodes, marks in walk.ledger.marks:
         here = todo[nodes]
         for node, colour in zip(nodes[here].tolist(), marks[here].tolist(), strict=True):
-            found[node].add(colour)
+            marked[node].add(colour)
 
     def of_node(node: int, trail: frozenset[int]) -> set[int]:
         above = (of_node(o, trail | {node}) for o in owners[node] if o not in trail)
-        return found[node].union(*above)
+        return marked[node].union(*above)
 
     every = np.flatnonzero(inside).tolist()
     return defaultdict(list, {node: sorted(of_node(node, frozenset())) for node in every})
@@ -116,12 +116,12 @@ def _ties(
     walk: Walk, of: np.ndarray, classes: Collection[int]
 ) -> dict[int, list[tuple[tuple[int, int], int]]]:
     chosen = np.array(sorted(classes))
-    found: dict[int, list[tuple[tuple[int, int], int]]] = defaultdict(list)
+    ties: dict[int, list[tuple[tuple[int, int], int]]] = defaultdict(list)
     for number, pairs in enumerate(walk.ledger.ties):
         for a, b in pairs[np.isin(of[pairs[:, 0]], chosen)].tolist():
-            found[a].append(((number, 0), b))
-            found[b].append(((number, 1), a))
-    return found
+            ties[a].append(((number, 0), b))
+            ties[b].append(((number, 1), a))
+    return ties
 
 
 __all__ = ["Place", "Where", "ordered"]

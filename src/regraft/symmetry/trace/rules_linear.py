@@ -45,6 +45,17 @@ def matmul(walk: Walk, x: Value, y: Value) -> Value:
     return Value(contract(walk.ledger, named, [*lead, *rows, *columns]))
 
 
+@rule("_grouped_mm", "grouped_mm", "transformers.grouped_mm_fallback")
+def grouped(walk: Walk, rows: Value, weights: Value, *others: Any, **named: Any) -> Value:
+    """Rows [s, i], sorted by group, times the matrix [g, i, o] of each: alike in all groups."""
+    if len(rows.dims) != 2 or len(weights.dims) != 3:
+        raise ValueError("groups along another dimension")
+    walk.pin((others, named))
+    walk.ledger.fix(weights.dims[0], "which expert a row goes to is a position")
+    operands = [(rows.dims, ["s", "i"]), (weights.dims, ["g", "i", "o"])]
+    return Value(contract(walk.ledger, operands, ["s", "o"]))
+
+
 @rule("cdist")
 def cdist(walk: Walk, x: Value, y: Value, *_: Any, **__: Any) -> Value:
     """Distances of all rows of x [..., row, k] from those of y [..., column, k]."""
