@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-import warnings
 from typing import Any
 
-from .errors import MissingExtraError
+from ._extras import optional
 
 
 def geometric(module: str, purpose: str) -> Any:
@@ -19,14 +17,9 @@ def geometric(module: str, purpose: str) -> Any:
 
     Raises:
         MissingExtraError: PyTorch Geometric is not installed.
+        BrokenExtraError: It cannot be imported.
     """
     name = f"torch_geometric.{module}"
     if sys.modules.get(name) is not None:
         return sys.modules[name]
-    try:
-        with warnings.catch_warnings():
-            # On import it uses parts of torch that newer versions of torch want to see no more.
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError("torch-geometric", "graph", purpose) from error
+    return optional(name, "torch-geometric", "graph", purpose)

@@ -46,3 +46,18 @@ class MissingExtraError(RegraftError, ImportError):
         )
         self.package = package
         self.extra = extra
+
+
+class BrokenExtraError(RegraftError, ImportError):
+    """An optional dependency is installed and cannot be imported; the message says why, and the cure."""
+
+    exit_code = 3
+
+    def __init__(self, package: str, purpose: str, error: Exception) -> None:
+        reason = " ".join(str(error).split())[:200]
+        super().__init__(
+            f"{purpose} needs {package}, which is installed but cannot be imported "
+            f"({type(error).__name__}: {reason}), as one built for another torch cannot: "
+            f"pip install --upgrade --force-reinstall torch {package}"
+        )
+        self.package = package

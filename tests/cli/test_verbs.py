@@ -1,12 +1,16 @@
 import json
+import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from regraft._extras import EXTRAS
 from regraft.config import DataConfig, ModelConfig
 from regraft.data import load
 from regraft.models import build
@@ -26,7 +30,7 @@ def run_folder(answer, tmp_path):
 def test_doctor_lists_versions_device_and_extras(answer, regraft):
     found = answer("doctor")
     assert found["core"]["torch"] == torch.__version__.partition("+")[0]
-    assert {"train", "vision", "graph", "report", "match", "digits"} == found["extras"].keys()
+    assert set(EXTRAS) == found["extras"].keys()
     for name, extra in found["extras"].items():
         assert extra["install"] == f"pip install 'regraft[{name}]'"
         assert extra["missing"] == [p for p, v in extra["versions"].items() if v is None]
@@ -41,6 +45,37 @@ def test_doctor_gives_the_install_line_of_what_is_missing(answer, regraft, monke
     extra = answer("doctor")["extras"]["vision"]
     assert extra["missing"] == ["timm"]
     assert "pip install 'regraft[vision]'" in regraft("doctor")[1]
+
+
+def test_doctor_and_commands_name_what_is_installed_and_cannot_be_imported(tmp_path):
+    broken = tmp_path / "broken" / "torchvision"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise RuntimeError('operator nms does not exist')")
+    paths = [str(broken.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+    def call(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "regraft.cli", *words],
+            capture_output=True, text=True, env=environment, cwd=tmp_path, check=False,
+        )  # fmt: skip
+
+    vision = json.loads(call("doctor", "--json").stdout)["extras"]["vision"]
+    assert "--force-reinstall torch torchvision" in vision["broken"]["torchvision"]
+    for model in ("timm/resnet10t",):
+        done = call("ticket", "find", "--model", model)
+        assert done.returncode == 3
+        assert "needs torchvision, which is installed but cannot be imported" in done.stderr
+        assert "RuntimeError: operator nms does not exist" in done.stderr
+
+
+def test_the_readme_and_the_packaging_know_every_extra():
+    root = Path(__file__).parents[2]
+    told = (root / "README.md").read_text(encoding="utf-8")
+    packaged = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = packaged["optional-dependencies"].keys() - {"all", "dev"}
+    assert extras == set(EXTRAS)
+    assert not [name for name in extras if f"`{name}`" not in told]
 
 
 def test_data_list_shows_what_is_here(answer, regraft, tmp_path):

@@ -32,12 +32,11 @@ def _main(words: list[str]) -> int:
     from regraft.errors import RegraftError, printable
 
     try:
-        command = _command(words)
+        verb, command = _command(words)
+        with _warnings_in_one_line(), _known_by_its_folder(verb, command):
+            return command.run() or 0
     except SystemExit as stop:  # help was shown, or the usage was wrong and it was said how
         return stop.code if isinstance(stop.code, int) else 0
-    try:
-        with _warnings_in_one_line():
-            return command.run() or 0
     except RegraftError as error:
         if os.environ.get("REGRAFT_TRACEBACK"):  # also where somebody's factory raised
             import traceback
@@ -66,8 +65,8 @@ def _interrupted() -> int:
     return 130
 
 
-def _command(words: list[str]) -> Any:
-    """Return the verb's dataclass, filled from the command line; only its file is imported."""
+def _command(words: list[str]) -> tuple[str, Any]:
+    """Return the verb and its dataclass, filled from the command line; only its file is imported."""
     from .verbs import VERBS, Group
 
     path, verbs, description = ["regraft"], VERBS, _DESCRIPTION
@@ -90,10 +89,29 @@ def _command(words: list[str]) -> Any:
     import tyro
 
     from .constructors import registry
+    from .options import Options, option_names
 
+    kind, name, default = verb.load(), " ".join(path[1:]), None
+    if issubclass(kind, Options) and "config" in option_names(kind):
+        from .config_file import defaults, split_config
+
+        file, words = split_config(words)
+        default = None if file is None else defaults(file, name, kind, words)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     with registry():
-        return tyro.cli(verb.load(), prog=" ".join(path), args=words, config=config)
+        return name, tyro.cli(kind, prog=" ".join(path), args=words, config=config, default=default)
+
+
+@contextlib.contextmanager
+def _known_by_its_folder(verb: str, command: Any) -> Iterator[None]:
+    """Let the folder that a command makes keep its options, for --config."""
+    from regraft.config.command import carrying_out
+
+    from .config_file import command_of
+    from .options import Options
+
+    with carrying_out(command_of(verb, command) if isinstance(command, Options) else None):
+        yield
 
 
 def _show_verbs(path: list[str], verbs: Mapping[str, Any], description: str) -> None:

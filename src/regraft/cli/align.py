@@ -18,7 +18,7 @@ from .options import (
     Network,
     NormalisedOptions,
     Options,
-    OutputOptions,
+    ResultOptions,
     RuntimeOptions,
     default_out,
 )
@@ -82,7 +82,7 @@ class AlignOptions(Options):
     network: Network = field(default_factory=ModelOptions)
     images: NormalisedOptions = field(default_factory=NormalisedOptions)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
-    output: OutputOptions = field(default_factory=OutputOptions)
+    output: ResultOptions = field(default_factory=ResultOptions)
 
     def settings(self) -> dict[str, Any]:
         """Return the fields of an `AlignConfig`."""
@@ -108,9 +108,9 @@ class AlignOptions(Options):
             "runtime": self.runtime.config(refuse=("devices", "precision"), because=ONE_PROCESS),
         }
 
-    def folder(self, verb: str) -> Path:
-        """Return --out, or the verb's own folder."""
-        return self.out or default_out(verb, *self.checkpoints)
+    def folder(self) -> Path:
+        """Return the result folder."""
+        return self.out or default_out(type(self).__name__.lower(), *self.checkpoints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ class Align(AlignOptions):
         """Align, and write the folder."""
         from regraft.jobs.merge.verbs import run_align
 
-        out, json = self.folder("align"), self.output.json
+        out, json = self.folder(), self.output.json
         done = run_align(self.config(), out, bar=not json)
         if json:
             print_json({"out": str(out), **done.card})

@@ -1,4 +1,4 @@
-"""`regraft doctor`: what is installed, what is missing, and what that would unlock."""
+"""`regraft doctor`: what is installed and works, what is missing, and what that would unlock."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
+from regraft._extras import EXTRAS, optional
+
 from .output import print_json, say, table
 
-_EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
-    "train": (("lightning-fabric",), "training: ticket find, reproduce"),
-    "vision": (("torchvision", "timm", "pillow"), "known image sets, image folders, timm models"),
-    "graph": (("torch-geometric",), "graph networks"),
-    "report": (("matplotlib", "jinja2"), "figures and the report page"),
-    "match": (("lapx",), "faster assignments in merge and align"),
-    "digits": (("scikit-learn",), "the embedded digits, the default data set"),
-}
 _CORE = ("torch", "numpy", "scipy", "safetensors", "constriction", "tyro", "rich")
 
 
@@ -37,10 +31,7 @@ class Doctor:
         say()
         table(["package", "version"], [[n, v or "missing"] for n, v in found["core"].items()])
         say()
-        lines = [
-            [name, "yes" if not e["missing"] else "no: " + e["install"], e["unlocks"]]
-            for name, e in found["extras"].items()
-        ]
+        lines = [[name, _state(e), e["unlocks"]] for name, e in found["extras"].items()]
         table(["extra", "installed", "unlocks"], lines)
         say()
         say(f"data root: {found['data_root']}")
@@ -52,12 +43,15 @@ class Doctor:
         from regraft.data.known import data_root
 
         extras = {}
-        for name, (packages, unlocks) in _EXTRAS.items():
-            missing = [p for p in packages if _version(p) is None]
+        for name, extra in EXTRAS.items():
+            versions = {package: _version(package) for package in extra.packages}
             extras[name] = {
-                "versions": {p: _version(p) for p in packages},
-                "missing": missing,
-                "unlocks": unlocks,
+                "versions": versions,
+                "missing": [package for package, version in versions.items() if version is None],
+                "broken": _broken(
+                    name, [p for p, version in versions.items() if version is not None]
+                ),
+                "unlocks": extra.unlocks,
                 "install": f"pip install 'regraft[{name}]'",
             }
         return {
@@ -68,6 +62,24 @@ class Doctor:
             "extras": extras,
             "data_root": str(data_root()),
         }
+
+
+def _state(extra: dict[str, Any]) -> str:
+    """Return whether an extra can be used, and else the cure."""
+    if extra["broken"]:
+        return "no: " + "; ".join(extra["broken"].values())
+    return f"no: {extra['install']}" if extra["missing"] else "yes"
+
+
+def _broken(name: str, packages: list[str]) -> dict[str, str]:
+    """Import packages and return what is wrong with those that cannot be."""
+    broken = {}
+    for package in packages:
+        try:
+            optional(EXTRAS[name].packages[package], package, name, name)
+        except ImportError as error:
+            broken[package] = str(error)
+    return broken
 
 
 def _version(package: str) -> str | None:

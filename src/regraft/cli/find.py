@@ -25,7 +25,7 @@ from .options import (
     ModelOptions,
     Network,
     Options,
-    OutputOptions,
+    ResultOptions,
     SplitOptions,
     default_out,
     pick,
@@ -144,7 +144,7 @@ class Find(Options):
     images: ImageOptions = field(default_factory=ImageOptions)
     network: Network = field(default_factory=ModelOptions)
     runtime: _Runtime = field(default_factory=_Runtime)
-    output: OutputOptions = field(default_factory=OutputOptions)
+    output: ResultOptions = field(default_factory=ResultOptions)
 
     def run(self) -> int:
         """Search, show progress, and tell what was found."""
@@ -152,7 +152,7 @@ class Find(Options):
         from regraft.machine import is_first_process
         from regraft.report.wording import size
 
-        out = self.out or default_out("find", self.data, self.model, self.method)
+        out = self.folder()
         result = run_search(self.job(), out, bar=not self.output.json)
         if not is_first_process():
             return 0
@@ -174,6 +174,10 @@ class Find(Options):
         if self.record:
             say(f"recorded: {out / 'trajectory'}; carry it over: regraft transfer {out} --to FILE")
         return 0
+
+    def folder(self) -> Path:
+        """Return the run folder."""
+        return self.out or default_out("find", self.data, self.model, self.method)
 
     def job(self) -> Job:
         """Return what is to be run.

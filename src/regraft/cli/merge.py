@@ -70,7 +70,7 @@ class Merge(AlignOptions):
         """Align, merge, repair, measure, and write the folder."""
         from regraft.jobs.merge.verbs import run_merge
 
-        out, json = self.folder("merge"), self.output.json
+        out, json = self.folder(), self.output.json
         done = run_merge(self.config(), out, bar=not json)
         if json:
             print_json({"out": str(out), **done.card})

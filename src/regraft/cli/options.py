@@ -60,6 +60,10 @@ class Options:
             flat |= value.values() if isinstance(value, Options) else {name: value}
         return flat
 
+    def folder(self) -> Path | None:
+        """Return the result folder of a verb that makes one, which --config takes back."""
+        return None
+
     def check(self) -> None:
         """Refuse numbers out of the ranges that stand beside options, in groups as well.
 
@@ -281,6 +285,14 @@ class OutputOptions(Options):
 
     json: bool = False
     """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions(OutputOptions):
+    """What is printed, and where options come from."""
+
+    config: Path | None = None
+    """Take the options of a result folder's regraft.json; those on the command line win."""
 
 
 Data = Annotated[DataOptions, tyro.conf.arg(name="data")]

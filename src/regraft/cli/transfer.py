@@ -19,7 +19,7 @@ from .options import (
     Network,
     NormalisedOptions,
     Options,
-    OutputOptions,
+    ResultOptions,
     RuntimeOptions,
     default_out,
     pick,
@@ -105,14 +105,14 @@ class Transfer(Options):
     network: Network = field(default_factory=ModelOptions)
     images: NormalisedOptions = field(default_factory=NormalisedOptions)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
-    output: OutputOptions = field(default_factory=OutputOptions)
+    output: ResultOptions = field(default_factory=ResultOptions)
 
     def run(self) -> int:
         """Transfer, measure, train on, and tell."""
         from regraft.jobs.stages import Stages
         from regraft.jobs.transfer.card import score_table, summary
 
-        out, json = self.out or default_out("transfer", self.to), self.output.json
+        out, json = self.folder(), self.output.json
         finished = (out / "result.json").exists()
         with Stages(enabled=not json) as stages:
             card = self.job().run(out, stages)
@@ -127,6 +127,10 @@ class Transfer(Options):
             table(*score_table(card))
         say(f"transferred: {out}")
         return 0
+
+    def folder(self) -> Path:
+        """Return the result folder."""
+        return self.out or default_out("transfer", self.to)
 
     def job(self) -> CheckpointTransfer:
         """Return what the options say, for the engine."""

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regraft._extras import optional
 from regraft.errors import InputError, MissingExtraError
 from regraft.machine import cache_folder, expanded
 
@@ -255,10 +256,7 @@ def _fetch_url(url: str, target: Path) -> Path:
 
 def _torchvision_class(source: _Torchvision) -> tuple[Any, Mapping[str, str]]:
     cls, arguments = source
-    try:
-        datasets = importlib.import_module("torchvision.datasets")
-    except ImportError as error:
-        raise MissingExtraError("torchvision", "vision", f"the data set {cls}") from error
+    datasets = optional("torchvision.datasets", "torchvision", "vision", f"the data set {cls}")
     return getattr(datasets, cls), arguments
 
 

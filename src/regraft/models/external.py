@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regraft.errors import InputError, MissingExtraError, RegraftError
+from regraft._extras import optional
+from regraft.errors import InputError, RegraftError
 
 
 @dataclass(frozen=True)
@@ -223,10 +224,7 @@ def _replace_classifier(what: str, model: nn.Module, num_classes: int) -> None:
 
 
 def _module(name: str, purpose: str, package: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(package, "vision", purpose) from error
+    return optional(name, package, "vision", purpose)
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

@@ -42,7 +42,7 @@ def finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if config.get("digest") != digest(identity):
         raise InputError(
-            f"{out} is of another command ({_difference(config.get('options'), identity)}): choose "
+            f"{out} is of another command ({_difference(config.get('config'), identity)}): choose "
             "another folder, or remove this one to start again"
         )
     return read_json(out / CARD)
@@ -57,6 +57,7 @@ def claimed(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
         RegraftError: Another process holds it; nothing in it is touched.
     """
     from regraft.config import digest
+    from regraft.config.command import options_of
     from regraft.errors import InputError, MissingExtraError
     from regraft.files import make_folder, write_text
 
@@ -67,9 +68,9 @@ def claimed(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
         for path in out.iterdir():
             if _UNFINISHED.fullmatch(path.name):  # what a killed command was writing
                 path.unlink()
-        config = {"schema": SCHEMA, "digest": digest(identity), "options": identity}
+        config = {"schema": SCHEMA, "digest": digest(identity), "config": identity}
         if new:
-            write_text(out / _CONFIG, jsonlib.dumps(config, indent=2) + "\n")
+            write_text(out / _CONFIG, jsonlib.dumps({**config, **options_of(out)}, indent=2) + "\n")
         try:
             yield out
         except (InputError, MissingExtraError):

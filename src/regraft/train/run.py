@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from regraft.config import digest
+from regraft.config.command import options_of
 from regraft.errors import InputError, RegraftError
 from regraft.files import make_folder, write_text
 from regraft.machine import is_first_process
@@ -148,7 +149,7 @@ class RunFolder:
                     f"{self.path} is not empty and is no run folder (it has no regraft.json): choose "
                     "another folder"
                 )
-            write_text(file, _json(self.identity))
+            write_text(file, _json({**self.identity, **options_of(self.path)}))
         try:
             found = json.loads(file.read_text())
             if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
