@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from regraft.checkpoints.model_card import header
 from regraft.config import ModelConfig, to_dict
+from regraft.files import write_tensors
 from regraft.models import build
 
 CONFIG = ModelConfig(name="mlp", width=0.25)
@@ -25,7 +25,7 @@ def pair(tmp_path):
     for seed in (1, 2):
         torch.manual_seed(seed)
         model = build(CONFIG, num_classes=10, channels=1, image_size=8)
-        save_file(model.state_dict(), tmp_path / f"{seed}.safetensors", metadata=header(about))
+        write_tensors(tmp_path / f"{seed}.safetensors", model.state_dict(), header(about))
     return tmp_path / "1.safetensors", tmp_path / "2.safetensors"
 
 
@@ -45,6 +45,10 @@ def commands(verb, pair):
             "--from-init", a, "--from-final", b, "--to", b, "--match", "naive", "--factor", 0.5,
             "--points", 0, "--plane-points", 0, *SMALL,
         ),
+        "finetune": (
+            "--data", "digits", "--checkpoint", a, "--method", "plain", "--lr", 0.1, "--epochs", 1,
+            "--shots", 4, *SMALL,
+        ),
     }[verb]  # fmt: skip
 
 
@@ -52,7 +56,10 @@ def config_of(folder):
     return json.loads((Path(folder) / "regraft.json").read_text())["config"]
 
 
-@pytest.mark.parametrize("verb", ["ticket find", "merge", "align", "transfer"])
+VERBS = ["ticket find", "merge", "align", "transfer", "finetune"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_written_file_makes_the_same_run_and_options_override_it(answer, pair, verb):
     words = verb.split()
     answer(*words, *commands(verb, pair), "--out", "first")

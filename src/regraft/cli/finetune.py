@@ -31,7 +31,8 @@ from .options import (
     Network,
     NormalisedOptions,
     Options,
-    OutputOptions,
+    ResultOptions,
+    default_out,
     pick,
 )
 from .output import print_json, say
@@ -127,7 +128,7 @@ class Finetune(Options):
     method_options: str = "{}"
     """Further keyword arguments of the method, as a JSON object."""
     out: Path | None = None
-    """Folder to make or go on with; DATA-METHOD here without it."""
+    """Folder to make or go on with; runs/finetune-DATA-METHOD without it."""
     lr: tuple[float, ...] = ()
     """Learning rate, or several to choose from; a grid by optimiser without it."""
     weight: tuple[float, ...] = ()
@@ -141,7 +142,7 @@ class Finetune(Options):
     network: Network = field(default_factory=ModelOptions)
     images: NormalisedOptions = field(default_factory=NormalisedOptions)
     runtime: LongRuntimeOptions = field(default_factory=LongRuntimeOptions)
-    output: OutputOptions = field(default_factory=OutputOptions)
+    output: ResultOptions = field(default_factory=ResultOptions)
 
     def run(self) -> int:
         """Fine-tune, show progress, and tell what was found."""
@@ -152,7 +153,7 @@ class Finetune(Options):
             raise InputError("regraft finetune runs in one process: start it without torchrun")
         keep_freed_memory()
         job = self.job()
-        out = self.out or Path(f"{Path(self.data).resolve().name or 'data'}-{self.method}")
+        out = self.folder()
         new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
         try:
             with Stages(enabled=not self.output.json) as stages:
@@ -168,6 +169,10 @@ class Finetune(Options):
             return 0
         _tell(out, result)
         return 0
+
+    def folder(self) -> Path:
+        """Return the result folder."""
+        return self.out or default_out("finetune", Path(self.data).resolve().name, self.method)
 
     def job(self) -> Any:
         """Return what is to be done.
