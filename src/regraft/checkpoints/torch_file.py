@@ -105,7 +105,7 @@ def _refuse_script(path: Path, file: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return  # reading it says what is wrong
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise InputError(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from regraft.errors import InputError
+from regraft.files import parse_json
 
 
 def json_object(text: str, option: str = "--model-options") -> dict[str, Any]:
@@ -15,8 +15,8 @@ def json_object(text: str, option: str = "--model-options") -> dict[str, Any]:
         InputError: It is no JSON object.
     """
     try:
-        options = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        options = parse_json(text)
+    except ValueError as error:
         raise InputError(f"{option} is no JSON object: {error}") from error
     if not isinstance(options, dict):
         raise InputError(f"{option} is no JSON object: write e.g. '{{\"depth\": 3}}'")

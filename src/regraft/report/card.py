@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.errors import InputError, MissingExtraError
-from regraft.files import write_bytes, write_text
+from regraft.files import load_json, write_bytes, write_text
 
 from .document import Figure, Section, Table, escape_markdown, fenced, render
 
@@ -203,7 +203,7 @@ def read_card(folder: Path) -> ResultCard | None:
     if not file.exists():
         return None
     try:
-        read = json.loads(file.read_text("utf-8"))
+        read = load_json(file)
         own = {key: read[key] for key in _OWN if key not in ("schema", "tables", "files")}
         return ResultCard(
             **own,

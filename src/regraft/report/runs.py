@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from regraft.errors import InputError
+from regraft.files import load_json, parse_json
 
 SCHEMA = 1
 
@@ -130,8 +131,8 @@ def _candidates(top: Path) -> list[Path]:
 def _is_of_a_merge(folder: Path) -> bool:
     """Whether a folder is of a command without metrics, which has no place among runs."""
     try:
-        stored = json.loads((folder / "regraft.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        stored = load_json(folder / "regraft.json")
+    except (OSError, ValueError):
         return False  # reading it as a run says what is wrong
     return isinstance(stored, dict) and "options" in stored and "config" not in stored
 
@@ -147,8 +148,8 @@ def _object(path: Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        data = parse_json(text)
+    except ValueError as error:
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(
             f"{path} is not valid JSON{where} ({_reason(error)}): "
@@ -211,7 +212,9 @@ def _result(path: Path) -> Result | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Integers beyond the floats are none either; `math.isfinite` would raise.
+    most = sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
 
 
 def _history(path: Path, *, finished: bool) -> tuple[dict[str, Any], ...]:
@@ -222,8 +225,8 @@ def _history(path: Path, *, finished: bool) -> tuple[dict[str, Any], ...]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             if i == len(lines) and not finished:
                 break
             raise InputError(
@@ -240,4 +243,4 @@ def _history(path: Path, *, finished: bool) -> tuple[dict[str, Any], ...]:
 
 
 def _reason(error: Exception) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)[:100]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from regraft.errors import InputError
+from regraft.files import parse_json
 
 from .file.coder import Bits
 from .freeze import FrozenPattern
@@ -124,7 +124,7 @@ def _skeleton(state: dict[str, Tensor], names: Sequence[re.Match[str]]) -> nn.Mo
     lists: dict[str, list[tuple[str, str, parametrize.ParametrizationList]]] = {}
     shared: dict[tuple[Any, ...], list[parametrize.ParametrizationList]] = {}
     for match in names:
-        found = json.loads(bytes(state[match[0]].tolist()))
+        found = parse_json(bytes(state[match[0]].tolist()))
         owner = _child(skeleton, match[1] or "")
         # Parts of a model that were masked one by one have names, ties and thresholds of their own.
         part = _name(match).removesuffix(_plain(found["source"]["name"]))
@@ -208,7 +208,7 @@ def _wrapper(state: Mapping[str, Tensor]) -> str:
     """Return what stands before every key and was not there when the model was masked."""
     for match in _mask_keys(state):
         name = _name(match)
-        masked = json.loads(bytes(state[match[0]].tolist()))["source"]["name"]
+        masked = parse_json(bytes(state[match[0]].tolist()))["source"]["name"]
         prefix = name.removesuffix(_plain(masked))
         if name != prefix and prefix.endswith(".") and all(key.startswith(prefix) for key in state):
             return prefix
@@ -219,7 +219,7 @@ def _is_mask(tensor: Any) -> bool:
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 1:
         return False
     try:
-        found = json.loads(bytes(tensor.tolist()))
+        found = parse_json(bytes(tensor.tolist()))
     except ValueError:
         return False
     return isinstance(found, dict) and {"source", "sparsity", "magnitude"} <= found.keys()

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 from regraft import streams
 from regraft.errors import InputError
+from regraft.files import parse_json, reading
 
 from .freeze import FrozenPattern
 from .select import ThresholdSelector, flat_array, kth_value, kth_value_op, pruned_count
@@ -167,13 +168,17 @@ class Mask(nn.Module):
         return torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8).clone()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take over seed, law and sparsity of a checkpoint and rebuild W from them.
+        """Take over seed, law and sparsity of a checkpoint and rebuild W.
 
         Raises:
-            InputError: The checkpoint comes from a newer schema or another stream version, or its
-                tensor has another shape.
+            InputError: Another schema or stream version, another shape, or damage.
         """
-        found = json.loads(bytes(state.cpu().tolist()))
+        with reading(
+            f"the state of the masked weight {self.source.name!r}", "load what a model saved"
+        ):
+            self._take_over(parse_json(bytes(state.cpu().tolist())))
+
+    def _take_over(self, found: dict[str, Any]) -> None:
         if found["schema"] > SCHEMA or found["stream"] != streams.VERSION:
             raise InputError(
                 f"masked weight {found['source']['name']!r} was saved with schema {found['schema']} "

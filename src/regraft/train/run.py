@@ -24,7 +24,7 @@ from typing import Any
 from regraft.config import digest
 from regraft.config.command import options_of
 from regraft.errors import InputError, RegraftError
-from regraft.files import make_folder, write_text
+from regraft.files import load_json, make_folder, write_text
 from regraft.machine import is_first_process
 
 from .checkpoint import load_state, save_state
@@ -151,7 +151,7 @@ class RunFolder:
                 )
             write_text(file, _json({**self.identity, **options_of(self.path)}))
         try:
-            found = json.loads(file.read_text())
+            found = load_json(file)
             if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
                 raise ValueError("no config in it")
             if "digest" not in found:
@@ -276,7 +276,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
+        found = load_json(path)
     except (ValueError, OSError) as error:
         raise InputError(
             f"{path} is damaged ({error}): remove its folder to start again"

@@ -14,6 +14,7 @@ from regraft.config import ModelConfig, check
 from regraft.data import Splits
 from regraft.errors import InputError
 from regraft.models import build
+from regraft.models.bounded import bounded
 from regraft.models.external import call, imported
 
 from .classifiers import head_of, rows_of
@@ -133,10 +134,11 @@ def made(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
 def sketched(config: ModelConfig, shape: dict[str, Any]) -> nn.Module:
     """Build a network without memory for its weights, where that can be done; see `made`."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), bounded():
             return made(config, shape)
     except (InputError, RuntimeError, NotImplementedError):
-        return made(config, shape)  # which says what is wrong, if anything is
+        with bounded():
+            return made(config, shape)  # which says what is wrong, if anything is
 
 
 def own_inputs(target: str) -> Any:

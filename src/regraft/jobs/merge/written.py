@@ -15,7 +15,7 @@ from torch import Tensor
 from regraft.checkpoints.model_card import header
 from regraft.checkpoints.read import Checkpoint
 from regraft.checkpoints.stream import writing
-from regraft.files import write_text
+from regraft.files import load_json, write_text
 
 from .models import Models
 
@@ -120,7 +120,7 @@ def _carry_over(path: Path, folder: Path) -> list[str]:
     """Copy what Hugging Face keeps beside the weights of the first model, where it is such a folder."""
     source = path if path.is_dir() else path.parent
     try:
-        config = json.loads((source / "config.json").read_text("utf-8"))
+        config = load_json(source / "config.json")
     except (OSError, ValueError):
         return []
     if not isinstance(config, dict) or not {"model_type", "architectures"} & set(config):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from regraft.errors import InputError
+from regraft.models.bounded import bounded
 
-from .network import bounded, facts_of, sketched
+from .network import facts_of, sketched
 from .pictures import Preparation
 
 

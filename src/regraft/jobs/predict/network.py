@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-_MAX_UNSKETCHED = 1 << 24
 
 
 def network_of(ticket: Any, path: Path, name: str | None = None) -> Any:
@@ -30,6 +26,7 @@ def network_of(ticket: Any, path: Path, name: str | None = None) -> Any:
     from regraft.checkpoints.model_card import is_elsewhere
     from regraft.errors import InputError
     from regraft.models import build
+    from regraft.models.bounded import bounded
     from regraft.tickets import fill
 
     config, shape = facts_of(ticket, path)
@@ -72,42 +69,15 @@ def sketched(config: Any, shape: dict[str, Any]) -> Any:
     from regraft.checkpoints.model_card import is_elsewhere
     from regraft.errors import InputError, MissingExtraError
     from regraft.models import build
+    from regraft.models.bounded import bounded
 
     if is_elsewhere(config.name):
         return None
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), bounded():
             return build(config, **shape)
     except (InputError, MissingExtraError, RuntimeError, NotImplementedError):
         return None
-
-
-@contextlib.contextmanager
-def bounded(weights: int) -> Iterator[None]:
-    """Refuse a network under construction as soon as it has far more weights than its file."""
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-    from torch.nn.parameter import UninitializedParameter
-
-    from regraft.errors import InputError
-
-    # A factory may make a layer that it then replaces, such as a head of a thousand classes.
-    most = _MAX_UNSKETCHED + 4 * weights
-    made = 0
-
-    def count(module: Any, name: str, parameter: Any) -> None:
-        nonlocal made
-        made += 0 if isinstance(parameter, UninitializedParameter) else parameter.numel()
-        if made > most:
-            raise InputError(
-                f"the network has more than {most} weights, far more than its file: build the "
-                "architecture that the file is of"
-            )
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def facts_of(ticket: Any, path: Path) -> tuple[Any, dict[str, Any]]:

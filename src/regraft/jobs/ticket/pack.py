@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 
 from regraft.config import DataConfig, ImageConfig, ModelConfig, TicketConfig, check, to_dict
 from regraft.errors import InputError
+from regraft.files import load_json
 from regraft.jobs.data import load_once
 from regraft.jobs.predict.network import compare_sketch, facts_of
 from regraft.jobs.predict.pictures import Preparation
@@ -203,7 +203,7 @@ def _checkpoint(path: Path, data_root: str | None) -> Any:
     file = path.parent / "regraft.json"
     if file.is_file():
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))["config"]
+            config = load_json(file)["config"]
             data = DataConfig(**config["data"], root=data_root, download=False)
             job = TrainJob(
                 setting="",

@@ -24,7 +24,7 @@ from torch import Tensor
 from regraft.checkpoints.read import Checkpoint, read_checkpoint
 from regraft.checkpoints.state import check_state
 from regraft.errors import InputError
-from regraft.files import write_text
+from regraft.files import load_json, write_text
 
 Cut = Literal["warn", "refuse", "use"]
 
@@ -58,7 +58,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        found = json.loads(file.read_text("utf-8"))
+        found = load_json(file)
         if not isinstance(found, dict) or found.get("kind") != "trajectory":
             raise ValueError("it is not of a trajectory")
         schema = int(found["schema"])
@@ -71,7 +71,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
         if steps != sorted(set(steps)) or (steps and steps[0] <= 0):
             raise ValueError("its steps are not in order")
         list(found["trained"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(
             f"{file} is damaged ({error}): give another folder, or record the run again"
         ) from error
