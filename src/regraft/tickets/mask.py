@@ -168,11 +168,7 @@ class Mask(nn.Module):
         return torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8).clone()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take over seed, law and sparsity of a checkpoint and rebuild W.
-
-        Raises:
-            InputError: Another schema or stream version, another shape, or damage.
-        """
+        """Take over a checkpoint's seed, law and sparsity and rebuild W; others raise `InputError`."""
         with reading(
             f"the state of the masked weight {self.source.name!r}", "load what a model saved"
         ):
@@ -194,7 +190,7 @@ class Mask(nn.Module):
         if found["scope"] != self._scope_name():
             raise InputError(
                 f"masked weight {source.name!r} has scope {found['scope']!r} in the checkpoint and "
-                f"{self._scope_name()!r} in the model: mask the model as the checkpoint's was"
+                f"{self._scope_name()!r} in the model: mask both alike"
             )
         self._take_pattern(source, found.get("pattern"))
         self.source = source
