@@ -1,9 +1,10 @@
 import pytest
 import torch
+from generating import mgr_for
 
 from features import CLASSES, batch
 from regraft.errors import InputError
-from regraft.features import LPFT, AdaRand, CoreTuning, SupCon
+from regraft.features import LPFT, AdaRand, CoreTuning, Plain, SupCon
 from regraft.train import load_state
 
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -47,7 +48,7 @@ def data(n=24):
     return [{"pixel_values": a, "labels": b} for a, b in zip(x, y, strict=True)]
 
 
-def trainer(folder, method, *, model=None, **options):
+def trainer(folder, method, *, model=None, extra=None, **options):
     arguments = TrainingArguments(
         str(folder),
         **{
@@ -58,6 +59,7 @@ def trainer(folder, method, *, model=None, **options):
     )  # fmt: skip
     return FinetuneTrainer(
         method=method,
+        extra=extra,
         model=model or vit(),
         args=arguments,
         train_dataset=data(),
@@ -148,4 +150,42 @@ def test_what_does_not_fit_is_refused(tmp_path):
     (tmp_path / "checkpoint-4" / FILE).unlink()
     again = trainer(tmp_path / "again", AdaRand())
     with pytest.raises(InputError, match="was not written by FinetuneTrainer"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+@pytest.mark.parametrize("make", [Plain, AdaRand])
+def test_mgr_goes_on_in_the_trainer_where_it_stopped(make, tmp_path):
+    x, y = batch(24)
+    net = resnet()
+    options = {"save_strategy": "epoch", "gradient_accumulation_steps": 2}
+    extra = mgr_for(net, x, y, CLASSES)
+    straight = trainer(tmp_path / "straight", make(), model=net, extra=extra, **options)
+    straight.train()
+    assert [row["step"] for row in extra.logged] == [0, 2]
+    assert extra.logged[-1]["latent_move"] > 0
+    net = resnet()
+    other = mgr_for(net, x, y, CLASSES)
+    again = trainer(tmp_path / "again", make(), model=net, extra=other, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "straight" / "checkpoint-2"))
+    for (name, a), b in zip(
+        again.model.state_dict().items(), straight.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    assert other.logged == extra.logged
+    without = trainer(tmp_path / "without", make(), model=resnet(), **options)
+    without.train()
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(
+            without.model.state_dict().values(), straight.model.state_dict().values(), strict=True
+        )
+    )
+
+
+def test_a_checkpoint_without_the_further_loss_is_refused(tmp_path):
+    x, y = batch(24)
+    trainer(tmp_path, Plain(), model=resnet(), save_strategy="epoch").train()
+    net = resnet()
+    again = trainer(tmp_path / "again", Plain(), model=net, extra=mgr_for(net, x, y, CLASSES))
+    with pytest.raises(InputError, match="written without the further loss"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))

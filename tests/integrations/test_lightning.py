@@ -1,5 +1,6 @@
 import pytest
 import torch
+from generating import mgr_for
 from torch.utils.data import DataLoader, TensorDataset
 
 from features import CLASSES, METHODS, batch, network
@@ -113,3 +114,33 @@ def test_gradient_accumulation_steps_once_an_optimiser_step(tmp_path):
     made = module(AdaRand())
     trainer(tmp_path, accumulate_grad_batches=2).fit(made, loader())
     assert made.method._steps == made.method.total_steps == 4
+
+
+def test_mgr_goes_on_in_a_module_where_it_stopped(tmp_path):
+    x, y = batch(24)
+    fixed = DataLoader(TensorDataset(x, y), 6)
+
+    def made():
+        net = network(1)
+        return Finetune(
+            net,
+            AdaRand(),
+            lambda groups: torch.optim.SGD(groups, lr=0.02, momentum=0.9),
+            extra=mgr_for(net, x, y, CLASSES),
+        )
+
+    straight = made()
+    trainer(tmp_path).fit(straight, fixed)
+    assert [row["step"] for row in straight.extra.logged] == [0, 2, 4, 6]
+    first = made()
+    half = trainer(tmp_path)
+    half.callbacks.append(StopAfter(4))
+    half.fit(first, fixed)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    again = made()
+    trainer(tmp_path).fit(again, fixed, ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    for (name, a), b in zip(
+        again.model.state_dict().items(), straight.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    assert again.extra.logged == straight.extra.logged

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -72,3 +74,29 @@ def real_images(
 
 def cross_entropy(net: nn.Module, weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(torch.func.functional_call(net, weights, (x,)), y)
+
+
+class LinearSource(Source):
+    """sigmoid(A z + b_y) as images of any shape, float32."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int):
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        self.classes, self.latent_shape, self.image_shape = classes, (LATENT,), shape
+        self.latent_gradients = True
+        size = shape[0] * shape[1] * shape[2]
+        self.map = torch.randn(LATENT, size, generator=draw)
+        self.bias = torch.randn(classes, size, generator=draw)
+
+    def generate(self, latents: Tensor, condition: Tensor) -> Tensor:
+        return torch.sigmoid(latents @ self.map + self.bias[condition]).view(-1, *self.image_shape)
+
+
+def mgr_for(net: nn.Module, images: Tensor, labels: Tensor, classes: int) -> Any:
+    """Return a prepared MGR whose finder moves fast, for images of any range."""
+    from regraft.generators.mgr import MGR, MGRConfig
+
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    config = MGRConfig(every=2, finder_lr=0.1, folds=2)
+    unit = images.sigmoid()
+    return MGR(LinearSource(shape, classes), config).prepare(net, unit, labels, batch=6)

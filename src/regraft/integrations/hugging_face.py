@@ -19,6 +19,7 @@ except ImportError as error:
     raise MissingExtraError("transformers with accelerate", "hub", "this trainer") from error
 
 FILE = "regraft_method.safetensors"
+EXTRA_FILE = "regraft_extra.safetensors"
 
 
 class FinetuneTrainer(Trainer):
@@ -30,6 +31,8 @@ class FinetuneTrainer(Trainer):
 
     Args:
         method: The method, unprepared.
+        extra: A further loss with `loss(model, step)`, such as a prepared `MGR`; its state is written
+            beside each checkpoint too.
         prepare: Further arguments of `method.prepare`, such as `classifier`.
         options: Arguments of `Trainer`; not `model_init`.
 
@@ -41,14 +44,19 @@ class FinetuneTrainer(Trainer):
     """
 
     def __init__(
-        self, *, method: Method, prepare: dict[str, Any] | None = None, **options: Any
+        self,
+        *,
+        method: Method,
+        extra: Any = None,
+        prepare: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         if options.get("model_init") is not None:
             raise InputError("model_init: a method holds on to one network; pass model= instead")
         super().__init__(**options)
-        self.method = method
+        self.method, self.extra = method, extra
         self.prepare_options = dict(prepare or {})
-        self.add_callback(_FollowTraining(method))
+        self.add_callback(_FollowTraining(method, extra))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Prepare the method unless it is, and train as `Trainer` does."""
@@ -90,6 +98,9 @@ class FinetuneTrainer(Trainer):
                 self.current_gradient_accumulation_steps if self._is_part(num_items_in_batch) else 1
             )
             loss = self.method(base * parts, labels) / parts
+            if self.extra is not None:
+                # After the method, which looks at what the labelled images left behind.
+                loss = loss + self.extra.loss(model, self.state.global_step) / parts
         return (loss, outputs) if return_outputs else loss
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -102,6 +113,14 @@ class FinetuneTrainer(Trainer):
                     f"{type(self.method).__name__} cannot go on from it"
                 )
             self.method.load_state_dict(load_state(file))
+            if self.extra is not None:
+                other = Path(checkpoint) / EXTRA_FILE
+                if not other.exists():
+                    raise InputError(
+                        f"{checkpoint} has no {EXTRA_FILE}: it was written without the further loss, "
+                        "which cannot go on from it"
+                    )
+                self.extra.load_state_dict(load_state(other))
 
     def _is_part(self, num_items_in_batch: Tensor | int | None) -> bool:
         if num_items_in_batch is None:
@@ -119,8 +138,8 @@ class FinetuneTrainer(Trainer):
 class _FollowTraining(TrainerCallback):
     """Steps the method with the optimiser and stores its state with the checkpoints."""
 
-    def __init__(self, method: Method) -> None:
-        self.method = method
+    def __init__(self, method: Method, extra: Any) -> None:
+        self.method, self.extra = method, extra
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.method.step()
@@ -131,3 +150,5 @@ class _FollowTraining(TrainerCallback):
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             save_state(folder / FILE, dict(self.method.state_dict()))
+            if self.extra is not None:
+                save_state(folder / EXTRA_FILE, self.extra.state_dict())

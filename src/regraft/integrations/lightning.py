@@ -32,6 +32,8 @@ class Finetune(LightningModule):
         optimizer: Parameter groups -> optimiser.
         scheduler: (optimiser, steps of the run) -> scheduler, stepped after every optimiser step.
         base: The base loss (logits, labels) -> scalar; cross-entropy by default.
+        extra: A further loss with `loss(model, step)`, such as an `MGR` that was prepared on the network;
+            its state is part of the checkpoint.
         prepare: Further arguments of `method.prepare`, such as `classifier`.
 
     Example:
@@ -47,12 +49,14 @@ class Finetune(LightningModule):
         *,
         scheduler: Callable[[Optimizer, int], Any] | None = None,
         base: nn.Module | None = None,
+        extra: Any = None,
         prepare: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.method = model, method
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.base = base or nn.CrossEntropyLoss()
+        self.extra = extra
         self.prepare_options = dict(prepare or {})
 
     def setup(self, stage: str) -> None:
@@ -65,12 +69,19 @@ class Finetune(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out the method's state where there is no training, which alone prepares it."""
+        if self.extra is not None and "regraft_extra" in checkpoint:
+            self.extra.load_state_dict(checkpoint["regraft_extra"])
         if self.method.tap is None:
             own = self.state_dict()
             stored = checkpoint["state_dict"]
             checkpoint["state_dict"] = {
                 k: v for k, v in stored.items() if k in own or not k.startswith("method.")
             }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the state of the further loss."""
+        if self.extra is not None:
+            checkpoint["regraft_extra"] = self.extra.state_dict()
 
     def forward(self, inputs: Any) -> Tensor:
         """Return logits [b, K]."""
@@ -81,6 +92,8 @@ class Finetune(LightningModule):
         inputs, labels = self._split(batch)
         base = self.base(self.forward(inputs), labels)
         loss = self.method(base, labels)
+        if self.extra is not None:
+            loss = loss + self.extra.loss(self.model, self.global_step)
         self.log_dict({"train_loss": loss.detach(), "train_base_loss": base.detach()})
         return loss
 

@@ -87,6 +87,7 @@ class MGR:
         self.head: OwnHead | None = None
         self.batch = self.config.batch or 0
         self._draws = self._steps = 0
+        self._updated = -1
         self._chosen: ChosenImages | None = None
         self._meta: MetaStep | None = None
         self._folds: Folds | None = None
@@ -203,7 +204,9 @@ class MGR:
 
     def _loss(self, step: int, batch: int, chunk: int | None) -> Tensor:
         config = self.config
-        if config.select != "uniform" and step >= config.warmup and step % config.every == 0:
+        due = config.select != "uniform" and step >= config.warmup and step % config.every == 0
+        if due and step != self._updated:  # once, of a step on several batches
+            self._updated = step
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
                 self._update(step, batch, chunk)
         with torch.no_grad(), self._narrow():
@@ -337,6 +340,7 @@ class MGR:
         return {
             "draws": self._draws,
             "steps": self._steps,
+            "updated": self._updated,
             "finder": dict(self.finder.state_dict()),
             "head": None if self.head is None else dict(self.head.state_dict()),
             "chosen": None if self._chosen is None else self._chosen.state_dict(),
@@ -352,6 +356,7 @@ class MGR:
         """
         try:
             self._draws, self._steps = int(state["draws"]), int(state["steps"])
+            self._updated = int(state["updated"])
             self.finder.load_state_dict(state["finder"])
             if self.head is not None:
                 self.head.load_state_dict(state["head"])
