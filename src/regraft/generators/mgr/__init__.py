@@ -8,7 +8,6 @@ from .folds import Folds
 from .hypergradient import directional, exact, finite_difference
 from .losses import ImageLosses, consistency
 from .mgr import MGR
-from .real import RealSource
 
 __all__ = [
     "MGR",
@@ -17,7 +16,6 @@ __all__ = [
     "ImageLosses",
     "MGRConfig",
     "PseudoBatch",
-    "RealSource",
     "SeededViews",
     "consistency",
     "directional",

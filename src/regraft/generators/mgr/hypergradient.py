@@ -51,6 +51,50 @@ def norm(direction: Mapping[str, Tensor]) -> float:
     return float(torch.nn.utils.get_total_norm(list(direction.values())))
 
 
+class SecondOrder:
+    """R's gradient at some weights, with the graph that a second derivative needs.
+
+    The gradient is of use by itself, for the step of training that the validation loss is ahead of.
+
+    Args:
+        inner: R.
+        weights: Where the derivatives are taken.
+        images: What R is called with, [b, C, H, W] each.
+    """
+
+    def __init__(self, inner: Inner, weights: Weights, images: Sequence[Tensor]) -> None:
+        self._leaves = [x.detach().requires_grad_() for x in images]
+        own = leaf_weights(weights)
+        slopes = torch.autograd.grad(
+            inner(own, *self._leaves), list(own.values()), create_graph=True, allow_unused=True
+        )
+        self._slopes = dict(zip(own, slopes, strict=True))
+        self._like = own
+
+    def gradient(self) -> dict[str, Tensor]:
+        """Return dR/dweights, without a graph; zeros for weights that R does not depend on."""
+        return {
+            n: torch.zeros_like(self._like[n]) if s is None else s.detach()
+            for n, s in self._slopes.items()
+        }
+
+    def along(self, direction: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return d/d image <dR/dweights, direction> for each tensor of images, once."""
+        parts = [
+            (s * direction[n]).sum()
+            for n, s in self._slopes.items()
+            if s is not None and s.requires_grad
+        ]
+        if not parts:
+            return [torch.zeros_like(x) for x in self._leaves]
+        total = torch.stack(parts).sum()
+        second = torch.autograd.grad(total, self._leaves, allow_unused=True)
+        return [
+            torch.zeros_like(x) if s is None else s.detach()
+            for x, s in zip(self._leaves, second, strict=True)
+        ]
+
+
 def exact(
     inner: Inner, weights: Weights, direction: Mapping[str, Tensor], images: Sequence[Tensor]
 ) -> list[Tensor]:
@@ -62,24 +106,7 @@ def exact(
         direction: v, by the names of weights.
         images: What R is called with, [b, C, H, W] each.
     """
-    leaves = [x.detach().requires_grad_() for x in images]
-    own = leaf_weights(weights)
-    names = list(own)
-    slopes = torch.autograd.grad(
-        inner(own, *leaves), [own[n] for n in names], create_graph=True, allow_unused=True
-    )
-    parts = [
-        (s * direction[n]).sum()
-        for n, s in zip(names, slopes, strict=True)
-        if s is not None and s.requires_grad
-    ]
-    if not parts:
-        return [torch.zeros_like(x) for x in leaves]
-    second = torch.autograd.grad(torch.stack(parts).sum(), leaves, allow_unused=True)
-    return [
-        torch.zeros_like(x) if s is None else s.detach()
-        for x, s in zip(leaves, second, strict=True)
-    ]
+    return SecondOrder(inner, weights, images).along(direction)
 
 
 def finite_difference(

@@ -15,6 +15,7 @@ from .batches import Fitted, PseudoBatch
 from .copies import Copies, Running, preconditioned
 from .folds import Folds
 from .hypergradient import (
+    SecondOrder,
     directional,
     exact,
     finite_difference,
@@ -97,11 +98,18 @@ class MetaStep:
             draw: Which real images.
         """
         inner = self._inner(made)
-        weights, direction, row = self._direction(made, fold, draw, ahead=True)
+        images = (made.clean, made.strong)
+        second = None
+        if self.config.hypergradient == "exact" and self._average is None:
+            # One graph gives the step ahead and, along the validation gradient, the second derivative.
+            second = SecondOrder(inner, self._copy(fold), images)
+        own = None if second is None else second.gradient()
+        weights, direction, row = self._direction(made, fold, draw, ahead=True, inner=own)
         if self._average is not None and self._average.mean:
             weights = {n: self._average.mean[n] for n in weights}
-        images = (made.clean, made.strong)
-        if self.config.hypergradient == "exact":
+        if second is not None:
+            slopes = second.along(direction)
+        elif self.config.hypergradient == "exact":
             slopes = exact(inner, weights, direction, images)
         else:
             slopes = finite_difference(
@@ -134,16 +142,26 @@ class MetaStep:
         return total / len(views), row
 
     def _direction(
-        self, made: PseudoBatch, fold: int, draw: torch.Generator, *, ahead: bool
+        self,
+        made: PseudoBatch,
+        fold: int,
+        draw: torch.Generator,
+        *,
+        ahead: bool,
+        inner: dict[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-        """Return the weights, the validation gradient at them or a step ahead, and what to log."""
+        """Return the weights, the validation gradient at them or a step ahead, and what to log.
+
+        `inner` is the gradient of the loss on generated images where it is known.
+        """
         config = self.config
-        own = self.passes.weights() if self.copies is None else self._copy(fold)
-        weights = leaf_weights(own)
+        weights = leaf_weights(self._copy(fold))
         (x, y), _ = self._real(fold, len(made.clean), draw)
         point: dict[str, Tensor] = {n: w.detach() for n, w in weights.items()}
         if ahead or self._fisher is not None:
-            inner = gradient(self._inner(made)(weights, made.clean, made.strong), weights)
+            if inner is None:
+                value = self._inner(made)(weights, made.clean, made.strong)
+                inner = gradient(value, weights)
             if self._fisher is not None:
                 self._fisher.update({n: s.square() for n, s in inner.items()})
             if ahead:

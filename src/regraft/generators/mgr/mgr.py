@@ -206,9 +206,9 @@ class MGR:
         config = self.config
         due = config.select != "uniform" and step >= config.warmup and step % config.every == 0
         if due and step != self._updated:  # once, of a step on several batches
-            self._updated = step
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
                 self._update(step, batch, chunk)
+            self._updated = step
         with torch.no_grad(), self._narrow():
             made = self._batch(batch)
         with self._narrow():
