@@ -11,6 +11,7 @@ from .finetune import FinetuneConfig, SearchConfig
 from .generate import GeneratorConfig, PretrainConfig, SetConfig, SourceConfig, SslConfig
 from .identity import digest, to_dict
 from .images import ImageConfig, check_moments
+from .mgr import MGRConfig
 from .model import ModelConfig
 from .optim import OptimConfig, Schedule
 from .runtime import RuntimeConfig
@@ -23,6 +24,7 @@ __all__ = [
     "FinetuneConfig",
     "GeneratorConfig",
     "ImageConfig",
+    "MGRConfig",
     "ModelConfig",
     "Normalisation",
     "OptimConfig",
