@@ -23,6 +23,7 @@ from regraft.config import (
 )
 from regraft.jobs.stages import Stages
 
+from .generator_options import GeneratorOptions
 from .json_option import json_object
 from .options import (
     DataOptions,
@@ -124,7 +125,12 @@ class Finetune(Options):
     pretrained: bool = False
     """Start from the weights of timm's or torchvision's hub; without them and --checkpoint from random
     ones, which most methods refuse for networks of a hub."""
-    method: Annotated[str, tyro.conf.arg(help=f"{', '.join(METHOD_NAMES)}.")] = "adarand"
+    method: Annotated[
+        str,
+        tyro.conf.arg(
+            help=f"{', '.join(METHOD_NAMES)}; mgr or pcr with --generator, or both as in adarand+mgr."
+        ),
+    ] = "adarand"
     method_options: str = "{}"
     """Further keyword arguments of the method, as a JSON object."""
     out: Path | None = None
@@ -141,6 +147,9 @@ class Finetune(Options):
     training: TrainingOptions = field(default_factory=TrainingOptions)
     network: Network = field(default_factory=ModelOptions)
     images: NormalisedOptions = field(default_factory=NormalisedOptions)
+    generated: Annotated[GeneratorOptions, tyro.conf.arg(name="generator")] = field(
+        default_factory=GeneratorOptions
+    )
     runtime: LongRuntimeOptions = field(default_factory=LongRuntimeOptions)
     output: ResultOptions = field(default_factory=ResultOptions)
 
@@ -188,6 +197,7 @@ class Finetune(Options):
         one_rate, one_weight = len(self.lr) == 1, len(self.weight) == 1
         options = json_object(self.method_options, "--method-options")
         one = "it is trained by one process"
+        method, extras = self.generated.parted(self.method)
         return FinetuneJob(
             data=self.sets.config(self.data, image_size=size),
             augment=training.augment,
@@ -200,6 +210,7 @@ class Finetune(Options):
             finetune=pick(
                 FinetuneConfig,
                 values,
+                method=method,
                 weight=self.weight[0] if one_weight else None,
                 options=options,
             ),
@@ -218,6 +229,7 @@ class Finetune(Options):
             mean=images.mean or None,
             std=images.std or None,
             runtime=self.runtime.config(refuse=("devices",), because=one, log_every=10),
+            extras=extras,
         )
 
     def _network(self) -> tuple[ModelConfig, Path | None, int | None, int | None]:

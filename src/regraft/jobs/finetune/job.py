@@ -106,9 +106,11 @@ class FinetuneJob(Job):
     extras: tuple[ExtraTerm, ...] = ()
 
     def __post_init__(self) -> None:
+        more = [name for e in self.extras if (name := getattr(e, "name", ""))]
         method = self.finetune.method
-        control = None if method == CONTROL else CONTROL
-        names = (("setting", _setting(self)), ("arm", method), ("control", control))
+        arm = "+".join(([] if more and method == CONTROL else [method]) + more)
+        control = None if arm == CONTROL else CONTROL
+        names = (("setting", _setting(self)), ("arm", arm), ("control", control))
         for name, value in names:
             object.__setattr__(self, name, value)
 
@@ -163,7 +165,7 @@ class FinetuneJob(Job):
         model, result = tuning.train(
             setting.lr, setting.weight, epochs, folder, progress=progress, test=True
         )
-        about = about_of(self.model, self.finetune.method, splits, start)
+        about = about_of(self.model, self.arm, splits, start)
         result |= {"chosen": searched["chosen"], "optimizer": tuning.optim.optimizer}
         return result | write_result(path, model, tuning, splits, about, result, searched)
 

@@ -1,0 +1,132 @@
+"""`regraft finetune --generator`: as a new user would, and what is refused."""
+
+import importlib
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from regraft.cli import main
+
+GENERATOR = '''
+import torch
+from torch import nn
+
+
+class Toy(nn.Module):
+    """G(z, y): a bright row of each class, and some noise."""
+
+    num_classes, latent_dim = 2, 4
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Embedding(2, 12 * 12)
+        self.noise = nn.Linear(4, 12 * 12)
+        with torch.no_grad():
+            self.rows.weight.fill_(-2.0)
+            for k in range(2):
+                self.rows.weight.view(2, 12, 12)[k, 6 * k : 6 * k + 6] = 2.0
+
+    def forward(self, z, y):
+        return torch.tanh(self.rows(y) + 4 * self.noise(z)).view(-1, 1, 12, 12)
+
+
+def build():
+    torch.manual_seed(0)
+    return Toy()
+
+
+def steps():
+    """Images in four grey levels: nothing passes a gradient."""
+
+    class Steps(Toy):
+        def forward(self, z, y):
+            return ((super().forward(z, y) * 2).round() / 2).detach()
+
+    torch.manual_seed(0)
+    return Steps()
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """20 images a class, and a generator in a file beside them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("toy_generator_mgr", None)
+    (tmp_path / "toy_generator_mgr.py").write_text(GENERATOR)
+    draw = torch.Generator().manual_seed(0)
+    for k, name in enumerate(("above", "below")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = torch.rand(12, 12, generator=draw) * 90
+            pixels[6 * k : 6 * k + 6] += 160
+            image = Image.fromarray(pixels.to(torch.uint8).numpy())
+            image.save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path
+
+
+COMMON = [
+    "--image-size", "12", "--channels", "1", "--lr", "0.05", "--epochs", "2", "--threads", "1",
+    "--generator", "toy_generator_mgr:build", "--accelerator", "cpu",
+]  # fmt: skip
+
+
+def finetune(*more):
+    return main(["finetune", "--data", "photos", *COMMON, *more])
+
+
+@pytest.mark.parametrize("method", ["mgr", "pcr", "adarand+mgr"])
+def test_a_folder_and_a_generator_of_ones_own_make_a_model_that_predict_opens(
+    folder, capsys, method
+):
+    weight = ["--weight", "0.1"] if "adarand" in method else []
+    torch.save(
+        importlib.import_module("toy_generator_mgr").build().state_dict(), folder / "toy.pth"
+    )
+    code = finetune("--method", method, "--out", "out", "--generator-weights", "toy.pth", *weight)
+    assert code == 0, capsys.readouterr().err
+    assert "test accuracy" in capsys.readouterr().out
+    assert main(["predict", "out", "photos/above/0.png"]) == 0
+    assert "above" in capsys.readouterr().out
+    config = json.loads((folder / "out" / "regraft.json").read_text())
+    assert method in json.dumps(config)
+    # A finished run is only read; another generator is another run.
+    assert (
+        finetune("--method", method, "--out", "out", "--generator-weights", "toy.pth", *weight) == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "mgr", "--generator", "toy_generator_mgr:steps"], "select='gradient'"),
+        (["--method", "adarand"], "--generator is for the methods mgr and pcr"),
+        (["--method", "linear_probe+mgr"], "trains the classifier alone"),
+        (["--method", "core_tuning+pcr"], "replaces the base loss"),
+        (["--method", "mgr+pcr"], "one method of features, mgr or pcr"),
+        (["--method", "mgr", "--mgr-options", '{"folds": 50}'], "no image of class 'above'"),
+        (["--method", "mgr", "--mgr-options", '{"fold": 5}'], "--mgr-options has 'fold'"),
+        (["--method", "mgr", "--generator", "nothing"], "neither a folder nor a file"),
+        (["--method", "mgr", "--generator-weight", "-1"], "--generator-weight -1"),
+        (["--method", "mgr", "--generator-options", '{"labels": "onehot"}'], "cannot be called"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_sentence(folder, capsys, arguments, message):
+    assert finetune("--out", "out", *arguments) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_method_of_images_without_a_generator_is_refused(folder, capsys):
+    assert main(["finetune", "--data", "photos", "--method", "mgr"]) != 0
+    assert "needs a generator" in capsys.readouterr().err
+
+
+def test_a_source_without_gradients_serves_pcr_and_a_pool(folder, capsys):
+    for i, more in enumerate((["--method", "pcr"], ["--method", "mgr", "--select", "gradient"])):
+        more = [*more, "--generator", "toy_generator_mgr:steps", "--out", f"out{i}"]
+        assert finetune(*more) == 0, capsys.readouterr().err
