@@ -122,21 +122,16 @@ def _smoke() -> list[Job]:
 def _cpu() -> list[Job]:
     jobs: list[Job] = [*make(target("fashion_mnist", 50), WEIGHTS, plans(WEIGHTS))]
     jobs += make(target("mnist", 50), WEIGHTS, CORE)
-    jobs += _sizes("fashion_mnist", {20: 120, 500: 240}, ("base", "gda", "pcr", "real_pcr"))
-    names = ("base", "gda", "pcr", "real_pcr", "gda_real", "more_real")
-    jobs += _quality({5000: 2000}, names)
-    jobs.append(_score(target("fashion_mnist", 50)))
-    jobs += _pretrained("fashion_mnist", 400)
-    jobs += _ratios((0.25, 4.0))
+    jobs += _sizes("fashion_mnist", {20: 120}, ("base", "gda", "pcr", "real_pcr"))
     return jobs
 
 
 def _gpu() -> list[Job]:
-    """Return the same with longer curves, three sets, and CIFAR-10-JPEG."""
+    """Return curves over labels, generators and ratios, a pretrained start, and CIFAR-10-JPEG."""
     runtime = RuntimeConfig(accelerator="auto", threads=4, log_every=1000)
     jobs: list[Job] = [*make(target("fashion_mnist", 50), WEIGHTS, plans(WEIGHTS))]
     for name in ("fashion_mnist", "mnist", "emnist_letters"):
-        sizes = {100: 300, 200: 300, 1000: 1500, 5000: 1500}
+        sizes = {20: 120, 100: 300, 500: 300, 1000: 1500, 5000: 1500}
         jobs += _sizes(name, sizes, (*CORE, "gda_real"), runtime=runtime)
     jobs += _quality({50: 400, 500: 400, 5000: 2000}, (*CORE, "gda_real", "more_real"))
     jobs.append(_score(target("fashion_mnist", 50)))
