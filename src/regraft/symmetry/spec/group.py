@@ -80,6 +80,7 @@ class Pin:
         size: Length of the axis.
         pinned: How many of its positions cannot move.
         reason: Which operation of which module fixes them, or why else.
+        within: How many can move only within blocks that stay, such as the dimensions of pinned heads.
     """
 
     tensor: str
@@ -87,6 +88,7 @@ class Pin:
     size: int
     pinned: int
     reason: str
+    within: int = 0
 
 
 class Symmetries(Protocol):

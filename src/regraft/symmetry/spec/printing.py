@@ -32,7 +32,10 @@ def describe(spec: Symmetries, *, most: int = _SHOWN) -> str:
     if spec.pins:
         lines.append(f"pinned: {len(spec.pins)} axes, in whole or in part")
     for pin in spec.pins[:most]:
-        lines.append(f"    {pin.tensor} axis {pin.axis}: {pin.pinned} of {pin.size}: {pin.reason}")
+        within = f", {pin.within} only within blocks that stay" if pin.within else ""
+        lines.append(
+            f"    {pin.tensor} axis {pin.axis}: {pin.pinned} of {pin.size}{within}: {pin.reason}"
+        )
     if len(spec.pins) > most:
         lines.append(f"    and {len(spec.pins) - most} more")
     return "\n".join(lines)

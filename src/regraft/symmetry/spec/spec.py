@@ -141,8 +141,12 @@ class PermutationSpec:
 
     @property
     def free_share(self) -> float:
-        """Share of the positions of all axes of matrices and kernels that can move."""
+        """Share of the positions of all axes of matrices and kernels that can move.
+
+        What moves only within blocks that stay, such as the dimensions of pinned heads, does not count.
+        """
         moved = total = 0
+        held = {(p.tensor, p.axis): p.within for p in self.pins}
         for name, shape in self.shapes.items():
             if name in self.aliases or len(shape) < 2:
                 continue
@@ -153,6 +157,7 @@ class PermutationSpec:
                 found = [s for _, s in self.by_tensor.get(name, ()) if s.axis == axis]
                 if found:
                     moved += len(torch.cat([s.index.flatten() for s in found]).unique())
+                    moved -= held.get((name, axis), 0)
         return moved / total if total else 0.0
 
     def to_json(self) -> str:

@@ -20,7 +20,7 @@ from regraft.errors import InputError, RegraftError
 from regraft.symmetry.spec.permutation import Permutation
 from regraft.symmetry.spec.spec import PermutationSpec
 
-from .export import cast, counted, double, evaluating, inputs_of
+from .export import Outputs, cast, counted, double, evaluating, inputs_of
 from .varied import varied, whole
 
 
@@ -52,6 +52,7 @@ def check(
     *,
     seeds: int = 1,
     tolerance: float = 1e-10,
+    outputs: Outputs = None,
 ) -> float:
     """Return the largest relative error max |f(πθ) - f(θ)| / max |f(θ)| over random permutations.
 
@@ -65,6 +66,7 @@ def check(
         example_inputs: What its forward is called with, as for `trace`.
         seeds: Number of permutations, at least 1.
         tolerance: Largest relative error.
+        outputs: Which outputs count, as for `trace`.
 
     Raises:
         SymmetryError: The error is larger; the group that causes it is named.
@@ -75,7 +77,7 @@ def check(
         raise InputError(f"seeds={seeds}: a proof needs at least one permutation")
     worst = 0.0
     for seed in range(seeds):
-        proof = prove(spec, model, example_inputs, seed=seed, tolerance=tolerance)
+        proof = prove(spec, model, example_inputs, seed=seed, tolerance=tolerance, outputs=outputs)
         if proof.guilty:
             raise SymmetryError(
                 f"permuting the group {proof.guilty!r} changes the outputs of {type(model).__name__} by "
@@ -93,6 +95,7 @@ def prove(
     *,
     seed: int = 0,
     tolerance: float = 1e-10,
+    outputs: Outputs = None,
 ) -> Proof:
     """Permute every group and say what it did, and which group is to blame if it did something.
 
@@ -101,8 +104,8 @@ def prove(
     """
     network = double(model)
     inputs = cast(example_inputs, torch.float64)
-    state, before = _tried(spec, network, inputs, seed)
-    if _error(before, _outputs(network, state, inputs)) > 0:
+    state, before = _tried(spec, network, inputs, seed, outputs)
+    if _error(before, _outputs(network, state, inputs, outputs)) > 0:
         raise InputError(
             f"{type(model).__name__} gives other outputs each time it is called in evaluation mode: "
             "switch off what is random in its forward"
@@ -112,14 +115,15 @@ def prove(
 
     def error_of(count: int) -> float:
         some = {name: permutation[name] for name in names[:count]}
-        return _error(before, _outputs(network, spec.apply(state, some), inputs))
+        return _error(before, _outputs(network, spec.apply(state, some), inputs, outputs))
 
     whole = error_of(len(names)) if names else 0.0
     if whole <= tolerance:
         if names:
-            _refuse_indifferent(network, state, inputs, before, seed)
+            shaken = _outputs(network, _shaken(state, seed, 1.0), inputs, outputs)
+            _refuse_indifferent(network, before, shaken)
         return Proof(whole)
-    noise = _error(before, _outputs(network, _shaken(state, seed, 2.0**-52), inputs))
+    noise = _error(before, _outputs(network, _shaken(state, seed, 2.0**-52), inputs, outputs))
     allowed = max(tolerance, 100 * noise)
     if whole <= allowed:
         return Proof(whole, noise=noise, unsteady=True)
@@ -134,7 +138,7 @@ def prove(
 
 
 def _tried(
-    spec: PermutationSpec, network: nn.Module, inputs: Any, seed: int
+    spec: PermutationSpec, network: nn.Module, inputs: Any, seed: int, outputs: Outputs
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Return the weights of the proof and the outputs with them.
 
@@ -151,10 +155,10 @@ def _tried(
             continue
         other = state | varied(state, names, seed)
         with contextlib.suppress(InputError):
-            before = _outputs(network, other, inputs)
+            before = _outputs(network, other, inputs, outputs)
             if all(t.isfinite().all() for t in before if t.is_floating_point()):
                 return other, before
-    return state, _outputs(network, state, inputs)
+    return state, _outputs(network, state, inputs, outputs)
 
 
 def deranged(spec: PermutationSpec, seed: int) -> Permutation:
@@ -168,14 +172,10 @@ def deranged(spec: PermutationSpec, seed: int) -> Permutation:
 
 
 def _refuse_indifferent(
-    network: nn.Module,
-    state: Mapping[str, Tensor],
-    inputs: Any,
-    before: Sequence[Tensor],
-    seed: int,
+    network: nn.Module, before: Sequence[Tensor], shaken: Sequence[Tensor]
 ) -> None:
     """Refuse a proof in which a wrong permutation would have passed: other weights, equal outputs."""
-    if _error(before, _outputs(network, _shaken(state, seed, 1.0), inputs)) == 0:
+    if _error(before, shaken) == 0:
         raise InputError(
             f"the outputs of {type(network).__name__} do not depend on its weights at these inputs, so "
             "that nothing is proved: give other example inputs (random ones), or trace with "
@@ -270,12 +270,14 @@ def _number(name: str, seed: int) -> int:
 
 
 @torch.no_grad()
-def _outputs(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> list[Tensor]:
+def _outputs(
+    network: nn.Module, state: Mapping[str, Tensor], inputs: Any, chosen: Outputs
+) -> list[Tensor]:
     network.load_state_dict(dict(state), strict=False)  # extra state is no tensor and stays
     args, kwargs = inputs_of(inputs)
     try:
         with in_double(network):
-            output = counted(network(*args, **kwargs))
+            output = network(*args, **kwargs)
     # Somebody else's forward may raise anything, and more so in another dtype.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -283,7 +285,8 @@ def _outputs(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> li
             f"{type(network).__name__} does not run in float64 on these example inputs "
             f"({type(error).__name__}: {reason}): trace with check_it=False to go without a proof"
         ) from error
-    found = [t.detach() for t in torch.utils._pytree.tree_leaves(output) if isinstance(t, Tensor)]
+    leaves = torch.utils._pytree.tree_leaves(counted(output, chosen))
+    found = [t.detach() for t in leaves if isinstance(t, Tensor)]
     if found and all(t.is_floating_point() and not t.isfinite().any() for t in found):
         raise InputError(
             f"no output of {type(network).__name__} is a finite number at these inputs: give others"

@@ -6,7 +6,7 @@ import contextlib
 import operator
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +55,13 @@ def inputs_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example), {}) if isinstance(example, tuple | list) else ((example,), {})
 
 
-def export(model: nn.Module, example_inputs: Any) -> Graph:
+def export(model: nn.Module, example_inputs: Any, outputs: Outputs = None) -> Graph:
     """Return the graph of a network in evaluation mode; the network is left as it was.
+
+    Args:
+        model: The network.
+        example_inputs: What its forward is called with.
+        outputs: Which of its outputs count; see `counted`.
 
     Raises:
         InputError: `torch.export` cannot trace it; the message says what stopped it.
@@ -83,7 +88,7 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
         dict(signature.inputs_to_parameters),
         dict(signature.inputs_to_buffers),
         dict(model.named_buffers(remove_duplicate=False)),
-        _shown(program),
+        _shown(program, outputs),
         frozenset(known.read),
         {
             place: program.constants[name]
@@ -125,21 +130,46 @@ def _drop_dead(module: fx.GraphModule) -> None:
 _INNER = re.compile(r"(.*_)?(hidden_states?|attentions)|past_key_values")
 
 
-def counted(output: Any) -> Any:
+Outputs = str | int | Sequence[str | int] | None
+"""Which outputs count: names or numbers of them, or None for the usual ones."""
+
+
+def counted(output: Any, chosen: Outputs = None) -> Any:
     """Return the part of an output that must stay: of a mapping with logits, not its inner states.
 
     Language and vision models of `transformers` may return hidden states, attentions and caches
-    beside their logits; whatever else an output holds counts.
+    beside their logits; whatever else an output holds counts, unless it is said what does.
+
+    Raises:
+        InputError: The output has nothing of a name or number that was chosen.
     """
+    if chosen is not None:
+        keys = [chosen] if isinstance(chosen, str | int) else list(chosen)
+        return [_part(output, key) for key in keys]
     if isinstance(output, Mapping) and "logits" in output:
         return {k: v for k, v in output.items() if not _INNER.fullmatch(str(k))}
     return output
 
 
-def _shown(program: Any) -> tuple[int, ...]:
+def _part(output: Any, key: str | int) -> Any:
+    if isinstance(output, Mapping):
+        names = [str(name) for name in output]
+        if isinstance(key, str) and key in output:
+            return output[key]
+    else:
+        parts = output if isinstance(output, tuple | list) else (output,)
+        names = [*getattr(output, "_fields", ()), *map(str, range(len(parts)))]
+        if isinstance(key, int) and -len(parts) <= key < len(parts):
+            return parts[key]
+        if isinstance(key, str) and key in getattr(output, "_fields", ()):
+            return getattr(output, key)
+    raise InputError(f"outputs={key!r}: the network gives {', '.join(names) or 'nothing'}")
+
+
+def _shown(program: Any, chosen: Outputs) -> tuple[int, ...]:
     spec = program.call_spec.out_spec
     numbered = torch.utils._pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
-    leaves = torch.utils._pytree.tree_leaves(counted(numbered))
+    leaves = torch.utils._pytree.tree_leaves(counted(numbered, chosen))
     return tuple(leaf for leaf in leaves if isinstance(leaf, int))
 
 

@@ -292,6 +292,7 @@ def pins(
 ) -> tuple[Pin, ...]:
     """Return for every axis that cannot move wholly how much of it stays, and why."""
     stays: dict[Place, dict[int, str]] = defaultdict(dict)
+    within: dict[Place, dict[int, str]] = defaultdict(dict)
     sizes: dict[Place, int] = defaultdict(int)
     moved = set(moving)
     for c in moving:
@@ -302,10 +303,16 @@ def pins(
             sizes[place] = max(sizes[place], at + 1)
             if c not in moved and place not in silent:
                 stays[place].setdefault(at, found.fixed.get(c, _ALONE))
+            elif place not in silent:
+                block = next((p for p in found.parents.get(c, ()) if p in found.fixed), None)
+                if block is not None:
+                    within[place].setdefault(at, found.fixed[block])
     result = []
-    for place in sorted(stays, key=lambda p: order[p]):
-        reasons = list(dict.fromkeys(stays[place].values()))
-        result.append(Pin(*place, sizes[place], len(stays[place]), "; ".join(reasons[:3])))
+    for place in sorted(stays.keys() | within.keys(), key=lambda p: order[p]):
+        held, blocks = stays.get(place, {}), within.get(place, {})
+        reasons = list(dict.fromkeys([*held.values(), *blocks.values()]))
+        why = "; ".join(reasons[:3])
+        result.append(Pin(*place, sizes[place], len(held), why, len(blocks)))
     return tuple(result)
 
 

@@ -24,7 +24,7 @@ from regraft.symmetry.spec.spec import PermutationSpec
 
 from .check import check, prove
 from .classes import classes
-from .export import export
+from .export import Outputs, export
 from .groups import groups, pins
 from .left_behind import marked
 from .rule import Walk
@@ -35,7 +35,12 @@ _WORTHLESS = 1e-3
 
 
 def trace(
-    model: nn.Module, example_inputs: Any, *, check_it: bool = True, tolerance: float = 1e-10
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    check_it: bool = True,
+    tolerance: float = 1e-10,
+    outputs: Outputs = None,
 ) -> PermutationSpec:
     """Return the permutation symmetries of a network.
 
@@ -48,15 +53,18 @@ def trace(
             or a dict of keyword arguments. Batch and image size should be small, but valid.
         check_it: Prove the result numerically; groups that do not pass are dropped with a warning.
         tolerance: Largest relative error of the proof.
+        outputs: Which outputs count, by name (`"last_hidden_state"`, `["logits", "boxes"]`) or number:
+            an encoder of which only `pooler_output` is used may permute its residual stream.
 
     Warns of parameters that only training uses, such as auxiliary heads, or that the example does not
     reach, such as the head of another task: they stay as they are while the units that they may read
     move; see `PermutationSpec.left_behind`.
 
     Raises:
-        InputError: The network cannot be traced, or the proof cannot be given; see `check`.
+        InputError: The network cannot be traced, gives no output of a chosen name, or the proof cannot
+            be given; see `check`.
     """
-    graph = export(model, example_inputs)
+    graph = export(model, example_inputs, outputs)
     state = {
         name: tensor
         for name, tensor in model.state_dict(keep_vars=True).items()
@@ -69,7 +77,7 @@ def trace(
     floating = {name for name, tensor in state.items() if tensor.is_floating_point()}
     spec = _spec(found, shapes, aliases, floating)
     if check_it:
-        spec = _proved(spec, model, example_inputs, tolerance)
+        spec = _proved(spec, model, example_inputs, tolerance, outputs)
     spec = marked(spec, model, example_inputs)
     if spec.left_behind:
         warnings.warn(f"{type(model).__name__}: {said(spec)}", stacklevel=2)
@@ -77,11 +85,15 @@ def trace(
 
 
 def _proved(
-    spec: PermutationSpec, model: nn.Module, example_inputs: Any, tolerance: float
+    spec: PermutationSpec,
+    model: nn.Module,
+    example_inputs: Any,
+    tolerance: float,
+    outputs: Outputs,
 ) -> PermutationSpec:
     """Return the spec with its proof, without the groups that do not pass."""
     while True:
-        proof = prove(spec, model, example_inputs, tolerance=tolerance)
+        proof = prove(spec, model, example_inputs, tolerance=tolerance, outputs=outputs)
         if proof.unsteady:
             proved = proof.error < _WORTHLESS
             warnings.warn(
