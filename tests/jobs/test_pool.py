@@ -1,9 +1,14 @@
+import io
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from long_run import LongRun
+from rich.console import Console
 
 from regraft.jobs.base import Job, with_sources
 from regraft.jobs.pool import run_all
@@ -66,3 +71,14 @@ def test_runs_without_sources_keep_their_order_and_unlisted_sources_are_not_wait
     run_all([step("b", (), ran), step("a", (other,), ran), step("c", (), ran)], Path("runs"))
     assert ran == ["b", "a", "c"]
     assert other.ran == []
+
+
+def test_an_interrupt_does_not_wait_for_runs_under_way(tmp_path):
+    class Interrupting(Console):
+        def print(self, *_, **__):
+            raise KeyboardInterrupt
+
+    runs = [LongRun(setting="s", arm=arm) for arm in ("long", "short")]
+    with pytest.raises(KeyboardInterrupt):
+        run_all(runs, tmp_path, workers=2, console=Interrupting(file=io.StringIO()))
+    assert not multiprocessing.active_children()

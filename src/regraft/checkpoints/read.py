@@ -237,11 +237,11 @@ def _sharded(path: Path, index: Path) -> Checkpoint:
     with reading(index, "it is no index of shards, which is JSON with a weight_map"):
         names = load_json(index)["weight_map"]
         files = {name: index.parent / str(file) for name, file in names.items()}
-    shards = sorted(set(files.values()))
-    outside = next((s for s in shards if s.parent != index.parent), None)
-    if outside is not None:
-        raise InputError(f"{index} names {outside}, a file outside its own folder")
-    missing = next((s for s in shards if not s.is_file()), None)
+        shards = sorted(set(files.values()))
+        outside = next((s for s in shards if s.parent != index.parent), None)
+        if outside is not None:
+            raise InputError(f"{index} names {outside}, a file outside its own folder")
+        missing = next((s for s in shards if not s.is_file()), None)
     if missing is not None:
         raise InputError(f"{index} names the shard {missing.name}, which is not there: copy it too")
     if any(s.suffix != ".safetensors" for s in shards):

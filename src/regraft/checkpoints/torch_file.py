@@ -41,7 +41,7 @@ def read_torch_file(path: Path, file: Path) -> tuple[dict[str, Tensor], tuple[st
     Raises:
         InputError: It is damaged, holds more than tensors, or none, or some that are not dense.
     """
-    if zipfile.is_zipfile(file):
+    if _is_zip(file):
         _refuse_script(path, file)
     try:
         tree = _load(file)
@@ -101,6 +101,13 @@ def refuse_foreign(path: Path, start: bytes) -> None:
             )
 
 
+def _is_zip(file: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(file)
+    except (ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False  # torch says what is wrong
+
+
 def _refuse_script(path: Path, file: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
@@ -130,7 +137,7 @@ def _read(file: Path) -> Any:
     if file.suffix == ".safetensors":  # of which torch has a reader of its own, by name
         with file.open("rb") as opened:
             return torch.load(opened, map_location="cpu", weights_only=True)
-    if zipfile.is_zipfile(file):
+    if _is_zip(file):
         try:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # some old archives cannot be mapped

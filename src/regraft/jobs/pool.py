@@ -103,8 +103,15 @@ def _spread(waiting: _Waiting, root: Path, workers: int, done: Any) -> None:
             raise RegraftError(
                 "a worker process was killed, most likely for want of memory: use fewer --workers"
             ) from error
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                # Runs go on where they last saved: nobody who interrupts wants to wait for their end.
+                children = multiprocessing.active_children()
+                for child in children:
+                    child.terminate()
+                for child in children:
+                    child.join()
             raise
 
 

@@ -207,6 +207,8 @@ def _result(path: Path) -> Result | None:
         value = data.get(key)
         if value is not None and not (_is_number(value) and value >= 0):
             raise InputError(f"{path}: {key} is {value!r:.60}, expected a number from 0 up")
+        if key != "seconds" and isinstance(value, float):
+            raise InputError(f"{path}: {key} is {value!r:.60}, expected an integer")
         costs[key] = value
     return Result(metrics=metrics, **costs)
 
