@@ -44,6 +44,8 @@ class MGRConfig:
     """Steps between two updates of the finder, or two choices from a pool."""
     warmup: Annotated[int, NOT_NEGATIVE] = 0
     """Steps with uniform latents before the first."""
+    meta_batch: Annotated[int | None, AT_LEAST_2] = None
+    """Generated and real images of an update of the finder; without it as many as of a step."""
     finder: FinderKind = "shared"
     """One for all classes, one that knows the class, or an affine map for each class."""
     finder_lr: Annotated[float, NOT_NEGATIVE] = 1e-3

@@ -110,6 +110,15 @@ def _without_update(mgr):
     return mgr._loss(1, 8, None)
 
 
+def test_an_update_of_the_finder_may_take_fewer_images():
+    source = SmoothSource(dtype=torch.float32)
+    net = net32()
+    mgr = made(net, source=source, meta_batch=3)
+    source.most.clear()
+    mgr.loss(net, 0)
+    assert source.most == [3, 3, 8]  # the meta step, its backward pass, the step
+
+
 def test_before_the_warm_up_ends_nothing_is_learned():
     net = net32()
     mgr = made(net, every=1, warmup=3)

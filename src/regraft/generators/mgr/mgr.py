@@ -228,7 +228,7 @@ class MGR:
         fold = step // self.config.every
         if self.config.select == "finder":
             with torch.no_grad():
-                made = self._made(batch, draw)
+                made = self._made(min(batch, self.config.meta_batch or batch), draw)
             self._learn(step, made, fold, draw, chunk)
         else:
             self._choose(step, batch, fold, draw)

@@ -31,7 +31,7 @@ from .claims import read
 WEIGHTS = LossWeights(
     pcr=10.0, ce=0.1, head=0.1, self_training=0.3, strong_ce=0.3, real=3.0, real_strong=1.0
 )
-"""Best of a grid, none at its edge, on other images and seeds 101 and 102 (`benchmarks/choose_mgr.py`)."""
+"""Best of grids, `strong_ce` at an edge, on other images at seeds 101 and 102 (`choose_mgr.py`)."""
 
 GOOD = replace(WEIGHTS, ce=1.0)
 """The same with the generator that was trained on 5,000 other images."""
