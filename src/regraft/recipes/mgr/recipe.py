@@ -25,7 +25,7 @@ from regraft.jobs.generate.pretrain import PretrainJob
 from regraft.jobs.generate.regularised import RegularisedJob
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
-from .arms import CORE, LossWeights, make, plans
+from .arms import CORE, LATER, LossWeights, make, plans
 from .claims import read
 
 WEIGHTS = LossWeights(
@@ -44,7 +44,7 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
     scales = {
         "smoke": Scale(_smoke, 2),
-        "cpu": Scale(_cpu, 8),
+        "cpu": Scale(_cpu, _seeds),
         "gpu": Scale(_gpu, 8),
         "paper": Scale(_paper, 3),
     }
@@ -120,10 +120,17 @@ def _smoke() -> list[Job]:
 
 
 def _cpu() -> list[Job]:
-    jobs: list[Job] = [*make(target("fashion_mnist", 50), WEIGHTS, plans(WEIGHTS))]
+    names = plans(WEIGHTS)
+    first = [n for n in names if n not in LATER]
+    jobs: list[Job] = [*make(target("fashion_mnist", 50), WEIGHTS, first)]
     jobs += make(target("mnist", 50), WEIGHTS, CORE)
-    jobs += _sizes("fashion_mnist", {20: 120}, ("base", "gda", "pcr", "real_pcr"))
-    return jobs
+    later = make(target("fashion_mnist", 50), WEIGHTS, names)
+    return jobs + [job for job in later if job.arm in LATER]
+
+
+def _seeds(job: Job) -> int:
+    """Return three seeds for further attempts, a first look, and eight for everything else."""
+    return 3 if job.arm in LATER else 8
 
 
 def _gpu() -> list[Job]:
