@@ -110,7 +110,7 @@ def test_a_finished_folder_is_left_and_a_merge_of_the_same_is_refused(run, tmp_p
     assert run(paths) == run(paths)
     assert Align.of(checkpoints=tuple(paths), out=tmp_path / "out").run() == 0
     assert "is finished already" in capsys.readouterr().out
-    with pytest.raises(InputError, match="is of another command"):
+    with pytest.raises(InputError, match=r"holds another run \(arm align instead of merge"):
         Merge.of(checkpoints=tuple(paths), out=tmp_path / "out").run()
 
 

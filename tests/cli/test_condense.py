@@ -43,11 +43,11 @@ def test_it_leaves_a_set_a_picture_and_a_page(condense):
     with pytest.importorskip("PIL.Image").open("run/images.png") as picture:
         # Two columns of eight pixels, each seven wide, and gaps of two.
         assert picture.size == (2 * 58 + 2, 10 * 58 + 2)
-    page = Path("run/page.html").read_text()
+    page = Path("run/report.html").read_text()
     inside = re.search(r"data:image/png;base64,([^\"]+)", page)
     assert inside is not None
     assert base64.b64decode(inside[1]) == Path("run/images.png").read_bytes()
-    assert not re.search(r"https?://|<script", page)
+    assert not re.search(r"(src|href)=.https?:|<script|@import", page)
     assert "3 of 3" in page
     assert "What networks learn" not in page
     rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
@@ -82,7 +82,7 @@ def test_the_evaluation_compares_with_chance_and_with_all(condense):
     assert rows["all"]["mean"] > rows["random"]["mean"] > 20
     difference = rows["condensed"]["mean"] - rows["random"]["mean"]
     assert rows["condensed"]["difference"] == pytest.approx(difference)
-    page = Path("run/page.html").read_text()
+    page = Path("run/report.html").read_text()
     for row in rows.values():
         assert f"{row['mean']:.1f}" in page
     runs = find_runs(Path("run/evaluation"))
@@ -168,5 +168,5 @@ def test_a_person_reads_sentences(capfd, monkeypatch, tmp_path):
     first, second, third, *_ = out.splitlines()
     assert first == "stopped after 1 of 2 networks: the same command goes on"
     assert second.startswith("2 images of each of 10 classes in ")
-    assert third == "page: run/page.html"
+    assert third == "result: run; card: run/README.md"
     assert out.count("stopped") == 1

@@ -53,7 +53,7 @@ def test_one_command_leaves_a_usable_model(answer, regraft, clear, tmp_path):
     assert found["metrics"]["test_accuracy"] >= 80
     assert found["images"] == {"train": 18, "validation": 6, "test": 6}
     assert folder_of(out) == {
-        "README.md", "classes.txt", "regraft.json", "data.json", "environment.json",
+        "README.md", "card.json", "classes.txt", "regraft.json", "data.json", "environment.json",
         "evaluation.json", "metrics.jsonl", "model.safetensors", "report.html", "result.json",
         "search", "search.json", "split.csv",
     }  # fmt: skip
@@ -95,7 +95,7 @@ def test_card_and_page_hold_the_same_figures_and_no_script(answer, clear, tmp_pa
         for row in test["per_class"]:
             assert row["class"] in text
     for name, row in zip(("ant", "bee", "cat"), test["confusion"], strict=True):
-        assert f"| **{name}** | {' | '.join(map(str, row))} |" in card
+        assert f"| {name} | {' | '.join(map(str, row))} |" in card
     tables = [[]]
     for line in card.splitlines():
         if line.startswith("|"):
@@ -387,7 +387,7 @@ def test_an_error_before_the_first_checkpoint_leaves_the_folder_to_the_corrected
         code, _, err = regraft(*words, "--weight", 0.1)
     assert code == 1
     assert "somebody else's code" in err
-    assert not Path("run").exists()
+    assert folder_of(Path("run")) == set()
     # After a checkpoint there is something to go on from.
     with monkeypatch.context() as patch:
         patch.setattr("regraft.jobs.finetune.job.write_result", broken)

@@ -44,6 +44,8 @@ def without_times(card):
             "environment",
             "out",
             "checked",
+            "lines",
+            "next",
         )
         return {k: without_times(v) for k, v in card.items() if k not in left_out}
     return [without_times(v) for v in card] if isinstance(card, list) else card

@@ -215,7 +215,7 @@ def test_folders_of_merges_are_passed_over(make_run):
     folder = make_run()
     merge = folder.parent / "merge"
     merge.mkdir()
-    (merge / "regraft.json").write_text('{"schema": 1, "digest": "0", "options": {}}')
+    (merge / "regraft.json").write_text('{"schema": 1, "setting": null, "config": {}}')
     assert len(find_runs(folder.parent)) == 1
 
 

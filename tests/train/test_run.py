@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -77,7 +78,7 @@ def test_what_a_kill_left_half_written_is_cleared_away(tmp_path, kept):
         (tmp_path / name).write_bytes(b"half")
     with opened(tmp_path):
         names = {path.name for path in tmp_path.iterdir()}
-        assert names == {"regraft.json", "environment.json", "metrics.jsonl"}
+        assert names == {"regraft.json", "environment.json"}
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,139 @@ def test_a_folder_is_held_by_one_run_folder_at_a_time_and_given_back(tmp_path):
         opened(tmp_path, arm="dense").__enter__()
     with opened(tmp_path):  # the refusal kept no lock either
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_data_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path, killed):
+    ends, wait = os.pipe()
+    begun, began = os.pipe()
+    with opened(tmp_path) as folder:
+        worker = os.fork()
+        if not worker:
+            os.close(wait)
+            os.write(began, b"!")
+            os.read(ends, 1)  # until the parent is through
+            os._exit(0)
+        if killed:
+            os.read(begun, 1)
+            folder._lock.leave()
+    with opened(tmp_path):
+        pass
+    os.close(wait)
+    assert os.waitpid(worker, 0)[1] == 0
+
+
+@pytest.mark.parametrize("kept", ["made", "empty", "begun"])
+def test_a_new_folder_is_removed_when_its_input_is_refused(tmp_path, kept):
+    path = tmp_path / "a"
+    if kept != "made":
+        path.mkdir()
+    if kept == "begun":
+        with opened(path):
+            pass
+    before = contents(tmp_path)
+
+    def run():
+        with opened(path) as folder:
+            folder.pin("data", {"images": 3})
+            raise InputError("no such data")
+
+    with pytest.raises(InputError, match="no such data"):
+        run()
+    assert path.exists() == (kept != "made")
+    if kept != "begun":
+        assert contents(tmp_path) == before
+        with opened(path, arm="corrected"):
+            pass
+
+
+@pytest.mark.parametrize("kept", ["checkpoint", "metrics", "part", "file"])
+def test_what_there_is_to_go_on_from_stays_when_a_run_fails(tmp_path, kept):
+    keep = {
+        "checkpoint": lambda folder: folder.save_checkpoint(STATE),
+        "metrics": lambda folder: folder.log({"step": 1}),
+        "part": lambda folder: folder.kept("one", lambda: {"x": 1}),
+        "file": lambda folder: (folder.path / "notes.txt").write_text("mine"),
+    }[kept]
+
+    def run():
+        with opened(tmp_path / "a") as folder:
+            keep(folder)
+            raise InputError("later")
+
+    with pytest.raises(InputError, match="later"):
+        run()
+    with pytest.raises(InputError, match="holds another run"):
+        opened(tmp_path / "a", arm="corrected").__enter__()
+
+
+def test_parts_are_kept_until_the_run_has_finished(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"state": torch.arange(3.0), "rows": [1, 2]}
+
+    for _ in range(2):
+        with opened(tmp_path) as folder:
+            part = folder.kept("steps", make)
+            assert torch.equal(part["state"], torch.arange(3.0))
+            assert part["rows"] == [1, 2]
+    assert made == [1]
+    with opened(tmp_path) as folder:
+        folder.save_checkpoint(STATE)
+        folder.finish({"metrics": {}}, keep_checkpoint=False)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"regraft.json", "environment.json", "result.json"}
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("what", ["pin", "save_checkpoint", "kept", "finish"])
+def test_a_folder_that_was_removed_ends_the_run_with_one_sentence(tmp_path, what, replaced):
+    pytest.importorskip("fcntl")
+    path = tmp_path / "a"
+    with opened(path) as folder:
+        folder.log({"step": 1})
+        shutil.rmtree(path)
+        if replaced:
+            path.mkdir()
+        calls = {
+            "pin": lambda: folder.pin("data", {}),
+            "save_checkpoint": lambda: folder.save_checkpoint(STATE),
+            "kept": lambda: folder.kept("one", dict),
+            "finish": lambda: folder.finish({}),
+        }
+        with pytest.raises(RegraftError, match="was removed while it was being written") as caught:
+            calls[what]()
+        assert caught.value.exit_code == 1
+    assert contents(tmp_path) == {}
+
+
+def test_a_finished_result_is_read_without_holding_the_folder(tmp_path):
+    with opened(tmp_path / "a") as folder:
+        assert opened(tmp_path / "a").finished() is None
+        folder.finish({"metrics": {"x": 1.0}})
+        assert opened(tmp_path / "a").finished() == {"schema": 1, "metrics": {"x": 1.0}}
+        with pytest.raises(InputError, match="holds another run"):
+            opened(tmp_path / "a", arm="dense").finished()
+    assert opened(tmp_path / "b").finished() is None
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file: give a folder"):
+        opened(tmp_path / "file").finished()
+
+
+def test_what_was_read_and_has_changed_is_said_in_words(tmp_path):
+    config = {**CONFIG, "files": [["a", 1]], "images": ["x"]}
+    with opened(tmp_path, config):
+        pass
+    for changed, said in (
+        ({"files": [["a", 2]]}, "a checkpoint has changed since"),
+        ({"images": ["y"]}, "the images of --data have changed since"),
+        ({"files": [["a", 2]], "optim": {"lr": 1, "epochs": 3}}, r"optim.lr=0.1 instead of 1"),
+    ):
+        with pytest.raises(InputError, match=rf"holds another run \({said}\)"):
+            opened(tmp_path, {**config, **changed}).__enter__()
 
 
 @pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK"])
@@ -253,6 +387,7 @@ def opened_parts(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is of Linux")  # noqa: PTH110
 def test_a_row_that_finds_no_space_ends_the_run_with_one_sentence(tmp_path):
     with opened(tmp_path) as folder:
+        folder.log({"step": 0})
         folder._metrics.close()
         folder._metrics = open("/dev/full", "ab")  # noqa: SIM115, PTH123
         with pytest.raises(RegraftError, match=r"metrics\.jsonl failed \(No space left"):

@@ -22,7 +22,7 @@ from .options import (
     RuntimeOptions,
     default_out,
 )
-from .output import print_json, say
+from .output import tell
 
 ONE_PROCESS = "it is for training; checkpoints are matched in one process, in float32"
 
@@ -134,12 +134,5 @@ class Align(AlignOptions):
 
         out, json = self.folder(), self.output.json
         done = run_align(self.config(), out, bar=not json)
-        if json:
-            print_json({"out": str(out), **done.card})
-            return 0
-        if done.before:
-            say(f"{out} is finished already; remove it to align again")
-        for line in done.lines:
-            say(line)
-        say(f"aligned: {out}")
+        tell(done, out, "align", as_json=json)
         return 0

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from regraft.jobs.progress import Bar
 from regraft.machine import is_first_process
 
 from .json_option import json_object
-from .output import print_json, say, table
+from .output import tell
+
+if TYPE_CHECKING:
+    from regraft.report import ResultCard
 
 # Mirrored, a character is another one or none.
 _CHARACTERS = ("digits", "mnist", "kmnist", "emnist", "emnist_digits", "emnist_balanced")
@@ -95,7 +98,7 @@ class Condense:
         from regraft.errors import InputError
         from regraft.generators import CondensedSet, Condenser
         from regraft.jobs.data import fingerprint
-        from regraft.report.picture import contact_sheet, png
+        from regraft.jobs.verb import Done, write
         from regraft.train import RunFolder, keep_freed_memory
 
         keep_freed_memory()
@@ -110,21 +113,6 @@ class Condense:
         if self.max_seconds is not None and not self.max_seconds >= 0:
             raise InputError(f"--max-seconds {self.max_seconds}: expected seconds from 0 up")
         device = self._device()
-        splits = load(config)
-        self._refuse_evaluation(splits)
-        # Before a folder is made: what is refused here is no run to go on with.
-        condenser = Condenser(
-            splits.train,
-            _Factory(model, splits),
-            per_class=self.per_class,
-            method=self.method,
-            config=settings,
-            mean=splits.mean,
-            std=splits.std,
-            classes=splits.classes,
-            seed=self.seed,
-            device=device,
-        )
         with RunFolder(
             self.out,
             config=self._identity(config, model, settings),
@@ -132,6 +120,20 @@ class Condense:
             arm=self.method,
             seed=self.seed,
         ) as folder:
+            splits = load(config)
+            self._refuse_evaluation(splits)
+            condenser = Condenser(
+                splits.train,
+                _Factory(model, splits),
+                per_class=self.per_class,
+                method=self.method,
+                config=settings,
+                mean=splits.mean,
+                std=splits.std,
+                classes=splits.classes,
+                seed=self.seed,
+                device=device,
+            )
             folder.pin("data", fingerprint(splits))
             quiet = self.json or not is_first_process()
             with Bar(enabled=not quiet, noun="network", describe=_loss) as bar:
@@ -141,6 +143,7 @@ class Condense:
                     max_seconds=self.max_seconds,
                     progress=bar.update,
                 )
+            folder.check_there()
             file = self.out / "condensed.safetensors"
             size = condenser.result().save(file)
             condensed = CondensedSet.load(file)
@@ -154,11 +157,10 @@ class Condense:
                         "stored_bytes": size,
                     }
                 )
-            # Still in the folder's lock: a second command must not write beside this one.
-            picture = png(contact_sheet(condensed.images, columns=self.per_class))
             rows = self._evaluate(splits, condensed, runtime) if self.evaluate else []
-            self._write_page(condensed, condenser, picture, rows, model)
-        self._tell(condenser, condensed, size, rows)
+            folder.check_there()
+            card = write(self.out, self._card(condensed, condenser, rows, model))
+        tell(Done(card, before=False), self.out, "condense", as_json=self.json)
         return 0
 
     def _data(self) -> Any:
@@ -274,17 +276,10 @@ class Condense:
             )
         return summary(found)
 
-    def _write_page(
-        self,
-        condensed: Any,
-        condenser: Any,
-        picture: bytes,
-        rows: list[dict[str, Any]],
-        model: Any,
-    ) -> None:
-        from regraft.files import write_bytes, write_text
-        from regraft.jobs.condense.page import page
-        from regraft.report.wording import duration
+    def _card(
+        self, condensed: Any, condenser: Any, rows: list[dict[str, Any]], model: Any
+    ) -> ResultCard:
+        from regraft.jobs.condense.card import card_of
 
         config = condenser.config
         facts = {
@@ -292,70 +287,20 @@ class Condense:
             "Method": self.method,
             "Network": model.name,
             "Start": config.init,
-            "Networks": f"{len(condenser.losses)} of {condenser.restarts}",
             "Steps": f"{config.outer} of the images, {config.inner} epochs of the network",
             "Learning rate": f"images {config.lr_images:g}, network {config.lr_network:g}",
             "Real batch": f"{config.real_batch} of each class",
             "Transforms": ", ".join(config.transforms) or "none",
             "Seed": str(self.seed),
-            "Time": duration(condenser.seconds),
         }
-        note = (
+        trained = (
             f"{self.evaluate_model or model.name} networks, all trained by SGD with momentum 0.9 and "
             "a cosine from 0.05: 500 steps on the condensed and on the random images, 5 epochs on all."
         )
-        title = f"{Path(self.data).name or self.data} condensed"
-        text = page(
-            condensed, picture, title=title, facts=facts, losses=condenser.losses, scores=rows,
-            note=note,
-        )  # fmt: skip
-        write_bytes(self.out / "images.png", picture)
-        write_text(self.out / "page.html", text)
-
-    def _tell(self, condenser: Any, condensed: Any, size: int, rows: list[dict[str, Any]]) -> None:
-        from regraft.report.wording import duration, interval, number
-        from regraft.report.wording import size as in_bytes
-
-        done = len(condenser.losses)
-        file = self.out / "condensed.safetensors"
-        if self.json:
-            print_json(
-                {
-                    "out": str(self.out),
-                    "condensed": str(file),
-                    "picture": str(self.out / "images.png"),
-                    "page": str(self.out / "page.html"),
-                    "method": self.method,
-                    "classes": condensed.num_classes,
-                    "per_class": condensed.per_class,
-                    "restarts": done,
-                    "finished": condenser.done,
-                    "loss": condenser.losses[-1] if done else None,
-                    "seconds": round(condenser.seconds, 3),
-                    "stored_bytes": size,
-                    "evaluation": rows,
-                }
-            )
-            return
-        if not condenser.done:
-            say(f"stopped after {done} of {condenser.restarts} networks: the same command goes on")
-        say(
-            f"{condensed.per_class} images of each of {condensed.num_classes} classes in "
-            f"{duration(condenser.seconds)}: {file} ({in_bytes(size)})"
+        name = Path(self.data).name or self.data
+        return card_of(
+            self.out, condenser, condensed, name=name, facts=facts, scores=rows, trained=trained
         )
-        if rows:
-            lines = [
-                [
-                    row["arm"],
-                    number(row["mean"], 1),
-                    interval(row["low"], row["high"], 1),
-                    number(row.get("difference"), 1, signed=True),
-                    str(row["n"]),
-                ]
-                for row in rows
-            ]
-            table(["trained on", "accuracy (%)", "95%", "against random", "seeds"], lines)
-        say(f"page: {self.out / 'page.html'}")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shutil
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -42,17 +41,6 @@ _REGISTRY = files("regraft").joinpath("features/registry.py")
 # Read and not imported: help answers without torch.
 METHOD_NAMES = re.findall(r'^    "(\w+)": \w+,$', _REGISTRY.read_text("utf-8"), re.MULTILINE)
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-# What the folder of a run has before there is anything to go on from, and what there is then.
-_BEGUN = {
-    "regraft.json",
-    "data.json",
-    "environment.json",
-    "metrics.jsonl",
-    "search",
-    "search.json",
-    "split.csv",
-}
-_KEPT = ("checkpoint.safetensors", "model.safetensors", "result.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,14 +151,8 @@ class Finetune(Options):
         keep_freed_memory()
         job = self.job()
         out = self.folder()
-        new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-        try:
-            with Stages(enabled=not self.output.json) as stages:
-                result = job.run_in(out, progress=stages)
-        except Exception:
-            if new:
-                _forget(out)
-            raise
+        with Stages(enabled=not self.output.json) as stages:
+            result = job.run_in(out, progress=stages)
         found = {"out": str(out), "method": self.method, **result}
         found.pop("schema", None)
         if self.output.json:
@@ -289,15 +271,9 @@ def _seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _forget(folder: Path) -> None:
-    """Remove the folder of a run without any checkpoint, so that a corrected command may have it."""
-    if not folder.is_dir() or not {p.name for p in folder.iterdir()} <= _BEGUN:
-        return
-    if not any(p.name in _KEPT for p in folder.rglob("*")):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _tell(out: Path, result: dict[str, Any]) -> None:
+    from regraft.report import read_card
+
     metrics, chosen = result["metrics"], result["chosen"]
     weight = "" if chosen["weight"] is None else f", weight {chosen['weight']:g}"
     say(
@@ -310,4 +286,6 @@ def _tell(out: Path, result: dict[str, Any]) -> None:
             )
     say(f"model: {out / 'model.safetensors'}")
     say(f"card: {out / 'README.md'}; report: {out / 'report.html'}")
-    say(f"use it: regraft predict {out} IMAGES")
+    card = read_card(out)
+    for command in () if card is None else card.next:
+        say(f"next: {command}")

@@ -9,7 +9,7 @@ from typing import Literal
 from regraft.jobs.merge.config import MergeConfig
 
 from .align import AlignOptions
-from .output import print_json, say, table
+from .output import tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +72,5 @@ class Merge(AlignOptions):
 
         out, json = self.folder(), self.output.json
         done = run_merge(self.config(), out, bar=not json)
-        if json:
-            print_json({"out": str(out), **done.card})
-            return 0
-        if done.before:
-            say(f"{out} is finished already; remove it to merge again")
-        for line in done.lines:
-            say(line)
-        if done.table is not None:
-            table(*done.table)
-        say(f"merged: {out}")
+        tell(done, out, "merge", as_json=json)
         return 0

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regraft.jobs.verb import Done
 
 
 def print_json(value: Any) -> None:
@@ -46,3 +50,27 @@ def predictions(pictures: list[dict[str, Any]]) -> None:
         for one in pictures
     ]
     table(headings(len(lines[0]) - 1), lines)
+
+
+def tell(done: Done, folder: Path, verb: str, *, as_json: bool) -> None:
+    """Print the card of a result folder: one JSON object, or what was done, measured, and comes next.
+
+    Args:
+        done: What a verb came to.
+        folder: Its folder.
+        verb: What one would do again.
+        as_json: Print one JSON object.
+    """
+    card = done.card
+    if as_json:
+        print_json({"out": str(folder), **card.to_json()})
+        return
+    if done.before:
+        say(f"{folder} is finished already; remove it to {verb} again")
+    for line in (*card.lines, *(f"note: {note}" for note in card.notes)):
+        say(line)
+    for measured in card.tables[:1]:
+        table(list(measured.headings), measured.texts)
+    say(f"result: {folder}; card: {folder / 'README.md'}")
+    for command in card.next:
+        say(f"next: {command}")

@@ -24,7 +24,7 @@ from .options import (
     default_out,
     pick,
 )
-from .output import print_json, say, table
+from .output import tell
 
 if TYPE_CHECKING:
     from regraft.jobs.transfer.run import CheckpointTransfer
@@ -110,22 +110,11 @@ class Transfer(Options):
     def run(self) -> int:
         """Transfer, measure, train on, and tell."""
         from regraft.jobs.stages import Stages
-        from regraft.jobs.transfer.card import score_table, summary
 
         out, json = self.folder(), self.output.json
-        finished = (out / "result.json").exists()
         with Stages(enabled=not json) as stages:
-            card = self.job().run(out, stages)
-        if json:
-            print_json({"out": str(out), **card})
-            return 0
-        if finished:
-            say(f"{out} is finished already; remove it to transfer again")
-        for line in summary(card):
-            say(line)
-        if card["curves"]:
-            table(*score_table(card))
-        say(f"transferred: {out}")
+            done = self.job().run(out, stages)
+        tell(done, out, "transfer", as_json=json)
         return 0
 
     def folder(self) -> Path:

@@ -111,15 +111,15 @@ class Job:
     ) -> dict[str, Any]:
         """Run in the folder `path`; as `run` otherwise."""
         self.check()
-        with self.open(path) as folder:
-            if folder.result is not None:
-                return folder.result
+        folder = self.open(path)
+        result = folder.finished()
+        if result is not None:
+            return result
+        with folder:
             for i, fingerprinted in enumerate(_distinct(self.fingerprints()), start=1):
                 folder.pin(f"data{i}" if i > 1 else "data", fingerprinted)
             result = self.work(folder, path if root is None else root, progress)
-            folder.finish(result)
-        if not self.keeps_checkpoint:
-            (path / "checkpoint.safetensors").unlink(missing_ok=True)
+            folder.finish(result, keep_checkpoint=self.keeps_checkpoint)
         return {"schema": 1, **result}
 
     def open(self, path: Path) -> RunFolder:

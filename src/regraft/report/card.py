@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from regraft.errors import InputError, MissingExtraError
-from regraft.files import load_json, write_bytes, write_text
+from regraft.errors import MissingExtraError
+from regraft.files import load_json, reading, write_bytes, write_text
 
 from .document import Figure, Section, Table, escape_markdown, fenced, render
 
@@ -134,7 +134,7 @@ class ResultCard:
                 "title": table.title,
                 "caption": table.caption,
                 "headings": list(table.headings),
-                "rows": [[str(getattr(cell, "text", cell)) for cell in row] for row in table.rows],
+                "rows": table.texts,
                 "note": table.note,
             }
             for table in self.tables
@@ -202,7 +202,7 @@ def read_card(folder: Path) -> ResultCard | None:
     file = folder / CARD
     if not file.exists():
         return None
-    try:
+    with reading(file, "remove its folder to start again"):
         read = load_json(file)
         own = {key: read[key] for key in _OWN if key not in ("schema", "tables", "files")}
         return ResultCard(
@@ -211,10 +211,6 @@ def read_card(folder: Path) -> ResultCard | None:
             files=dict.fromkeys(read["files"], ""),
             data={key: value for key, value in read.items() if key not in _OWN},
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{file} is damaged ({error}): remove its folder to start again"
-        ) from error
 
 
 def command_of(verb: str, *words: str | Path, **options: str | None) -> str:

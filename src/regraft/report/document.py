@@ -74,6 +74,13 @@ class Table:
         return list(bodies.items())
 
     @property
+    def texts(self) -> list[list[str]]:
+        """The rows as text alone."""
+        return [
+            [cell.text if isinstance(cell, Cell) else cell for cell in row] for row in self.rows
+        ]
+
+    @property
     def shaded(self) -> bool:
         """Whether it is a matrix whose cells are shaded."""
         return any(
@@ -82,8 +89,7 @@ class Table:
 
     def to_markdown(self) -> str:
         """Return it as a Markdown table, without caption and note, ending in a line feed."""
-        rows = [[cell.text for cell in row] for _, rows in self.bodies for row in rows]
-        lines = [[_in_table(text) for text in row] for row in [self.headings, *rows]]
+        lines = [[_in_table(text) for text in row] for row in [self.headings, *self.texts]]
         rules = ["---:" if kind in ("number", "interval") else "---" for _, kind in self.columns]
         lines.insert(1, rules)
         return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

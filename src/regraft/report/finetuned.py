@@ -1,16 +1,17 @@
-"""The card and the report page of a fine-tuned model."""
+"""The card of a fine-tuned model: how good it is, by class, and how it was chosen."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from importlib.resources import files
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from regraft.errors import MissingExtraError
+from regraft.checkpoints.model_card import is_elsewhere
 
-from . import svg, wording
+from . import wording
+from .card import ResultCard, command_of
+from .document import Cell, Figure, Table
 from .figure import Line, Panel, lines
 from .plots import learning_curves
 from .runs import read_run
@@ -20,108 +21,69 @@ _MOST_CLASSES = 30
 _PAIRS = 10
 
 
-def card(path: Path, facts: dict[str, Any], found: dict[str, Any]) -> str:
-    """Return the Markdown card of a result folder.
+def card_of(path: Path, facts: dict[str, Any], measured: dict[str, Any]) -> ResultCard:
+    """Return the card of a result folder.
 
     Args:
         path: The folder.
         facts: `about` of the model's file, `result`, `search`, and `images` by part and class.
-        found: What `train.evaluation` says of each part.
+        measured: What `train.evaluation` says of each part.
     """
-    split, figures = shown(found)
+    split, figures = shown(measured)
     about = facts["about"]
-    parts = [
-        f"# {about['model']['name']} fine-tuned on {about['data']}",
-        _lead(facts, split, figures),
-        f"Start: {'; '.join(about['start'])}.",
-        "## Use",
-        "```sh\nregraft predict FOLDER photos/\nregraft evaluate FOLDER --data labelled/\n```".replace(
-            "FOLDER", _word(path)
+    start, good = "; ".join(about["start"]), "How good it is"
+    tables = [
+        Table(
+            title=good,
+            headings=["", *_SUMMARY],
+            rows=[[k.capitalize(), *_summary(v)] for k, v in measured.items()],
+            note=_calibration(split, figures),
         ),
-        _preparation(about),
-        "## How good it is",
-        _markdown(["", *_SUMMARY], [[k.capitalize(), *_summary(v)] for k, v in found.items()]),
-        _calibration(split, figures),
-        f"### By class ({split} images)",
-        _markdown(_BY_CLASS, by_class(facts, figures)),
+        Table(
+            title=f"By class ({split} images)",
+            headings=_BY_CLASS,
+            rows=by_class(facts, figures),
+        ),
     ]
-    names = about["classes"]
-    if len(names) <= _MOST_CLASSES:
-        parts += [
-            "### Confusion matrix",
-            "Rows are the true classes, columns what the model says.",
-            _markdown(
-                ["", *names],
-                [
-                    [f"**{_cell(n)}**", *map(str, row)]
-                    for n, row in zip(names, figures["confusion"], strict=True)
-                ],
-                raw=True,
-            ),
-        ]
+    if len(about["classes"]) <= _MOST_CLASSES:
+        tables.append(_matrix(split, about["classes"], figures["confusion"]))
     pairs = confusions(figures)
     if pairs:
-        parts += ["### Most often confused", _markdown(_CONFUSED, pairs)]
-    parts += ["## How it was chosen", _choice(facts)]
-    if facts["search"]["trials"]:
-        parts.append(_markdown(_TRIALS, trials(facts)))
-    return "\n\n".join(parts) + "\n"
-
-
-def page(path: Path, facts: dict[str, Any], found: dict[str, Any]) -> str:
-    """Return the HTML page of a result folder: one file, no script, no request, light and dark.
-
-    Raises:
-        MissingExtraError: jinja2 or matplotlib is not installed.
-    """
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report", "writing a report page") from error
-    split, figures = shown(found)
-    about = facts["about"]
-    names = about["classes"]
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    here = files("regraft.report")
-    template = environment.from_string(here.joinpath("finetuned.html.jinja").read_text("utf-8"))
-    run = read_run(path)
-    drawn = [
-        {"title": "Learning curve", "svg": learning_curves([run])},
-        {"title": f"Reliability ({split})", "svg": _reliability(figures)},
-    ]
-    return template.render(
-        css=Markup(here.joinpath("page.css").read_text("utf-8").strip()),
-        title=f"{about['model']['name']} fine-tuned on {about['data']}",
-        lead=_lead(facts, split, figures),
-        start="; ".join(about["start"]),
-        split=split,
-        summary=_SUMMARY,
-        rows=[[k.capitalize(), *_summary(v)] for k, v in found.items()],
-        calibration=_calibration(split, figures),
+        kinds = ("text", "text", "number")
+        title = "Most often confused"
+        tables.append(Table(title=title, headings=_CONFUSED, rows=pairs, kinds=kinds))
+    tried = trials(facts)
+    if tried:
+        tables.append(Table(title="How it was chosen", headings=_TRIALS, rows=tried))
+    name = about["model"]["name"]
+    model = name if is_elsewhere(name) else None
+    return ResultCard(
+        kind="finetune",
+        title=f"{name} fine-tuned on {about['data']}",
+        lines=[
+            _lead(facts, split, figures),
+            f"Start: {start}.",
+            _choice(facts),
+            _preparation(about),
+        ],
+        tables=tables,
         figures=[
-            {"title": f["title"], "svg": Markup(svg.inline(f["svg"], f"f{i}-"))}
-            for i, f in enumerate(drawn)
+            Figure(title=good, content=partial(_curve, path), caption="Learning curve"),
+            Figure(
+                title=good,
+                content=partial(_reliability, figures),
+                caption=f"Reliability ({split})",
+            ),
         ],
-        by_class=_BY_CLASS,
-        classes=by_class(facts, figures),
-        names=names if len(names) <= _MOST_CLASSES else [],
-        matrix=[
-            _shaded(n, row, i)
-            for i, (n, row) in enumerate(zip(names, figures["confusion"], strict=True))
-        ],
-        confused=_CONFUSED,
-        pairs=confusions(figures),
-        choice=_choice(facts),
-        trial_headings=_TRIALS,
-        trials=trials(facts),
-        command=run.environment.get("command", ""),
-        facts=[
-            (wording.phrase(k), str(v))
-            for k, v in run.environment.items()
-            if k != "command" and v is not None
+        files={
+            "model.safetensors": "the weights, which say what they are of and how images are prepared",
+            "classes.txt": "the classes, one a line, in the order of the outputs",
+            "split.csv": "which image was for training, for validation, for the final figure",
+            "evaluation.json": "confusion matrix, figures by class, calibration",
+        },
+        next=[
+            command_of("predict", path, "IMAGES", model=model),
+            command_of("evaluate", path, data="LABELLED", model=model),
         ],
     )
 
@@ -139,10 +101,10 @@ _CONFUSED = ("Class", "Taken for", "Images")
 _TRIALS = ("Learning rate", "Weight", "Epochs", "Validation accuracy (%)", "Validation loss (nats)")
 
 
-def shown(found: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def shown(measured: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return which part the figures by class are of, test where there is one, and its figures."""
-    split = "test" if "test" in found else next(iter(found))
-    return split, found[split]
+    split = "test" if "test" in measured else next(iter(measured))
+    return split, measured[split]
 
 
 def by_class(facts: dict[str, Any] | None, figures: dict[str, Any]) -> list[list[str]]:
@@ -159,8 +121,8 @@ def confusions(figures: dict[str, Any]) -> list[list[str]]:
     """Return the lines of the table of the pairs that are confused most often."""
     from regraft.train.evaluation import confused
 
-    found = confused(figures, _PAIRS)
-    return [[pair["class"], pair["taken_for"], str(pair["images"])] for pair in found]
+    pairs = confused(figures, _PAIRS)
+    return [[pair["class"], pair["taken_for"], str(pair["images"])] for pair in pairs]
 
 
 def trials(facts: dict[str, Any]) -> list[list[str]]:
@@ -256,25 +218,20 @@ def _reliability(figures: dict[str, Any]) -> str:
     )
 
 
-def _shaded(name: str, row: Sequence[int], place: int) -> dict[str, Any]:
-    total = max(sum(row), 1)
-    cells = [
-        {"n": n, "share": round(100 * n / total), "right": i == place} for i, n in enumerate(row)
-    ]
-    return {"name": name, "cells": cells}
+def _curve(path: Path) -> str:
+    return learning_curves([read_run(path)])
 
 
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], *, raw: bool = False) -> str:
-    rule = ["---", *["---:"] * (len(headings) - 1)]
-    body = [row if raw else [_cell(c) for c in row] for row in rows]
-    table = [[_cell(h) for h in headings], rule, *body]
-    return "\n".join(f"| {' | '.join(row)} |" for row in table)
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"([\\|*_`<\[])", r"\\\1", " ".join(text.split()))
-
-
-def _word(path: Path) -> str:
-    text = path.name or str(path)
-    return f"'{text}'" if re.search(r"[^\w./-]", text) else text
+def _matrix(split: str, names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Table:
+    rows: list[list[str | Cell]] = []
+    for i, (name, row) in enumerate(zip(names, confusion, strict=True)):
+        total = max(sum(row), 1)
+        shares = (round(100 * n / total) for n in row)
+        marks = ("right" if i == j else "" for j in range(len(row)))
+        rows.append([name, *map(Cell, map(str, row), marks, shares)])
+    return Table(
+        title=f"Confusion matrix ({split} images)",
+        headings=["True class", *names],
+        rows=rows,
+        note="Rows are the true classes, columns what the model says; shades are shares of the row.",
+    )

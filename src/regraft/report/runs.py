@@ -121,20 +121,20 @@ def _candidates(top: Path) -> list[Path]:
         if "regraft.json" in files:
             # What lies inside a run (a ticket, a checkpoint) may bring one of its own.
             subfolders.clear()
-        if not {"regraft.json", "metrics.jsonl", "result.json"}.isdisjoint(files) and not (
-            "metrics.jsonl" not in files and _is_of_a_merge(Path(folder))
-        ):
+        if {"regraft.json", "metrics.jsonl", "result.json"}.isdisjoint(files):
+            continue
+        if not _is_no_run(Path(folder)):
             folders.append(Path(folder))
     return folders
 
 
-def _is_of_a_merge(folder: Path) -> bool:
-    """Whether a folder is of a command without metrics, which has no place among runs."""
+def _is_no_run(folder: Path) -> bool:
+    """Whether a folder is of a verb such as `merge`, whose result is not compared with others."""
     try:
         stored = load_json(folder / "regraft.json")
     except (OSError, ValueError):
         return False  # reading it as a run says what is wrong
-    return isinstance(stored, dict) and "options" in stored and "config" not in stored
+    return isinstance(stored, dict) and stored.get("setting", "") is None
 
 
 def _natural(path: Path) -> list[tuple[float, str]]:

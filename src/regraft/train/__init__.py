@@ -11,7 +11,7 @@ from .loop import Batches, finished_state, fit
 from .measure import evaluate, outputs
 from .memory import keep_freed_memory, peak_bytes, reset_peak
 from .optim import lr_factor, make_optimizer, make_scheduler
-from .run import RunFolder, read_json
+from .result_folder import RunFolder, read_json
 
 __all__ = [
     "Average",

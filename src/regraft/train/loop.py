@@ -27,7 +27,7 @@ from .fabric import cast, make_fabric
 from .measure import evaluate
 from .memory import peak_bytes, reset_peak
 from .optim import make_optimizer, make_scheduler
-from .run import RunFolder
+from .result_folder import RunFolder
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 """Called as `progress(step, steps, newest row of metrics)`."""

@@ -1,136 +1,392 @@
-"""The folder that `regraft align` and `regraft merge` make: whose it is, and whether it is finished."""
+"""The folder of a result: a lock, whose it is, metrics, state, kept parts, and the result.
+
+```
+OUT/regraft.json            what it is of, with its digest; written first, never changed
+OUT/environment.json        what it ran on
+OUT/metrics.jsonl           one JSON object a line; the same bits whenever the run is repeated
+OUT/checkpoint.safetensors  the newest state, replaced atomically
+OUT/unfinished/             parts that are through, until all are
+OUT/result.json             there when everything else is
+```
+
+A verb that leaves a folder and a job of a recipe both work in a `RunFolder`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json as jsonlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from regraft.config import digest
+from regraft.config.command import options_of
+from regraft.errors import InputError, RegraftError
+from regraft.files import load_json, reading, write_text
+from regraft.machine import is_first_process
+
+from .checkpoint import load_state, save_state
+from .environment import environment
+from .lock import FolderLock
+
 SCHEMA = 1
-CARD = "card.json"
-# Not config.json, which is Hugging Face's in a folder that it reads as well.
-_CONFIG = "regraft.json"
+
+_STATE, _PARTS = "checkpoint.safetensors", "unfinished"
+
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp|\.tmp[A-Za-z0-9]{6}")
+"""What a killed process leaves of a file it was writing: our own name, and safetensors' own."""
+
+_BEGUN = re.compile(r"(regraft|environment|data\d*|search)\.json|metrics\.jsonl|split\.csv")
+"""What a folder holds before there is anything to go on from."""
+
+_CHANGED = {
+    "files": "a checkpoint has changed since",
+    "stamps": "a checkpoint has changed since",
+    "images": "the images of --data have changed since",
+    "factory": "the module of --model has changed since",
+}
+"""Entries of a config that tell whether what was read is still the same, and what to say if not."""
 
 
-def finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the card of a folder that the same command has finished, or None.
+class RunFolder:
+    """Open a result folder for writing, new or to go on; use it as a context manager.
+
+    One process at a time holds a folder; another is refused at once. A folder that holds another
+    run, or something else altogether, is refused and left untouched. A new folder is removed again if
+    the input is refused before there is anything to keep.
+
+    Args:
+        path: The folder; made with its parents if it is missing.
+        config: JSON form of everything that determines the result.
+        setting: What is compared here, e.g. `fashion_mnist/conv_small/width=0.5`; None for a result
+            that is no run to compare, which reports leave out.
+        arm: The method.
+        control: The arm this one is held against, or None.
+        seed: The seed; the same seed in two arms makes a pair.
+
+    Attributes:
+        writes: Whether this process writes: of several in one run only the first does, the others
+            read the checkpoint.
+        kept_seconds: What the parts took that an interrupted run had kept.
 
     Raises:
-        InputError: Something else is there.
+        InputError: The folder is foreign, damaged, holds another run, or cannot be written.
+        RegraftError: Another process holds it, or it was removed while it was being written.
     """
-    from regraft.config import digest
-    from regraft.errors import InputError
 
-    from . import read_json
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        config: dict[str, Any],
+        arm: str,
+        seed: int,
+        setting: str | None = None,
+        control: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.identity = {
+            "schema": SCHEMA,
+            "setting": setting,
+            "arm": arm,
+            "control": control,
+            "seed": seed,
+            "digest": digest(config),
+            "config": config,
+        }
+        self.writes = is_first_process()
+        self.kept_seconds = 0.0
+        self._lock: FolderLock | None = None
+        self._new = False
+        self._metrics: Any = None
 
-    if not out.exists():
-        return None
-    if not out.is_dir():
-        raise InputError(f"{out} is a file: give a folder to make")
-    config = read_json(out / _CONFIG)
-    if config is None:
-        if any(out.iterdir()):
-            raise InputError(
-                f"{out} is not empty and no folder of this command (it has no {_CONFIG}): choose another"
-            )
-        return None
-    if config.get("digest") != digest(identity):
-        raise InputError(
-            f"{out} is of another command ({_difference(config.get('config'), identity)}): choose "
-            "another folder, or remove this one to start again"
-        )
-    return read_json(out / CARD)
-
-
-@contextlib.contextmanager
-def claimed(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
-    """Hold the folder and say whose it is; a new one is removed again if the input was refused.
-
-    Raises:
-        InputError: Something else is there.
-        RegraftError: Another process holds it; nothing in it is touched.
-    """
-    from regraft.config import digest
-    from regraft.config.command import options_of
-    from regraft.errors import InputError, MissingExtraError
-    from regraft.files import make_folder, write_text
-
-    make_folder(out)
-    with _held(out):
-        finished(out, identity)  # another process may have begun something else in it by now
-        new = not (out / _CONFIG).exists()
-        for path in out.iterdir():
-            if _UNFINISHED.fullmatch(path.name):  # what a killed command was writing
-                path.unlink()
-        config = {"schema": SCHEMA, "digest": digest(identity), "config": identity}
-        if new:
-            write_text(out / _CONFIG, jsonlib.dumps({**config, **options_of(out)}, indent=2) + "\n")
+    def __enter__(self) -> RunFolder:
+        if not self.writes:
+            return self
         try:
-            yield out
-        except (InputError, MissingExtraError):
-            if new and {p.name for p in out.iterdir()} <= {_CONFIG}:
-                shutil.rmtree(out, ignore_errors=True)
+            self._lock = FolderLock(self.path)
+            self._check_or_start()
+        except OSError as error:
+            self.close()
+            raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
+        except BaseException:
+            self.close()
             raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception):
+            self._forget()
+        self.close()
+
+    def close(self) -> None:
+        """Close the files and let other processes have the folder."""
+        if self._metrics is not None:
+            # Only a row that could not be written, and was reported, is still to be flushed here.
+            with contextlib.suppress(OSError):
+                self._metrics.close()
+            self._metrics = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def check_there(self) -> None:
+        """Refuse to go on in a folder that somebody has removed.
+
+        Raises:
+            RegraftError: It is gone, or another is in its place.
+        """
+        if self._lock is not None and not self._lock.is_there():
+            raise RegraftError(
+                f"{self.path} was removed while it was being written, and the result with it: run the "
+                "same command again"
+            )
+
+    def _check_or_start(self) -> None:
+        file = self.path / "regraft.json"
+        unfinished = [p for p in self.path.iterdir() if _UNFINISHED.fullmatch(p.name)]
+        self._new = not file.exists()
+        if self._new:
+            if any(p not in unfinished for p in self.path.iterdir()):
+                raise InputError(
+                    f"{self.path} is not empty and is no run folder (it has no regraft.json): choose "
+                    "another folder"
+                )
+            write_text(file, _json({**self.identity, **options_of(self.path)}))
+        self._check()
+        # From here on the folder is ours, and nobody else writes to it.
+        for path in unfinished:
+            path.unlink()
+        if not (self.path / "environment.json").exists():
+            write_text(self.path / "environment.json", _json(environment()))
+        if self.result is not None:
+            shutil.rmtree(self.path / _PARTS, ignore_errors=True)
+
+    def _check(self) -> None:
+        """Refuse a folder that is of something else, or does not say what it is of."""
+        file = self.path / "regraft.json"
+        with reading(file, "remove the folder to start the run again"):
+            known = load_json(file)
+            if not isinstance(known["config"], dict) or not isinstance(known["digest"], str):
+                raise ValueError("it does not say what it is of")
+        if known["digest"] != self.identity["digest"] or known.get("arm") != self.identity["arm"]:
+            raise InputError(
+                f"{self.path} holds another run ({_difference(known, self.identity)}): choose "
+                "another folder, or remove this one to start again"
+            )
+
+    def _forget(self) -> None:
+        """Remove a new folder without anything to go on from: the corrected command may have it."""
+        if self._lock is None or not self._new or not self._lock.is_there():
+            return
+        for path in self.path.rglob("*"):
+            kept = not _BEGUN.fullmatch(path.name) or (
+                path.suffix == ".jsonl" and path.stat().st_size
+            )
+            if path.is_file() and kept and "trajectory" not in path.relative_to(self.path).parts:
+                return  # a recording is gone on with from a checkpoint alone
+        for path in [self.path] if self._lock.made else list(self.path.iterdir()):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run, or None.
+
+        Raises:
+            InputError: result.json is damaged.
+        """
+        return read_json(self.path / "result.json")
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the result where the same run has finished; nothing is held and nothing written.
+
+        Raises:
+            InputError: The folder is a file, holds another run, or is damaged.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file: give a folder to make")
+        if not (self.path / "regraft.json").exists():
+            return None
+        self._check()
+        return self.result
+
+    def kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the part of this name that an interrupted run made, or make and keep it until the end.
+
+        Args:
+            name: Name of the part.
+            make: Returns a tree of dicts, lists, tensors and plain values.
+
+        Raises:
+            InputError: The file is damaged.
+            RegraftError: The disk is full or failing.
+        """
+        file = self.path / _PARTS / f"{name}.safetensors"
+        if file.exists():
+            part = load_state(file)
+            if part.get("digest") == self.identity["digest"]:
+                self.kept_seconds += part["seconds"]
+                return part["tree"]
+        began = time.monotonic()
+        tree = make()
+        if self.writes:
+            self.check_there()
+            seconds = time.monotonic() - began
+            save_state(file, {"digest": self.identity["digest"], "seconds": seconds, "tree": tree})
+        return tree
+
+    def pin(self, name: str, value: dict[str, Any]) -> None:
+        """Write `value` as NAME.json the first time; afterwards refuse any other.
+
+        Raises:
+            InputError: The run was started with another value, or the file is damaged.
+        """
+        if not self.writes:
+            return
+        self.check_there()
+        file = self.path / f"{name}.json"
+        known = read_json(file)
+        if known is None:
+            write_text(file, _json(value))
+        elif known != value:
+            changed = next(k for k in {**known, **value} if known.get(k) != value.get(k))
+            raise InputError(
+                f"{self.path} was started with other {name} ({changed} was {known.get(changed)!r}, now "
+                f"{value.get(changed)!r}): restore it, or choose another folder"
+            )
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one row of metrics; `sync_metrics` makes it last.
+
+        Raises:
+            RegraftError: The disk is full or failing.
+        """
+        if not self.writes:
+            return
+        with self._writing_metrics():
+            rows = self._rows()
+            rows.write((json.dumps(row) + "\n").encode())
+            rows.flush()
+
+    def sync_metrics(self) -> int:
+        """Force the metrics to the disk and return their length in bytes.
+
+        Raises:
+            RegraftError: The disk is full or failing.
+        """
+        if not self.writes:
+            return 0
+        with self._writing_metrics():
+            os.fsync(self._rows().fileno())
+        return self._rows().tell()
+
+    def _rows(self) -> Any:
+        """Return the open file of metrics, which is not made before there is a row."""
+        if self._metrics is None:
+            self._metrics = (self.path / "metrics.jsonl").open("ab")
+        return self._metrics
+
+    @contextlib.contextmanager
+    def _writing_metrics(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RegraftError(
+                f"writing {self.path / 'metrics.jsonl'} failed ({error.strerror}): free some space "
+                "and run the same command again"
+            ) from error
+
+    def truncate_metrics(self, length: int) -> None:
+        """Drop rows written after the checkpoint whose state is taken up again.
+
+        Raises:
+            InputError: The file is shorter than the checkpoint says.
+        """
+        if not self.writes:
+            return
+        file, rows = self.path / "metrics.jsonl", self._rows()
+        if os.fstat(rows.fileno()).st_size < length:
+            raise InputError(
+                f"{file} is shorter than its checkpoint says: remove the folder to start again"
+            )
+        rows.truncate(length)
+        rows.seek(0, os.SEEK_END)
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint atomically."""
+        self.check_there()
+        save_state(self.path / _STATE, state)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Return the newest state, or None for a run without one.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        file = self.path / _STATE
+        return load_state(file) if file.exists() else None
+
+    def finish(self, result: dict[str, Any], *, keep_checkpoint: bool = True) -> None:
+        """Write the result, last of all and atomically.
+
+        Args:
+            result: `metrics` and `seconds` at least.
+            keep_checkpoint: Keep the last state, for runs that others start from.
+
+        Raises:
+            RegraftError: The folder was removed while it was being written.
+        """
+        if not self.writes:
+            return
+        self.check_there()
+        write_text(self.path / "result.json", _json({"schema": SCHEMA, **result}))
+        shutil.rmtree(self.path / _PARTS, ignore_errors=True)
+        if not keep_checkpoint:
+            (self.path / _STATE).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Keep other processes out of the folder.
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object from a file, or None where there is no file.
 
     Raises:
-        RegraftError: One holds it.
+        InputError: The file is damaged.
     """
-    from regraft.errors import RegraftError
-
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock; one process at a time is the user's care there
-        yield
-        return
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.path.samestat(os.fstat(handle), out.stat())
-        except OSError:
-            held = False
-        if not held:  # or the other process has just refused its input and removed the folder
-            raise RegraftError(
-                f"{out} is being written by another process: wait for it or choose another folder"
-            )
-        yield
-    finally:
-        os.close(handle)
+    if not path.exists():
+        return None
+    with reading(path, "remove its folder to start again"):
+        value = load_json(path)
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+        return value
 
 
-def write_card(out: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Write the card, last of all, since it says that the folder is whole; return what is in it."""
-    from regraft.files import write_text
-
-    text = jsonlib.dumps({"schema": SCHEMA, **card}, indent=2) + "\n"
-    write_text(out / CARD, text)
-    return jsonlib.loads(text)
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
-def _difference(found: Any, wanted: dict[str, Any]) -> str:
-    if not isinstance(found, dict):
-        return "its options are not known"
-    for key in {**found, **wanted}:
-        if found.get(key) != wanted.get(key):
-            if key == "files":
-                return "a checkpoint has changed since"
-            if key == "images":
-                # Folders of before this was kept do not say.
-                return (
-                    "the images of --data have changed since"
-                    if key in found
-                    else "it does not say of which images of --data"
-                )
-            return f"{key}={found.get(key)!r} instead of {wanted.get(key)!r}"
-    return "its options differ"
+def _difference(known: dict[str, Any], wanted: dict[str, Any]) -> str:
+    if known.get("arm") != wanted["arm"]:
+        return f"arm {known.get('arm')} instead of {wanted['arm']}"
+    changed = []
+    pairs = [("", known.get("config", {}), wanted["config"])]
+    for prefix, a, b in pairs:
+        for key in {**a, **b}:
+            x, y = a.get(key), b.get(key)
+            if isinstance(x, dict) and isinstance(y, dict):
+                pairs.append((f"{prefix}{key}.", x, y))
+            elif x != y and not prefix and key in _CHANGED:
+                changed.append(_CHANGED[key])
+            elif x != y:
+                return f"{prefix}{key}={x!r} instead of {y!r}"
+    return (changed or ["its config differs"])[0]

@@ -83,7 +83,7 @@ def test_a_second_process_is_refused_whatever_the_moment(verb, pair, tmp_path, m
         refused.append(len(before))
 
     # A merge is interrupted at its end, an alignment that is going to be refused at its beginning.
-    name = "write_documents" if verb is Merge else "read_models"
+    name = "card_of" if verb is Merge else "read_models"
     real = getattr(verbs, name)
 
     def at(*args, **more):

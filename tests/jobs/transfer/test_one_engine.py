@@ -117,14 +117,11 @@ def test_what_was_measured_is_the_same(both):
 def held(job, out):
     """Open the folder as the command does."""
     seed = job.runtime.seed
-    return RunFolder(
-        out, config=job.config(), setting="transfer", arm=job.transfer.match, seed=seed
-    )
+    return RunFolder(out, config=job.config(), arm="transfer", seed=seed)
 
 
 def test_a_second_command_is_refused_in_one_sentence(both, tmp_path, monkeypatch):
     _, done = both
-    monkeypatch.setattr("regraft.train.run._LOCK_SECONDS", 0)
     path = done / "model.safetensors"
     out = tmp_path / "out"
     job = Transfer.of(out=out, to=path, from_init=path, from_final=path, match="naive").job()

@@ -14,6 +14,7 @@ from regraft.config import ModelConfig, to_dict
 from regraft.data import Splits
 from regraft.errors import InputError
 from regraft.files import write_tensors, write_text
+from regraft.jobs.verb import write
 from regraft.train import evaluation, fit_temperature, outputs
 
 from .engine import Tuner
@@ -44,7 +45,7 @@ def write_result(
     searched: dict[str, Any],
 ) -> dict[str, Any]:
     """Measure the selected network, write everything about it, and return what the result adds."""
-    from regraft.report.finetuned import card, page
+    from regraft.report.finetuned import card_of
 
     batches, classes = tuner.batches, splits.classes
     model = model.to(tuner.fabric.device)
@@ -73,8 +74,7 @@ def write_result(
     }
     whole = {**result, "metrics": metrics}
     facts = {"about": about, "result": whole, "search": searched, "images": counts}
-    write_text(path / "README.md", card(path, facts, found))
-    write_text(path / "report.html", page(path, facts, found))
+    write(path, card_of(path, facts, found))
     stored = (path / "model.safetensors").stat().st_size
     return {
         "metrics": metrics,

@@ -17,9 +17,9 @@ from regraft.symmetry.match.match import Match, match
 from regraft.symmetry.spec.permutation import Permutation
 from regraft.symmetry.spec.permuted import Permuted
 from regraft.symmetry.spec.spec import PermutationSpec
+from regraft.train import RunFolder
 
 from .config import AlignConfig
-from .folder import WorkFolder
 from .models import Models
 from .straight_through import Progress, State, learn
 from .symmetries import symmetries
@@ -47,7 +47,7 @@ class Aligned:
 def align(
     config: AlignConfig,
     models: Models,
-    folder: WorkFolder,
+    folder: RunFolder,
     *,
     progress: Progress | None = None,
     lazily: bool = False,
@@ -102,7 +102,7 @@ def _each(
     models: Models,
     spec: PermutationSpec,
     reference: int,
-    folder: WorkFolder,
+    folder: RunFolder,
     progress: Progress | None,
 ) -> tuple[list[Permutation | None], list[dict[str, Any]]]:
     """Align every model to the reference on its own."""

@@ -1,18 +1,17 @@
-"""What a merge or an alignment says of itself: the card as JSON, in words, and as a table."""
+"""The card of a merge or an alignment: what was done, in words, as tables and as curves."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from regraft.checkpoints.model_card import is_elsewhere
 from regraft.config import to_dict
-from regraft.report import cards
+from regraft.report import Figure, Line, Panel, ResultCard, Table, command_of, lines
 from regraft.report.wording import size
 from regraft.symmetry.merge.merge import is_statistic
-from regraft.train import command_line
-from regraft.train.environment import environment
 
-from . import page as pages
 from .align import Aligned
 from .models import Models
 
@@ -53,7 +52,7 @@ def describe(models: Models, *, model: int | None = None) -> dict[str, Any]:
     return about
 
 
-def make_card(kind: str, models: Models, aligned: Aligned, more: dict[str, Any]) -> dict[str, Any]:
+def facts_of(kind: str, models: Models, aligned: Aligned, more: dict[str, Any]) -> dict[str, Any]:
     """Return what was done, as JSON.
 
     Args:
@@ -80,10 +79,8 @@ def make_card(kind: str, models: Models, aligned: Aligned, more: dict[str, Any])
         )
     if kind == "merge" and not models.data:
         notes.append("without --data nothing was measured: no barrier, no scores, no repair")
+    apart = more.get("merge", {}).get("heads") == "separate"
     return {
-        "kind": kind,
-        "command": command_line(),
-        "environment": environment(),
         "models": [
             {
                 "path": str(checkpoint.path),
@@ -109,32 +106,104 @@ def make_card(kind: str, models: Models, aligned: Aligned, more: dict[str, Any])
             for d in models.data
         ],
         "match": aligned.record,
+        "ready": ready(describe(models, model=0 if apart else None)),
         **more,
         "notes": notes,
     }
 
 
-def summary(card: dict[str, Any]) -> list[str]:
+def ready(about: dict[str, Any]) -> bool:
+    """Whether `regraft predict` learns from a header all that it needs."""
+    needed = {"model", "classes", "input", "mean", "std"}
+    return needed <= about.keys() and {"channels", "image_size"} <= about["input"].keys()
+
+
+def card_of(kind: str, out: Path, facts: dict[str, Any]) -> ResultCard:
+    """Return the card of a merge or an alignment.
+
+    Args:
+        kind: `merge` or `align`.
+        out: The result folder.
+        facts: What `facts_of` returns, with `files` and `seconds`; a merge has `merge` and `repair`, and
+            with data `scores`, `curves` and `curve_images`.
+    """
+    count = sum(m["role"] != "base" for m in facts["models"])
+    tables, figures = [], []
+    if facts.get("scores"):
+        tables.append(_scores(facts))
+        for pair, curves in facts["curves"].items():
+            title = f"From model {pair.replace('-', ' to model ')}"
+            tables.append(_barriers(title, curves, facts["curve_images"]))
+            figures += [
+                Figure(title=title, content=partial(_curves, facts, pair, key), caption=caption)
+                for key, caption in (("accuracy", "Accuracy"), ("loss", "Loss"))
+            ]
+    name = facts["model"]["name"] if facts["model"] else None
+    how = facts["merge"]["method"] if kind == "merge" else "permuted"
+    return ResultCard(
+        kind=kind,
+        title=f"A merge of {count} models" if kind == "merge" else f"{count} aligned models",
+        summary=[*([name] if name else []), f"by {facts['match']['by']}", how],
+        lines=_lines(facts),
+        tables=tables,
+        figures=figures,
+        notes=facts["notes"],
+        files={file: _described(file) for file in facts["files"]},
+        next=_next(kind, out, facts),
+        data={k: v for k, v in facts.items() if k not in ("notes", "files")},
+    )
+
+
+def _next(kind: str, out: Path, facts: dict[str, Any]) -> list[str]:
+    """Return the command that uses the result; a network's own code has to be named to each."""
+    config = facts["model"]
+    model = config["name"] if config is not None and is_elsewhere(config["name"]) else None
+    if kind == "align":
+        first, *others = [Path(m["path"]) for m in facts["models"]]
+        aligned = [out / file for file in facts["files"] if file.startswith("aligned")]
+        if len(aligned) != len(others):
+            return []
+        where = str(out.absolute().with_name(f"{out.name}-merged"))
+        return [command_of("merge", first, *aligned, match="none", out=where, model=model)]
+    if not facts["ready"]:
+        return []
+    files = [file for file in facts["files"] if file.startswith("model") and file.endswith("rs")]
+    return [command_of("predict", out / file, "IMAGES", model=model) for file in files]
+
+
+def _described(file: str) -> str:
+    known = {
+        "model": "the merged weights",
+        "aligned": "a model in the frame of the first",
+        "permutation": "what was moved where, by group: spec.apply(state, permutation)",
+        "spec": "the symmetries: PermutationSpec.from_json",
+        "condensed": "the condensed images that were learnt from",
+    }
+    carried = "carried over from the first model"
+    return next((what for start, what in known.items() if file.startswith(start)), carried)
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
     """Return what was done, a sentence each."""
-    lines = [_models(card), *_alignment(card["match"])]
-    merge = card.get("merge")
+    said = [_models(facts), *_alignment(facts["match"])]
+    merge = facts.get("merge")
     if merge:
-        lines.append(_merge(merge))
-        lines.append(_repair(card["repair"]))
-    for pair, curves in card.get("curves", {}).items():
+        said.append(_merge(merge))
+        said.append(_repair(facts["repair"]))
+    for pair, curves in facts.get("curves", {}).items():
         models = " and ".join(pair.split("-"))
         barriers = "; ".join(
             f"{label} {curve['loss_barrier']:.3f} nats, {curve['accuracy_barrier']:.1f} points"
             for label, curve in curves.items()
         )
-        lines.append(f"barrier between models {models}: {barriers}")
-    return [*lines, *(f"note: {note}" for note in card["notes"])]
+        said.append(f"barrier between models {models}: {barriers}")
+    return said
 
 
-def _models(card: dict[str, Any]) -> str:
-    paths = [m["path"] for m in card["models"] if m["role"] != "base"]
-    each = size(card["models"][0]["bytes"])
-    kind = f"{card['model']['name']}, " if card["model"] else ""
+def _models(facts: dict[str, Any]) -> str:
+    paths = [m["path"] for m in facts["models"] if m["role"] != "base"]
+    each = size(facts["models"][0]["bytes"])
+    kind = f"{facts['model']['name']}, " if facts["model"] else ""
     return f"models: {', '.join(paths)} ({kind}{each} each)"
 
 
@@ -143,7 +212,7 @@ def _alignment(match: dict[str, Any]) -> list[str]:
         return ["alignment: none, the models were taken as they are"]
     spec = match["spec"]
     proof = "not checked" if spec["checked"] is None else f"proved to {spec['checked']:.0e}"
-    lines = [
+    said = [
         f"symmetries: {spec['groups']} groups, {100 * spec['free_share']:.1f}% of the axes free to "
         f"move, {proof}"
     ]
@@ -153,11 +222,11 @@ def _alignment(match: dict[str, Any]) -> list[str]:
         objective = how.get("objective") or []
         rose = f", objective {objective[0]:.4g} -> {objective[-1]:.4g}" if objective else ""
         count = f"{how['sweeps']} {'steps' if match['by'] == 'ste' else 'sweeps'}"
-        lines.append(
+        said.append(
             f"model {i} aligned to {how['to']} by {match['by']}: {count}{rose}{_learnt(how)}, "
             f"{100 * how['moved']:.0f}% of the units moved"
         )
-    return lines
+    return said
 
 
 def _learnt(how: dict[str, Any]) -> str:
@@ -193,54 +262,66 @@ def _repair(repair: dict[str, Any]) -> str:
     )
 
 
-def score_table(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and lines of the scores; one column for each data set where there are several."""
-    names = [d["name"] for d in card["data"]]
-    scores = card["scores"]
+def _scores(facts: dict[str, Any]) -> Table:
+    """Return the scores; one column for each data set where there are several."""
+    names = [d["name"] for d in facts["data"]]
+    scores = facts["scores"]
     parts = len(next(iter(scores.values()))["accuracies"])
     if len(names) != parts:  # one set for several classifiers, or the same set named twice
         names = list(dict.fromkeys(names))
     if len(names) != parts:
         names = [f"classifier {i + 1}" for i in range(parts)]
     several = parts > 1
-    headings = ["", *(f"{n} (%)" for n in names if several), "accuracy (%)", "loss"]
-    lines = [
-        [
-            name,
-            *(f"{a:.2f}" for a in score["accuracies"] if several),
-            f"{score['accuracy']:.2f}",
-            "-" if score["loss"] is None else f"{score['loss']:.4f}",
-        ]
-        for name, score in scores.items()
-    ]
-    return headings, lines
-
-
-def write_documents(out: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Write README.md and, where its parts are installed, report.html; return the card with them."""
-    return cards.write_documents(
-        out, card, page=_page if card.get("scores") else None, about=_readme
+    tested = (f"{d['test_images']} {d['tested_on']} images of {d['name']}" for d in facts["data"])
+    return Table(
+        title="Scores",
+        headings=["", *(f"{n} (%)" for n in names if several), "accuracy (%)", "loss"],
+        rows=[
+            [
+                name,
+                *(f"{a:.2f}" for a in score["accuracies"] if several),
+                f"{score['accuracy']:.2f}",
+                "-" if score["loss"] is None else f"{score['loss']:.4f}",
+            ]
+            for name, score in scores.items()
+        ],
+        note=f"On {', '.join(tested)}. The ensemble of the logits costs as much as all models together: "
+        "it is the upper control.",
     )
 
 
-def _page(card: dict[str, Any]) -> str:
-    return pages.page(card, summary(card), score_table(card))
+def _barriers(title: str, curves: dict[str, Any], images: int) -> Table:
+    return Table(
+        title=title,
+        caption="Barriers",
+        headings=[
+            "", "Accuracy at 1/2 (%)", "Loss barrier (nats)", "Accuracy barrier (points)"
+        ],
+        rows=[
+            [
+                label,
+                f"{curve['middle']['accuracy']:.1f}",
+                f"{curve['loss_barrier']:.3f}",
+                f"{curve['accuracy_barrier']:.1f}",
+            ]
+            for label, curve in curves.items()
+        ],
+        note=f"On at most {images} images of each data set. A barrier is the largest height of the loss "
+        "above, or depth of the accuracy below, the straight line between the ends.",
+    )  # fmt: skip
 
 
-def _readme(card: dict[str, Any]) -> str:
-    return cards.readme(
-        "A merged model" if card["kind"] == "merge" else "Aligned models",
-        summary(card),
-        table=score_table(card) if card.get("scores") else None,
-        files=card["files"],
-        known={
-            "model": "the merged weights",
-            "aligned": "the second model in the frame of the first",
-            "permutation": "what was moved where, by group: `spec.apply(state, permutation)`",
-            "spec": "the symmetries: `PermutationSpec.from_json`",
-            "report": "scores and interpolation curves",
-            "condensed": "the condensed images that were learnt from",
-            "card": "all of this for programs; it is written last",
-        },
-        command=card["command"],
+def _curves(facts: dict[str, Any], pair: str, key: str) -> str:
+    drawn = [
+        Line(label=label, x=curve["at"], y=[score[key] for score in curve["scores"]])
+        for label, curve in facts["curves"][pair].items()
+    ]
+    both = facts["scores"].get("logit ensemble")
+    if both is not None:
+        drawn.append(Line(label="logit ensemble", x=[0.0, 1.0], y=[both[key]] * 2))
+    unit = "%" if key == "accuracy" else "nats"
+    return lines(
+        [Panel(title="", lines=drawn)],
+        x_label=f"Share of model {pair.split('-')[1]}",
+        y_label=f"{key.capitalize()} ({unit})",
     )

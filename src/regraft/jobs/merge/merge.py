@@ -21,11 +21,11 @@ from regraft.symmetry.merge.merge import merge as merge_states
 from regraft.symmetry.merge.merge import merge_tensors, normalised
 from regraft.symmetry.merge.methods import MERGE_METHODS
 from regraft.symmetry.merge.repair import Repaired, repair
+from regraft.train import RunFolder
 
 from .align import Aligned, align, write_alignment
-from .card import describe, make_card
+from .card import describe, facts_of
 from .config import MergeConfig
-from .folder import WorkFolder
 from .models import Models, read_models
 from .scores import Scores, State, to_json
 from .straight_through import Progress
@@ -56,7 +56,7 @@ class Merged:
     files: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    def card(self, config: MergeConfig) -> dict[str, Any]:
+    def facts(self, config: MergeConfig) -> dict[str, Any]:
         """Return what was done, as JSON."""
         how = {
             "method": config.combine,
@@ -66,15 +66,15 @@ class Merged:
             "heads": config.heads,
         }
         more: dict[str, Any] = {"merge": how, "repair": self.repaired.to_dict()}
-        card = make_card("merge", self.models, self.aligned, more)
-        card["curve_images"] = config.curve_images
+        more["curve_images"] = config.curve_images
         if self.models.data:
-            curves = {
+            more["scores"] = self.scores
+            more["curves"] = {
                 pair: {label: curve.to_dict() for label, curve in own.items()}
                 for pair, own in self.curves.items()
             }
-            card |= {"scores": self.scores, "curves": curves}
-        return {**card, "files": self.files, "seconds": self.seconds}
+        facts = facts_of("merge", self.models, self.aligned, more)
+        return {**facts, "files": self.files, "seconds": self.seconds}
 
 
 def check(config: MergeConfig) -> None:
@@ -112,7 +112,7 @@ def check(config: MergeConfig) -> None:
 
 def merge(
     config: MergeConfig,
-    folder: WorkFolder,
+    folder: RunFolder,
     *,
     progress: Progress | None = None,
     splits: Sequence[Splits] | None = None,
@@ -136,7 +136,7 @@ def merge(
 
 def _merged(
     config: MergeConfig,
-    folder: WorkFolder,
+    folder: RunFolder,
     progress: Progress | None,
     splits: Sequence[Splits] | None,
 ) -> Merged:
@@ -251,7 +251,7 @@ def _curves(
 
 
 def _write(
-    config: MergeConfig, models: Models, states: list[State], state: State, folder: WorkFolder
+    config: MergeConfig, models: Models, states: list[State], state: State, folder: RunFolder
 ) -> list[str]:
     if config.heads != "separate" or not models.head:
         return write_model(folder.path, "model.safetensors", state, describe(models), models)
@@ -264,7 +264,7 @@ def _write(
     return files
 
 
-def _streamed(config: MergeConfig, folder: WorkFolder, progress: Progress | None) -> Merged:
+def _streamed(config: MergeConfig, folder: RunFolder, progress: Progress | None) -> Merged:
     began = time.monotonic()
     sketch = config.match == "none" or config.spec is not None
     models = read_models(config, base=config.base, sketch=sketch)

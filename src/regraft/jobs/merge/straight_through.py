@@ -13,10 +13,10 @@ from torch import Tensor
 from regraft.symmetry.match.straight_through import StraightThrough, StraightThroughConfig
 from regraft.symmetry.spec.permutation import Permutation
 from regraft.symmetry.spec.spec import PermutationSpec
+from regraft.train import RunFolder
 from regraft.train.optim import lr_factor
 
 from .config import AlignConfig
-from .folder import WorkFolder
 from .models import Models
 from .surrogate import held_out, surrogate
 
@@ -35,7 +35,7 @@ def learn(
     b: State,
     *,
     model: int,
-    folder: WorkFolder,
+    folder: RunFolder,
     progress: Progress | None = None,
 ) -> tuple[Permutation, dict[str, Any]]:
     """Learn the permutation of B from labelled images, and return it with how it was found.

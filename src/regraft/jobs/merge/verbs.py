@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from regraft.errors import InputError
 from regraft.jobs.progress import Bar
-from regraft.train.result_folder import claimed, finished, write_card
+from regraft.jobs.verb import Done, work_in
+from regraft.report import ResultCard
+from regraft.train import RunFolder
 
 from . import merge as engine
 from .align import align, write_alignment
-from .card import describe, make_card, score_table, summary, write_documents
+from .card import card_of, describe, facts_of
 from .config import AlignConfig, MergeConfig
-from .folder import VerbFolder
 from .identity import identity
 from .labels import Labels
 from .models import read_models
 from .straight_through import Progress
 from .written import write_streamed
 
-Card = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Done:
-    """The result of a command.
-
-    Attributes:
-        card: What was done, as JSON.
-        before: Whether the folder was finished already.
-    """
-
-    card: Card
-    before: bool
-
-    @property
-    def lines(self) -> list[str]:
-        """What was done, a sentence each."""
-        return summary(self.card)
-
-    @property
-    def table(self) -> tuple[list[str], list[list[str]]] | None:
-        """Headings and lines of the scores, where there are any."""
-        return score_table(self.card) if self.card.get("scores") else None
+Facts = dict[str, Any]
 
 
 def run_merge(config: MergeConfig, out: Path, *, bar: bool) -> Done:
@@ -63,8 +39,8 @@ def run_merge(config: MergeConfig, out: Path, *, bar: bool) -> Done:
     """
     engine.check(config)
 
-    def work(folder: VerbFolder, progress: Progress) -> Card:
-        return engine.merge(config, folder, progress=progress).card(config)
+    def work(folder: RunFolder, progress: Progress) -> Facts:
+        return engine.merge(config, folder, progress=progress).facts(config)
 
     return _in_folder("merge", config, out, work, bar=bar)
 
@@ -79,7 +55,7 @@ def run_align(config: AlignConfig, out: Path, *, bar: bool) -> Done:
     if config.match == "none":
         raise InputError("--match none aligns nothing: take weights, activations or ste")
 
-    def work(folder: VerbFolder, progress: Progress) -> Card:
+    def work(folder: RunFolder, progress: Progress) -> Facts:
         return _aligned(config, folder, progress)
 
     return _in_folder("align", config, out, work, bar=bar)
@@ -89,36 +65,24 @@ def _in_folder(
     kind: str,
     config: AlignConfig,
     out: Path,
-    work: Callable[[VerbFolder, Progress], Card],
+    work: Callable[[RunFolder, Progress], Facts],
     *,
     bar: bool,
 ) -> Done:
-    settings = identity(kind, config)
-    card = finished(out, settings)
-    if card is not None:
-        return Done(card, before=True)
-    with claimed(out, settings):
-        card = finished(out, settings)  # by another process, while this one waited
-        if card is not None:
-            return Done(card, before=True)
-        folder = VerbFolder(out)
-        with _progress(show=bar) as progress:
-            made = work(folder, progress)
-        folder.remove_checkpoint()
-        return Done(write_card(out, write_documents(out, made)), before=False)
+    folder = RunFolder(out, config=identity(kind, config), arm=kind, seed=config.runtime.seed)
 
+    def made() -> ResultCard:
+        with Bar(enabled=bar, describe=_loss) as progress:
+            return card_of(kind, out, work(folder, progress.update))
 
-@contextmanager
-def _progress(*, show: bool) -> Iterator[Progress]:
-    with Bar(enabled=show, describe=_loss) as bar:
-        yield bar.update
+    return work_in(folder, made)
 
 
 def _loss(row: dict[str, float]) -> str:
     return f"loss {row['loss']:.3f}" if "loss" in row else ""
 
 
-def _aligned(config: AlignConfig, folder: VerbFolder, progress: Progress) -> Card:
+def _aligned(config: AlignConfig, folder: RunFolder, progress: Progress) -> Facts:
     began = time.monotonic()
     # Only straight-through matching looks at labels; any images will do for the others.
     labels = Labels(by_number=config.match != "ste")
@@ -135,6 +99,5 @@ def _aligned(config: AlignConfig, folder: VerbFolder, progress: Progress) -> Car
         about = describe(models, model=i)
         files += write_streamed(folder.path, name, own, about, models, model=i)
     files += write_alignment(folder.path, aligned)
-    card = make_card("align", models, aligned, {"files": files})
-    card["seconds"] = time.monotonic() - began
-    return card
+    facts = facts_of("align", models, aligned, {"files": files})
+    return {**facts, "seconds": time.monotonic() - began}

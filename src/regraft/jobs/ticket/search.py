@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 from regraft.checkpoints.model_card import header
 from regraft.config import DataConfig, OptimConfig, TicketConfig
 from regraft.data import Graph, graph_names
-from regraft.errors import InputError, MissingExtraError
+from regraft.errors import InputError
 from regraft.files import write_tensors
 from regraft.jobs.base import Job
 from regraft.jobs.data import load_once
@@ -147,16 +146,10 @@ def run_search(job: Job, out: Path, *, bar: bool) -> dict[str, Any]:
         RegraftError: Whatever keeps it from its end; a folder that it made and has no use of is gone.
     """
     keep_freed_memory()
-    new = not out.exists()
-    try:
-        with Bar(enabled=bar and is_first_process()) as shown:
-            result = job.run_in(out, progress=shown.update)
-        if not is_first_process():
-            return result
-    except (InputError, MissingExtraError):
-        if new:
-            _forget(out)
-        raise
+    with Bar(enabled=bar and is_first_process()) as shown:
+        result = job.run_in(out, progress=shown.update)
+    if not is_first_process():
+        return result
     return {**result, "notes": _notes(job, result["metrics"])}
 
 
@@ -201,12 +194,3 @@ def _refuse_ignored(ticket: TicketConfig, frozen: float | None) -> None:
             f"{wrong[0]} has no effect on --method {ticket.method}, which has no search to freeze or to "
             "scale: leave it out, or take iterand, edge_popup or random_mask"
         )
-
-
-def _forget(folder: Path) -> None:
-    """Remove the folder of a run that never began, so that the corrected command may have it."""
-    started = {"regraft.json", "data.json", "environment.json", "metrics.jsonl", "trajectory"}
-    there = list(folder.iterdir()) if folder.is_dir() else []
-    metrics = folder / "metrics.jsonl"
-    if {p.name for p in there} <= started and not (metrics.exists() and metrics.stat().st_size):
-        shutil.rmtree(folder, ignore_errors=True)

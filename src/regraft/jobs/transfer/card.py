@@ -1,23 +1,19 @@
-"""What a transfer says of itself: in words, as a table, and with its curves."""
+"""The card of a transfer: what was done, in words, as a table, and with its curves."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from .config import TransferConfig
+from regraft.checkpoints.model_card import is_elsewhere
+from regraft.report import ResultCard, Table, command_of
+
+from .config import LABELS, TransferConfig
 from .engine import TransferResult
+from .figures import figures_of
 from .networks import Networks
 from .training import reached
 
-LABELS = {
-    "gmt": "GMT",
-    "fgmt": "FGMT",
-    "naive": "naive",
-    "oracle": "oracle",
-    "initial_weights": "initial weights",
-    "scratch": "from scratch",
-}
-"""What the methods are called for people."""
 CLOSER = 0.05
 """Gain of the cosine on batches that were not matched from which on the networks count as closer."""
 
@@ -105,8 +101,43 @@ def notes_of(data: dict[str, Any]) -> list[str]:
     return notes
 
 
-def summary(data: dict[str, Any]) -> list[str]:
-    """Return what was done and found, a sentence each."""
+def card_of(out: Path, facts: dict[str, Any]) -> ResultCard:
+    """Return the card of a transfer.
+
+    Args:
+        out: The result folder.
+        facts: What `data_of` returns, with `source`, `to`, `model`, `spec`, `files` and `seconds`.
+    """
+    model = facts["model"]["name"] if is_elsewhere(facts["model"]["name"]) else None
+    known = {
+        "model-best": "the target at the step of the best validation accuracy",
+        "model": "the target at the last step",
+        "steps/": "the target at one step",
+        "permutation": "how the source was permuted, by group: spec.apply(state, permutation)",
+        "spec": "the symmetries: PermutationSpec.from_json",
+    }
+    best = next((f for f in facts["files"] if f.startswith("model-best")), "model.safetensors")
+    data = facts["data"]
+    return ResultCard(
+        kind="transfer",
+        title="A transferred training run",
+        summary=[
+            facts["model"]["name"],
+            f"by {LABELS[facts['match']]}",
+            *([] if data is None else [data["name"]]),
+        ],
+        lines=_lines(facts),
+        tables=[_scores_of(facts)] if facts["scores"] else [],
+        figures=figures_of(facts) if facts["curves"] else [],
+        notes=facts["notes"],
+        files={f: next(v for k, v in known.items() if f.startswith(k)) for f in facts["files"]},
+        next=[command_of("predict", out / best, "IMAGES", model=model)] if facts["ready"] else [],
+        data={key: value for key, value in facts.items() if key not in ("notes", "files")},
+    )
+
+
+def _lines(data: dict[str, Any]) -> list[str]:
+    """Return what was done and measured, a sentence each."""
     spec, steps = data["spec"], data["trajectory"]["steps"]
     lines = [
         f"{' and '.join(data['source'])} carried over to {data['to']} ({data['model']['name']}) by "
@@ -153,8 +184,7 @@ def summary(data: dict[str, Any]) -> list[str]:
         lines.append(
             f"barrier {ends}: {curve['loss_barrier']:.3f} nats, {curve['accuracy_barrier']:.1f} points"
         )
-    lines += training_lines(data["then_train"])
-    return [*lines, *(f"note: {note}" for note in data["notes"])]
+    return lines + training_lines(data["then_train"])
 
 
 def training_lines(trained: dict[str, Any] | None) -> list[str]:
@@ -190,16 +220,21 @@ def training_lines(trained: dict[str, Any] | None) -> list[str]:
     return lines
 
 
-def score_table(data: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and lines of the scores on all images."""
-    tested = data["data"]["tested_on"] if data["data"] else "test"
-    lines = [
-        [
-            name,
-            f"{scores['validation_accuracy']:.2f}",
-            f"{scores['test_accuracy']:.2f}",
-            f"{scores['test_loss']:.4f}",
-        ]
-        for name, scores in data["scores"].items()
-    ]
-    return ["", "validation (%)", f"{tested} (%)", f"{tested} loss"], lines
+def _scores_of(data: dict[str, Any]) -> Table:
+    """Return the scores on all images."""
+    tested = data["data"]["tested_on"]
+    return Table(
+        title="Scores",
+        headings=["", "validation (%)", f"{tested} (%)", f"{tested} loss"],
+        rows=[
+            [
+                name,
+                f"{scores['validation_accuracy']:.2f}",
+                f"{scores['test_accuracy']:.2f}",
+                f"{scores['test_loss']:.4f}",
+            ]
+            for name, scores in data["scores"].items()
+        ],
+        note=f"On {data['data']['test_images']} {tested} images. The oracle knows how the target was "
+        "really trained: it is the upper control.",
+    )

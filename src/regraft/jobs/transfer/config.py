@@ -12,6 +12,16 @@ from regraft.errors import InputError
 
 TransferMethod = Literal["fgmt", "gmt", "initial_weights", "naive", "oracle"]
 
+LABELS = {
+    "gmt": "GMT",
+    "fgmt": "FGMT",
+    "naive": "naive",
+    "oracle": "oracle",
+    "initial_weights": "initial weights",
+    "scratch": "from scratch",
+}
+"""What the methods are called for people."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig:

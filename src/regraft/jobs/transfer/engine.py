@@ -21,7 +21,6 @@ from .benefit import against_naive, agreement_of
 from .config import TransferConfig, TransferMethod
 from .connection import lines_of, plane_of
 from .networks import Networks, State
-from .parts import Parts
 from .steps import Steps, along
 from .training import curve_of, train_on
 
@@ -78,7 +77,7 @@ def transfer(
         RegraftError: What does not fit, in one sentence.
     """
     result = TransferResult(untrained=networks.with_statistics(networks.target))
-    images, model, parts = networks.images, networks.model, Parts(folder)
+    images, model = networks.images, networks.model
     if images is not None:
         if images.chosen_on == "training":
             result.notes.append(
@@ -97,7 +96,7 @@ def transfer(
 
     def carried(method: TransferMethod) -> Steps:
         if method not in result.steps:
-            result.steps[method] = along(networks, config, runtime, method, parts, progress)
+            result.steps[method] = along(networks, config, runtime, method, folder, progress)
         return result.steps[method]
 
     for method in _methods(networks, config):
@@ -108,13 +107,13 @@ def transfer(
             result.agreement, notes = agreement_of(networks, config, main)
             result.notes += notes
             result.against_naive = against_naive(networks, config, result.steps)
-        result.paths = parts.kept("paths", lambda: lines_of(networks, config, main, progress))
-        plane = parts.kept(
+        result.paths = folder.kept("paths", lambda: lines_of(networks, config, main, progress))
+        plane = folder.kept(
             "plane", lambda: plane_of(networks, config, main, lambda: carried("oracle"))
         )
         result.plane = plane["plane"]
         result.notes += plane["notes"]
-    result.kept_seconds = parts.seconds
+    result.kept_seconds = folder.kept_seconds
     if config.then is not None:
         _train(networks, config, runtime, folder, result, progress)
     return result

@@ -24,7 +24,6 @@ from .config import TransferConfig
 from .engine import TransferResult, transfer
 from .images import Images
 from .networks import Networks
-from .parts import Parts
 from .steps import Steps
 
 _LINES = {"trained target": "target", "permuted source": "source", "between": "between"}
@@ -108,7 +107,6 @@ class TransferJob(Job):
         if folder.writes:
             networks.save(folder.path / "transferred.safetensors", start)
             networks.save(folder.path / "model.safetensors", networks.model.state_dict())
-        Parts(folder).remove()
         metrics = _metrics(result, steps, self.transfer)
         seconds = metrics["transfer_seconds"]
         after = {} if trained is None else trained["result"]

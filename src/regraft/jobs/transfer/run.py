@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from regraft.config import DataConfig, ImageConfig, ModelConfig, RuntimeConfig, check, to_dict
-from regraft.errors import InputError, MissingExtraError
+from regraft.errors import InputError
 from regraft.jobs.base import to_json
+from regraft.jobs.merge.card import ready
 from regraft.jobs.merge.identity import images_of, stamp
 from regraft.jobs.stages import Shown
+from regraft.jobs.verb import Done, work_in
 from regraft.models.external import factory_digest
-from regraft.train import RunFolder, command_line, read_json
-from regraft.train.environment import environment
-from regraft.train.result_folder import CARD, write_card
+from regraft.report import ResultCard
+from regraft.train import RunFolder
 
-from .card import data_of, notes_of
+from .card import card_of, data_of, notes_of
 from .config import TransferConfig, TransferFiles
 from .engine import transfer
 from .files import write_transfer
-from .page import write_documents
-from .parts import Parts
 from .source import read
 
 
@@ -104,34 +100,17 @@ class CheckpointTransfer:
         }
         return config if factory is None else {**config, "factory": factory}
 
-    def run(self, out: Path, progress: Shown = None) -> dict[str, Any]:
+    def run(self, out: Path, progress: Shown = None) -> Done:
         """Transfer, measure and train on in a folder, or go on, or return the card of what is there.
 
         Raises:
             RegraftError: Whatever keeps the run from its end, in one sentence.
         """
         self.check()
-        new, config = not (out / "regraft.json").exists(), self.config()
-        _refuse_changed(out, config)
-        with RunFolder(
-            out,
-            config=config,
-            setting="transfer",
-            arm=self.transfer.match,
-            seed=self.runtime.seed,
-        ) as folder:
-            if folder.result is None:
-                with _removed_if_refused(out, new=new):
-                    card = self._work(folder, progress)
-                write_card(out, card)
-                folder.finish({"metrics": {}, "seconds": card["seconds"]})
-            Parts(folder).remove()
-        whole = read_json(out / CARD)
-        if whole is None:
-            raise InputError(f"{out / CARD} is missing: remove the folder to transfer again")
-        return whole
+        folder = RunFolder(out, config=self.config(), arm="transfer", seed=self.runtime.seed)
+        return work_in(folder, lambda: self._work(folder, progress))
 
-    def _work(self, folder: RunFolder, progress: Shown) -> dict[str, Any]:
+    def _work(self, folder: RunFolder, progress: Shown) -> ResultCard:
         """Transfer, measure, train on, write the files; return the card."""
         began = time.monotonic()
         networks, about = read(
@@ -143,60 +122,17 @@ class CheckpointTransfer:
             runtime=self.runtime,
         )
         result = transfer(networks, self.transfer, self.runtime, folder, progress)
-        files, ends = (
-            self.files,
-            (self.files.recording, self.files.from_init, self.files.from_final),
-        )
-        card: dict[str, Any] = {
-            "kind": "transfer",
-            "command": command_line(),
-            "environment": environment(),
+        files = self.files
+        ends = (files.recording, files.from_init, files.from_final)
+        facts: dict[str, Any] = {
             "source": [str(path) for path in ends if path is not None],
             "to": str(files.to),
             "to_final": None if files.to_final is None else str(files.to_final),
             **about,
+            "ready": ready(networks.about),
             **data_of(networks, self.transfer, result),
             "files": write_transfer(folder.path, networks, result.steps[self.transfer.match]),
         }
-        card["notes"] += notes_of(card)
-        card["seconds"] = time.monotonic() - began + result.kept_seconds
-        return write_documents(folder.path, card)
-
-
-_FIRST = {"regraft.json", "environment.json", "metrics.jsonl"}
-"""What a folder holds before anything was found."""
-
-
-_CHANGED = {
-    "stamps": "a checkpoint has changed since",
-    "images": "the images of --data have changed since",
-    "factory": "the module of --model has changed since",
-}
-
-
-def _refuse_changed(out: Path, config: dict[str, Any]) -> None:
-    """Refuse the folder of the same command whose files were others, and say which.
-
-    Raises:
-        InputError: The first kind of file that has changed.
-    """
-    there = (read_json(out / "regraft.json") or {}).get("config")
-    if not isinstance(there, dict):
-        return
-    changed = [key for key in {**there, **config} if there.get(key) != config.get(key)]
-    if changed and set(changed) <= set(_CHANGED):
-        raise InputError(
-            f"{out} is of another transfer ({_CHANGED[changed[0]]}): choose another folder, or remove "
-            "this one to start again"
-        )
-
-
-@contextlib.contextmanager
-def _removed_if_refused(out: Path, *, new: bool) -> Iterator[None]:
-    """Remove a new folder again, if the input is refused before anything is in it."""
-    try:
-        yield
-    except (InputError, MissingExtraError):
-        if new and {path.name for path in out.iterdir()} <= _FIRST:
-            shutil.rmtree(out, ignore_errors=True)
-        raise
+        facts["notes"] += notes_of(facts)
+        facts["seconds"] = time.monotonic() - began + result.kept_seconds
+        return card_of(folder.path, facts)

@@ -13,10 +13,10 @@ from regraft.config import RuntimeConfig
 from regraft.errors import InputError
 from regraft.jobs.stages import Shown, begin
 from regraft.symmetry.transfer.transfer import Costs, Transferred, transfer
+from regraft.train import RunFolder
 
 from .config import TransferConfig, TransferMethod
 from .networks import Networks
-from .parts import Parts
 
 
 @dataclass(eq=False)
@@ -59,7 +59,7 @@ def along(
     config: TransferConfig,
     runtime: RuntimeConfig,
     method: TransferMethod,
-    parts: Parts,
+    folder: RunFolder,
     progress: Shown = None,
 ) -> Steps:
     """Carry the source over by a method; what an interrupted run has found is not found again.
@@ -69,7 +69,7 @@ def along(
         config: How.
         runtime: Seed and threads.
         method: The method; that of `config` or one of its controls.
-        parts: What is through already; `steps/` beside it gets every step that is to be kept.
+        folder: Keeps what is through; its `steps/` gets every step that is to be kept.
         progress: Shown.
 
     Raises:
@@ -77,10 +77,9 @@ def along(
     """
 
     def make() -> dict[str, Any]:
-        folder = parts.folder.path
-        return _packed(_measured(networks, config, runtime, method, folder, progress))
+        return _packed(_measured(networks, config, runtime, method, folder.path, progress))
 
-    return _unpacked(parts.kept(f"steps-{method}", make), networks.device)
+    return _unpacked(folder.kept(f"steps-{method}", make), networks.device)
 
 
 def _measured(

@@ -1,0 +1,62 @@
+"""A verb's work in its folder, from nothing or from where it stopped, to the card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from regraft.report.card import ResultCard, read_card, write_card
+from regraft.report.wording import phrase
+from regraft.train import RunFolder
+from regraft.train.environment import environment
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a verb came to.
+
+    Attributes:
+        card: The card of the folder.
+        before: Whether it was finished already.
+    """
+
+    card: ResultCard
+    before: bool
+
+
+def work_in(folder: RunFolder, work: Callable[[], ResultCard]) -> Done:
+    """Work in a folder and write its card, or read the card of the same work that is finished.
+
+    Args:
+        folder: The folder, not opened yet.
+        work: Does the work in the open folder, and returns its card without command and environment; of
+            its `data` `seconds` and `metrics` go into result.json as well.
+
+    Raises:
+        RegraftError: Whatever keeps the work from its end, in one sentence.
+    """
+    there = _finished(folder)
+    if there is not None:
+        return Done(there, before=True)
+    with folder:
+        made = work()
+        folder.check_there()
+        card = write(folder.path, made)
+        parts = (("metrics", {}), ("seconds", None))
+        folder.finish({k: card.data.get(k, none) for k, none in parts}, keep_checkpoint=False)
+        return Done(card, before=False)
+
+
+def write(path: Path, card: ResultCard) -> ResultCard:
+    """Write a card with the command and the environment of this process; see `write_card`."""
+    about = environment()
+    command = about.pop("command")
+    facts = {phrase(k): str(v) for k, v in about.items() if v is not None}
+    data = {"environment": about, **card.data}
+    whole = replace(card, command=command, facts={**card.facts, **facts}, data=data)
+    return write_card(path, whole)
+
+
+def _finished(folder: RunFolder) -> ResultCard | None:
+    return None if folder.finished() is None else read_card(folder.path)
