@@ -80,7 +80,7 @@ def test_help_says_what_exit_codes_mean(capsys):
     "words",
     [
         ["frobnicate"],
-        ["ticket", "find"],
+        ["transfer"],
         ["ticket", "find", "--out", "x", "--sparsity", "much"],
         ["ticket", "find", "--out", "x", "--method", "magic"],
         ["reproduce", "iterand", "--scale", "galactic"],

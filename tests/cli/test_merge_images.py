@@ -92,3 +92,17 @@ def test_known_sets_say_nothing_so_that_folders_of_before_stay_finished():
     from regraft.jobs.merge.identity import images_of
 
     assert images_of((), None) == images_of(("digits", "mnist"), "anywhere") == {}
+
+
+def test_grey_pictures_fit_networks_of_one_channel(answer, factory, image_folder, tmp_path):
+    paths = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+        paths.append(tmp_path / f"{seed}.safetensors")
+        save_file(net.state_dict(), paths[-1])
+    words = ("--model", f"{factory}:small", "--image-size", 8, "--channels", 1)
+    words += ("--data", image_folder, "--match", "activations", "--points", 0)
+    assert answer("merge", *paths, *words)["out"] == "runs/merge-1-2"
+    words = (*words[:-4], "--match", "naive", "--points", 0, "--from-init", paths[0])
+    assert answer("transfer", *words, "--from-final", paths[1], "--to", paths[0])["curves"]

@@ -11,7 +11,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .verbs import Group, Runnable, Verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +68,7 @@ def _interrupted() -> int:
     return 130
 
 
-def _command(words: list[str]) -> tuple[str, Any]:
+def _command(words: list[str]) -> tuple[str, Runnable]:
     """Return the verb and its dataclass, filled from the command line; only its file is imported."""
     from .verbs import VERBS, Group
 
@@ -103,7 +106,7 @@ def _command(words: list[str]) -> tuple[str, Any]:
 
 
 @contextlib.contextmanager
-def _known_by_its_folder(verb: str, command: Any) -> Iterator[None]:
+def _known_by_its_folder(verb: str, command: object) -> Iterator[None]:
     """Let the folder that a command makes keep its options, for --config."""
     from regraft.config.command import carrying_out
 
@@ -114,7 +117,7 @@ def _known_by_its_folder(verb: str, command: Any) -> Iterator[None]:
         yield
 
 
-def _show_verbs(path: list[str], verbs: Mapping[str, Any], description: str) -> None:
+def _show_verbs(path: list[str], verbs: Mapping[str, Verb | Group], description: str) -> None:
     """Print the help of a word that other words follow: one line a verb."""
     width = max(map(len, verbs))
     print(f"usage: {' '.join(path)} VERB [OPTIONS]\n\n{description}\n")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from regraft.config import Augmentation, OptimConfig
 from regraft.jobs.merge.config import AlignConfig, Matcher, StraightThroughSettings, Surrogate
 
+from .json_option import Values
 from .options import (
     Data,
     DataOptions,
@@ -84,7 +85,7 @@ class AlignOptions(Options):
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     output: ResultOptions = field(default_factory=ResultOptions)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Values:
         """Return the fields of an `AlignConfig`."""
         names = (
             "checkpoints", "inputs", "spec", "match", "statistics_images", "batch_size",

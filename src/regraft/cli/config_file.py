@@ -15,6 +15,7 @@ from regraft.config.check import option_of
 from regraft.config.command import Command
 from regraft.errors import InputError
 
+from .json_option import Values
 from .options import Options, groups_of
 
 UNSAID = ("out", "json", "config")
@@ -84,7 +85,7 @@ def defaults(path: Path, verb: str, kind: type[Options], words: list[str]) -> Op
     return kind.of(**kept)
 
 
-def _read(path: Path, verb: str) -> tuple[Path, dict[str, Any]]:
+def _read(path: Path, verb: str) -> tuple[Path, Values]:
     file = path / _FILE if path.is_dir() else path
     if file.name == "card.json":
         file = file.with_name(_FILE)
@@ -107,7 +108,7 @@ def _read(path: Path, verb: str) -> tuple[Path, dict[str, Any]]:
     return file, options
 
 
-def _hints(kind: type[Options]) -> dict[str, Any]:
+def _hints(kind: type[Options]) -> Values:
     """Return the type of every option, those of groups among them."""
     groups, hints = groups_of(kind), get_type_hints(kind)
     flat = {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.name not in groups}  # type: ignore[arg-type]

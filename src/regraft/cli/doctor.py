@@ -4,40 +4,40 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from regraft._extras import EXTRAS, optional
 
+from .json_option import Values
+from .options import Options, OutputOptions
 from .output import print_json, say, table
 
 _CORE = ("torch", "numpy", "scipy", "safetensors", "constriction", "tyro", "rich")
 
 
-@dataclass(frozen=True)
-class Doctor:
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Options):
     """Show versions, device, and which optional parts are missing and what each unlocks."""
 
-    json: bool = False
-    """Print one JSON object instead of a table."""
+    output: OutputOptions = field(default_factory=OutputOptions)
 
     def run(self) -> int:
         """Look and tell; missing optional parts are no failure."""
-        found = self.look()
-        if self.json:
-            print_json(found)
+        state = self.look()
+        if self.output.json:
+            print_json(state)
             return 0
-        say(f"regraft {found['regraft']}, Python {found['python']}, {found['device']}")
+        say(f"regraft {state['regraft']}, Python {state['python']}, {state['device']}")
         say()
-        table(["package", "version"], [[n, v or "missing"] for n, v in found["core"].items()])
+        table(["package", "version"], [[n, v or "missing"] for n, v in state["core"].items()])
         say()
-        lines = [[name, _state(e), e["unlocks"]] for name, e in found["extras"].items()]
+        lines = [[name, _state(e), e["unlocks"]] for name, e in state["extras"].items()]
         table(["extra", "installed", "unlocks"], lines)
         say()
-        say(f"data root: {found['data_root']}")
+        say(f"data root: {state['data_root']}")
         return 0
 
-    def look(self) -> dict[str, Any]:
+    def look(self) -> Values:
         """Return everything that is shown."""
         from regraft._version import __version__
         from regraft.data.known import data_root
@@ -64,7 +64,7 @@ class Doctor:
         }
 
 
-def _state(extra: dict[str, Any]) -> str:
+def _state(extra: Values) -> str:
     """Return whether an extra can be used, and else the cure."""
     if extra["broken"]:
         return "no: " + "; ".join(extra["broken"].values())

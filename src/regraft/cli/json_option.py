@@ -7,8 +7,11 @@ from typing import Any
 from regraft.errors import InputError
 from regraft.files import parse_json
 
+Values = dict[str, Any]
+"""Values by name, as JSON or as options have them."""
 
-def json_object(text: str, option: str = "--model-options") -> dict[str, Any]:
+
+def json_object(text: str, option: str = "--model-options") -> Values:
     """Return the value of an option as a dictionary.
 
     Raises:

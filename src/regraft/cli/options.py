@@ -24,7 +24,7 @@ from regraft.config import (
 from regraft.config.check import option_of
 from regraft.errors import InputError
 
-from .json_option import json_object
+from .json_option import Values, json_object
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class Options:
             TypeError: There is no such option.
         """
         own = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-        settings: dict[str, Any] = {}
+        settings: Values = {}
         for name, group in groups_of(cls).items():
             inside = {key: values.pop(key) for key in option_names(group) if key in values}
             if inside:
@@ -53,9 +53,9 @@ class Options:
                 settings[name] = group.of(**{**start.values(), **inside})
         return cls(**values, **settings)
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> Values:
         """Return all options by name, those of groups among them."""
-        flat: dict[str, Any] = {}
+        flat: Values = {}
         for name, value in self._fields():
             flat |= value.values() if isinstance(value, Options) else {name: value}
         return flat
@@ -95,7 +95,7 @@ def option_names(kind: type[Options]) -> list[str]:
     return names
 
 
-def pick(kind: type[_C], values: dict[str, Any], **more: Any) -> _C:
+def pick(kind: type[_C], values: Values, **more: Any) -> _C:
     """Return a config dataclass of the options that its fields are called by, and of `more`.
 
     Raises:

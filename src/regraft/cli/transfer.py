@@ -142,11 +142,11 @@ class Transfer(Options):
             trajectory="recorded" if self.source and not self.straight else "straight",
             then=then if self.then_train else None,
         )
-        data = self.data
+        size = {"image_size": images.image_size, "channels": images.channels}
         return CheckpointTransfer(
             files=pick(TransferFiles, values, recording=self.source[0] if self.source else None),
             transfer=how,
-            data=None if data is None else self.sets.config(data, image_size=images.image_size),
+            data=None if self.data is None else self.sets.config(self.data, **size),
             model=self.network.optional(self.model),
             images=images,
             runtime=self.runtime.config(

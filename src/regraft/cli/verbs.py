@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Protocol
+
+
+class Runnable(Protocol):
+    """A verb with its options, ready to run."""
+
+    def run(self) -> int | None:
+        """Do it, and return the exit code."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,7 @@ class Verb:
     name: str
     line: str
 
-    def load(self) -> Any:
+    def load(self) -> type[Runnable]:
         """Import the verb's file, and nothing of the others, and return its dataclass."""
         return getattr(import_module(f".{self.file}", __package__), self.name)
 
