@@ -31,6 +31,11 @@ KINDS = {
     "tiny": (("dense_same_bytes",), (0.01, 0.03, 0.1), (0.0, 0.5)),
     "narrow": (("dense_4bit_same_bytes",), (0.003, 0.01, 0.03, 0.1), (0.0, 0.5)),
     "sparse": (("sparse_same_bytes",), (0.01, 0.03, 0.1), (0.0, 0.5)),
+    "few_bits": (
+        ("ternary_same_bytes", "binary_same_bytes", "pruned_4bit_coded_same_bytes"),
+        (0.003, 0.01, 0.03),
+        (0.0, 0.5),
+    ),
 }
 """By kind: the arms that are averaged, learning rates, dropouts."""
 

@@ -5,13 +5,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regraft.config import ModelConfig
+from regraft.jobs.budget import bytes_at, density_of, entropy, numbers, widest
 from regraft.models import build
 from regraft.recipes import SCALES, load_recipe
 from regraft.recipes.compare import gap
-from regraft.recipes.frozen.arms import density_of, entropy
 from regraft.recipes.frozen.claims import read
 from regraft.report import Result, Run, rows
-from regraft.tickets import Freezing, prepare, quantise, save_ticket, stored_bytes
+from regraft.tickets import (
+    Freezing,
+    bake,
+    coded_bytes,
+    prepare,
+    quantise,
+    save_ticket,
+    stored_bytes,
+)
 
 SEARCHES = ("dense_source", "pruned_source", "pruned_source_near", "frozen", "frozen_coded")
 
@@ -22,6 +31,25 @@ def test_the_density_of_an_entropy_has_that_entropy(bits):
     assert 0 <= d <= 0.5
     assert entropy(d) == pytest.approx(bits, abs=1e-6)
     assert entropy(d) == pytest.approx(-d * math.log2(d) - (1 - d) * math.log2(1 - d))
+
+
+@given(st.floats(0.05, 1.0))
+def test_signs_of_kept_weights_are_counted_beside_the_mask(bits):
+    d = density_of(bits, per_kept=1.0, most=0.66)
+    assert entropy(d) + d == pytest.approx(bits, abs=1e-6)
+    ternary = [d / 2, 1 - d, d / 2]  # the same as the entropy of three symbols
+    assert -sum(p * math.log2(p) for p in ternary if p > 0) == pytest.approx(bits, abs=1e-6)
+
+
+def test_the_widest_network_is_the_widest():
+    model, shape = ModelConfig(name="conv_small"), SHAPES["digits"]
+    size = bytes_at(4)
+    fits = widest(model, shape, 2000.0, size)
+    assert size(numbers(fits, shape)) <= 2000
+    wider = ModelConfig(name="conv_small", width=fits.width + 0.05)
+    assert size(numbers(wider, shape)) > 2000
+    assert widest(model, shape, 10.0, size) is None
+    assert widest(ModelConfig(name="torchvision/resnet18"), shape, 1e9, size) is None
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -86,6 +114,29 @@ def test_same_bytes_controls_are_as_small_as_real_tickets(scale, tmp_path):
             narrow = stored_bytes(build(arms["dense_same_bytes"].model, **shape))
             ticket = arms.get("frozen_coded") or arms.get("frozen") or arms["dense_source"]
             assert narrow <= ticket_bytes(ticket, tmp_path / "b.ticket") * 1.02 + 300, setting
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu"])
+def test_coded_rivals_take_about_the_bytes_of_their_ticket(scale, tmp_path):
+    settings = {}
+    for job in load_recipe("frozen", scale, 1).jobs:
+        settings.setdefault(job.setting, {})[job.arm] = job
+    compared = 0
+    for setting, arms in settings.items():
+        shape = SHAPES[setting.split("/")[0]]
+        ticket = arms.get("frozen_coded") or arms.get("frozen") or arms["dense_source"]
+        size = ticket_bytes(ticket, tmp_path / "a.ticket")
+        for arm in ("ternary_same_bytes", "binary_same_bytes"):
+            job = arms[arm]
+            network = prepare(build(job.model, **shape), job.ticket, seed=1, steps=1).model
+            few = coded_bytes(quantise(bake(trained(network)), 2))
+            assert size * 0.6 - 300 <= few <= size * 1.05 + 300, (setting, arm, few, size)
+            compared += 1
+        source = arms["pruned_4bit_coded_same_bytes"].source
+        network = prepare(build(source.model, **shape), source.ticket, seed=1, steps=1).model
+        four = coded_bytes(quantise(bake(trained(network)), 4))
+        assert size * 0.6 - 300 <= four <= size * 1.1 + 300, (setting, four, size)
+    assert compared > 2
 
 
 def run(setting, arm, seed, accuracy, size, tmp_path):

@@ -127,5 +127,4 @@ PAGES: set[str] = set()
 LONG: set[str] = set()
 LINES: dict[str, int] = {
     "": 50500,
-    "recipes/frozen": 660,
 }

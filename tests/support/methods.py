@@ -46,6 +46,8 @@ METHODS = {
     "edge_popup_annealed": ticket("edge_popup", anneal=0.7, sparsity=0.8),
     "edge_popup_penalty": ticket("edge_popup", penalty=1e-3),
     "iterand_constant": ticket("iterand"),
+    "ternary": ticket("ternary", sparsity=0.6),
+    "magnitude_pruned": ticket("magnitude_pruned", sparsity=0.6),
     "iterand_uniform": ticket("iterand", weight_init="kaiming_uniform"),
     "iterand_normal": ticket("iterand", weight_init="kaiming_normal"),
     "frozen": ticket("edge_popup", sparsity=0.6, pruned=0.3, locked=0.2, dynamic_scale=True),

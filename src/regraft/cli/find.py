@@ -228,7 +228,7 @@ class Find(Options):
         )
 
     def _refuse(self) -> None:
-        if self.method in ("shuffled_mask", "quantised"):
+        if self.method in ("shuffled_mask", "quantised", "quantised_coded"):
             raise InputError(
                 f"--method {self.method} takes a finished run for its source: `regraft reproduce "
                 "iterand` and `regraft reproduce frozen` run it"

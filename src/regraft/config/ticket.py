@@ -13,6 +13,9 @@ TicketMethod = Literal[
     "edge_popup",
     "dense",
     "quantised",
+    "quantised_coded",
+    "ternary",
+    "magnitude_pruned",
     "random_mask",
     "random_mask_trained",
     "shuffled_mask",
@@ -26,7 +29,8 @@ class TicketConfig:
     `dense` trains the weights normally; `random_mask` leaves a random subnetwork of random weights
     untrained, `random_mask_trained` trains the weights under such a mask, and `shuffled_mask`
     shuffles the masks that a finished search found, layer by layer; `quantised` rounds the weights
-    of a finished dense training to a few bits.
+    of a finished training to a few bits, and `quantised_coded` counts them after entropy coding. `ternary`
+    trains signs and one scale a layer, `magnitude_pruned` the largest weights of each layer.
     """
 
     method: TicketMethod = "iterand"

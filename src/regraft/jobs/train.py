@@ -26,6 +26,8 @@ from regraft.files import write_tensors
 from regraft.models import Transductive, build
 from regraft.tickets import (
     bake,
+    coded_bytes,
+    entropy_bits,
     load_ticket,
     masks,
     named_masks,
@@ -52,6 +54,9 @@ from regraft.train.loop import Progress
 from .base import Job
 from .data import Data, load_once, loaders
 
+ROUNDED = ("quantised", "quantised_coded")
+"""Methods that round the weights of another run's network and train nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(Job):
@@ -62,7 +67,8 @@ class TrainJob(Job):
 
     Attributes:
         source: The finished run that a control starts from: for `shuffled_mask` the search whose
-            masks are shuffled, for `quantised` the trained network.
+            masks are shuffled, for those of `ROUNDED` the trained
+            network.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -81,10 +87,13 @@ class TrainJob(Job):
         torch.manual_seed(self.runtime.seed)
         model = build(self.model, num_classes=splits.num_classes, **_input(splits))
         steps = len(batches.train) * self.optim.epochs
-        arm = prepare(model, self.ticket, seed=self.runtime.seed, steps=steps)
+        # What is rounded has the form of the training that it comes from.
+        rounds = self.ticket.method in ROUNDED and self.source is not None
+        ticket = self.source.ticket if rounds and self.source is not None else self.ticket
+        arm = prepare(model, ticket, seed=self.runtime.seed, steps=steps)
         # The network keeps its own names, for its streams and its ticket.
         whole = Transductive(arm.model, splits) if isinstance(splits, Graph) else arm.model
-        if arm.trains:
+        if arm.trains and not rounds:
             result = fit(
                 whole,
                 batches,
@@ -103,7 +112,7 @@ class TrainJob(Job):
             if self.source is not None:
                 trained = _derived(whole, arm.model, self, root)
                 whole = Transductive(trained, splits) if isinstance(splits, Graph) else trained
-            settle = self.ticket.method != "quantised"
+            settle = self.ticket.method not in ROUNDED
             result = _measure(whole, batches, fabric, folder, settle=settle)
         result["stored_bytes"] = 0
         if folder.writes:
@@ -125,8 +134,9 @@ def _derived(whole: nn.Module, model: nn.Module, job: TrainJob, root: Path) -> n
     whole.load_state_dict(
         finished_state(load_state(job.source.folder(root) / "checkpoint.safetensors"))
     )
-    if job.ticket.method == "quantised":
-        return quantise(model, job.ticket.bits).dequantise(model)
+    if job.ticket.method in ROUNDED:
+        plain = _plain(model)
+        return quantise(plain, job.ticket.bits).dequantise(plain)
     return shuffled(model, seed=job.runtime.seed)
 
 
@@ -182,21 +192,33 @@ def facts(job: TrainJob, splits: Data) -> dict[str, Any]:
     }
 
 
+def _is_masked(model: nn.Module) -> bool:
+    return any(True for _ in named_masks(model))
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """Return a network without masks that gives the same outputs."""
+    return bake(model) if _is_masked(model) else model
+
+
 def _store(model: nn.Module, job: TrainJob, splits: Data, path: Path, root: Path) -> int:
     about = facts(job, splits)
     if job.ticket.method in ("iterand", "edge_popup", "random_mask"):
         return save_ticket(path / "model.ticket", model, about=about)
-    if job.ticket.method == "quantised":
+    if job.ticket.method in (*ROUNDED, "ternary"):
         # Rounding again what is rounded changes nothing: a scale that fits without error is found.
-        rounded = quantise(model, job.ticket.bits)
+        rounded = quantise(_plain(model), 2 if job.ticket.method == "ternary" else job.ticket.bits)
         save_quantised(path / "model.safetensors", rounded)
-        return rounded.payload_bytes
+        return rounded.payload_bytes if job.ticket.method == "quantised" else coded_bytes(rounded)
     if job.source is not None:
         return load_ticket(job.source.folder(root)).size
-    sparse = masks(model) if any(True for _ in named_masks(model)) else {}
-    plain = bake(model) if sparse else model
+    sparse = masks(model) if _is_masked(model) else {}
+    plain = _plain(model)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in plain.state_dict().items()}
     write_tensors(path / "model.safetensors", tensors, header(about))
     size = stored_bytes(plain)
-    # The masks of a sparse network are random, so a seed gives them back: only kept values count.
-    return size - sum(4 * int((~mask).sum()) for mask in sparse.values())
+    size -= sum(4 * int((~mask).sum()) for mask in sparse.values())
+    if job.ticket.method == "random_mask_trained":
+        return size  # a seed gives back the masks
+    counts = [(int(mask.sum()), int((~mask).sum())) for mask in sparse.values()]
+    return size + round(sum(map(entropy_bits, counts)) / 8)

@@ -3,8 +3,10 @@
 from .allocate import densities
 from .arms import ARMS, Arm, prepare
 from .bake import bake
+from .coded import coded_bytes, coded_weights, decoded_weights
 from .controls import apply_masks, random_masks, shuffled, shuffled_masks, unmask
 from .edge_popup import edge_popup
+from .file.coder import entropy_bits
 from .file.packed import find_ticket, load_ticket, save_ticket, write_ticket
 from .file.unpacked import read_unpacked, write_unpacked
 from .freeze import Freezing, FrozenPattern
@@ -19,6 +21,7 @@ from .select import ThresholdSelector, pruned_count, topk_mask
 from .source import WeightSource
 from .straight_through import masked_weight
 from .ticket import Ticket, TicketLayer, fill, stored_bytes
+from .trained import MagnitudeMask, by_magnitude
 
 __all__ = [
     "ARMS",
@@ -29,6 +32,7 @@ __all__ = [
     "FrozenPattern",
     "GlobalScope",
     "IteRand",
+    "MagnitudeMask",
     "Mask",
     "Quantised",
     "SparsitySchedule",
@@ -39,8 +43,13 @@ __all__ = [
     "apply_masks",
     "bake",
     "build_mask",
+    "by_magnitude",
+    "coded_bytes",
+    "coded_weights",
+    "decoded_weights",
     "densities",
     "edge_popup",
+    "entropy_bits",
     "fill",
     "find_ticket",
     "gather",

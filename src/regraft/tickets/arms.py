@@ -21,6 +21,7 @@ from .edge_popup import edge_popup
 from .freeze import Freezing
 from .iterand import IteRand
 from .schedule import SparsitySchedule, score_penalty
+from .trained import by_magnitude
 
 
 @dataclass
@@ -123,11 +124,19 @@ def _shuffled_mask(model: nn.Module, config: TicketConfig, seed: int, steps: int
     return Arm(_search(model, replace(config, anneal=0.0), seed, steps).model, trains=False)
 
 
+def _by_magnitude(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Arm:
+    ternary = config.method == "ternary"
+    return Arm(by_magnitude(model, config.sparsity, ternary=ternary, trainable=config.trainable))
+
+
 ARMS: dict[str, Callable[[nn.Module, TicketConfig, int, int], Arm]] = {
     "iterand": _iterand,
     "edge_popup": _search,
     "dense": _dense,
     "quantised": _quantised,
+    "quantised_coded": _quantised,
+    "ternary": _by_magnitude,
+    "magnitude_pruned": _by_magnitude,
     "random_mask": _random_mask,
     "random_mask_trained": _random_mask_trained,
     "shuffled_mask": _shuffled_mask,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,9 +13,10 @@ from regraft.config import (
     OptimConfig,
     RuntimeConfig,
     TicketConfig,
+    TicketMethod,
 )
+from regraft.jobs.budget import bytes_at, density_of, entropy, numbers, widest
 from regraft.jobs.train import TrainJob
-from regraft.models import build
 from regraft.tickets import Freezing
 
 _NOTHING = Freezing()
@@ -52,6 +52,8 @@ class Task:
     """For networks that have a ticket's bytes once they are rounded to 4 bits."""
     sparse: Settings
     """For networks of which a random mask leaves a ticket's bytes."""
+    few_bits: Settings
+    """For binary and ternary networks, and those pruned by magnitude while they are trained."""
 
     def job(self, arm: str, ticket: TicketConfig, control: str | None = None) -> TrainJob:
         """Return a search, or a control with the search's settings."""
@@ -67,13 +69,12 @@ class Task:
         )
 
     def trained(
-        self, arm: str, settings: Settings | None = None, *, width: float = 1.0, control: str = ""
+        self, arm: str, settings: Settings | None = None, *, control: str | None = None
     ) -> TrainJob:
-        """Return the training of the weights, of the network or of a narrower one."""
-        job = self.job(arm, TicketConfig(method="dense"), control or None)
+        """Return the training of the weights, of the network in its full width."""
         chosen = settings or Settings(self.train)
-        options = {**self.model.options, **chosen.options}
-        model = replace(self.model, width=self.model.width * width, options=options)
+        model = replace(self.model, options={**self.model.options, **chosen.options})
+        job = self.job(arm, TicketConfig(method="dense"), control)
         return replace(job, model=model, optim=chosen.optim)
 
     def ticket_of(
@@ -89,76 +90,63 @@ class Task:
         )
         return self.job(arm, ticket, control)
 
-    def same_bytes(self, bits_per_weight: float, *, control: str, name: str = "") -> list[TrainJob]:
-        """Return trained networks that take about a ticket's bytes: narrow, 4-bit, sparse.
+    def same_bytes(self, bits: float, *, control: str, name: str = "") -> list[TrainJob]:
+        """Return trained networks that take about the bytes of a ticket of `bits` a weight.
 
+        Narrow in float32, narrow in 4 bits without and with entropy coding, binary (narrow), sparse
+        under a random mask; of the full width ternary, and pruned by magnitude, rounded and coded.
         Only the 4-bit one where `name` tells it from that of another ticket.
         """
-        weights, _, _, statistics = self._numbers(self.model)
-        target = weights * bits_per_weight / 8 + 4 * statistics + self.overhead
-        jobs = []
-        dense = self._within("dense_same_bytes", self.tiny, target, 32, control)
-        if dense is not None and not name:
-            jobs.append(dense)
-        narrow = self._within(f"dense_narrow{name}", self.narrow, target, 4, control)
-        if narrow is not None:
-            ticket = TicketConfig(method="quantised", bits=4)
-            arm = f"dense_4bit_same_bytes{name}"
-            jobs += [narrow, replace(narrow, arm=arm, ticket=ticket, source=narrow)]
-        if not name:
-            sparse = TicketConfig(
-                method="random_mask_trained",
-                sparsity=round(1 - bits_per_weight / 32, 4),
-                allocation="epl" if self.shape.get("graph") else "erk",
-                rescale=True,
-            )
-            trained = self.trained("sparse_same_bytes", self.sparse, control=control)
-            jobs.append(replace(trained, ticket=sparse))
-        return jobs
+        weights, channels, others, statistics = numbers(self.model, self.shape)
+        target = weights * bits / 8 + 4 * statistics + self.overhead
+        # Of the full width nothing but the weights can shrink, and biases and norms are trained.
+        few = max((target - 4 * (others + statistics)) * 8 / weights, 0.02)
+        less = max(few - (2 * channels + _TABLES) * 8 / weights, 0.02)
 
-    def _within(
-        self, arm: str, settings: Settings, target: float, bits: int, control: str
-    ) -> TrainJob | None:
-        """Return the training of the widest network that takes `target` bytes at most, or None."""
-        if "/" in self.model.name:  # torchvision's and timm's networks have no width factor
-            return None
-        best, low, high = None, 0.0, 1.0
-        for _ in range(10):
-            # Few digits, so that the width that is tried is the width that is named.
-            width = round((low + high) / 2, 4)
-            job = self.trained(arm, settings, width=width, control=control)
-            weights, scales, others, statistics = self._numbers(job.model)
-            size = weights * bits / 8 + 4 * (others + statistics) + (2 * scales if bits < 32 else 0)
-            if size <= target:
-                best, low = job, width
-            else:
-                high = width
-        return best
+        def within(arm: str, settings: Settings, size: float, scales: int = 2) -> list[TrainJob]:
+            job = self.trained(arm, settings, control=control)
+            model = widest(job.model, self.shape, target, bytes_at(size, scale_bytes=scales))
+            return [] if model is None else [replace(job, model=model)]
 
-    def _numbers(self, model: ModelConfig) -> tuple[int, int, int, int]:
-        """Return how many weights, output channels, other parameters and statistics there are."""
-        network = build(model, **self.shape)
-        matrices = [p for p in network.parameters() if p.dim() > 1]
-        return (
-            sum(p.numel() for p in matrices),
-            sum(p.shape[0] for p in matrices),
-            sum(p.numel() for p in network.parameters() if p.dim() < 2),
-            sum(b.numel() for b in network.buffers() if b.is_floating_point()),
+        def rounded(source: TrainJob, arm: str, method: TicketMethod) -> TrainJob:
+            ticket = TicketConfig(method=method, bits=4)
+            return replace(source, arm=arm, ticket=ticket, source=source)
+
+        narrow = within(f"dense_narrow{name}", self.narrow, 4)
+        narrow += [rounded(j, f"dense_4bit_same_bytes{name}", "quantised") for j in narrow]
+        if name:
+            return narrow
+        coded = within("dense_narrow_coded", self.narrow, _CODED)
+        coded += [rounded(j, "dense_4bit_coded_same_bytes", "quantised_coded") for j in coded]
+        whole = self.trained("ternary_same_bytes", self.few_bits, control=control)
+        ternary = TicketConfig(
+            method="ternary", sparsity=round(1 - density_of(few, per_kept=1.0, most=0.66), 4)
         )
+        pruned = replace(ternary, method="magnitude_pruned")
+        pruned = replace(pruned, sparsity=round(1 - density_of(less, per_kept=_KEPT, most=0.9), 4))
+        source = replace(whole, arm="pruned_trained", ticket=pruned)
+        sparse = TicketConfig(
+            method="random_mask_trained",
+            sparsity=round(1 - bits / 32, 4),
+            allocation="epl" if self.shape.get("graph") else "erk",
+            rescale=True,
+        )
+        binary = TicketConfig(method="ternary", sparsity=0.0)
+        return [
+            *within("dense_same_bytes", self.tiny, 32, 0),
+            *narrow,
+            *coded,
+            *(replace(j, ticket=binary) for j in within("binary_same_bytes", self.few_bits, 1, 0)),
+            replace(whole, ticket=ternary),
+            source,
+            rounded(source, "pruned_4bit_coded_same_bytes", "quantised_coded"),
+            replace(self.trained("sparse_same_bytes", self.sparse, control=control), ticket=sparse),
+        ]
 
 
-def density_of(bits: float) -> float:
-    """Return the density d <= 1/2 whose mask has an entropy of `bits` in [0, 1] a weight."""
-    low, high = 0.0, 0.5
-    for _ in range(60):
-        d = (low + high) / 2
-        low, high = (d, high) if entropy(d) < bits else (low, d)
-    return high
-
-
-def entropy(d: float) -> float:
-    """Return the bits a weight of a mask that keeps a share d: -d log2 d - (1 - d) log2(1 - d)."""
-    return sum(-x * math.log2(x) for x in (d, 1 - d) if x > 0)
+_CODED, _KEPT = 3.3, 3.4
+_TABLES = 240
+"""Bits of a weight of four bits once it is coded, of one kept by its magnitude; bytes of frequencies."""
 
 
 def pareto(

@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from regraft.config import (
     TicketConfig,
 )
 from regraft.jobs.train import TrainJob
+from regraft.recipes.notes import read_data
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .arms import Settings, Task, pareto, twins
@@ -59,29 +60,15 @@ class _Chosen:
     name: str
     search: float
     train: float
-    tiny: tuple[float, float]
-    narrow: tuple[float, float]
-    sparse: tuple[float, float]
+    tiny: Sequence[float]
+    narrow: Sequence[float]
+    sparse: Sequence[float]
+    few_bits: Sequence[float] = (0.01, 0.5)
     options: Mapping[str, Any] = field(default_factory=dict)
     narrow_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-CORA_CHOSEN = (
-    _Chosen("full", "gcn", 0.003, 0.003, (0.03, 0.0), (0.03, 0.0), (0.03, 0.5)),
-    _Chosen("full", "gin", 0.03, 0.003, (0.1, 0.5), (0.03, 0.5), (0.1, 0.5)),
-    _Chosen(
-        "full",
-        "gat",
-        0.01,
-        0.03,
-        (0.01, 0.5),
-        (0.01, 0.5),
-        (0.1, 0.5),
-        options={"hidden": 32},
-        narrow_options={"heads": 1, "hidden": 256},
-    ),
-    _Chosen("public", "gcn", 0.01, 0.01, (0.1, 0.0), (0.03, 0.0), (0.03, 0.5)),
-)
+CORA_CHOSEN = tuple(_Chosen(**row) for row in read_data(__package__ or "", "cora.toml")["chosen"])
 
 
 def cora_task(chosen: _Chosen) -> Task:
@@ -104,6 +91,7 @@ def cora_task(chosen: _Chosen) -> Task:
         tiny=other(*chosen.tiny, chosen.narrow_options, 200),
         narrow=other(*chosen.narrow, chosen.narrow_options, 200),
         sparse=other(*chosen.sparse, {}, 100),
+        few_bits=other(*chosen.few_bits, {}, 100),
     )
 
 
@@ -140,6 +128,7 @@ def _cpu() -> list[TrainJob]:
         tiny=Settings(replace(optim, lr=0.2)),
         narrow=Settings(replace(optim, lr=0.2)),
         sparse=Settings(replace(optim, lr=0.05)),
+        few_bits=Settings(replace(optim, lr=0.2)),
     )
     return [*graphs, *pareto(images, (0.0, 0.3, 0.5, 0.7, 0.9), 0.5)]
 
@@ -213,4 +202,4 @@ def _paper() -> list[TrainJob]:
 
 def _all_as(optim: OptimConfig) -> dict[str, Any]:
     """Return the settings of the trained controls where nothing was chosen for each by itself."""
-    return {name: Settings(optim) for name in ("tiny", "narrow", "sparse")}
+    return {name: Settings(optim) for name in ("tiny", "narrow", "sparse", "few_bits")}
