@@ -1,4 +1,4 @@
-"""Figures of the README are those of the committed results, to the last digit that it shows."""
+"""Figures of the README are those of the committed results, and pages say what their JSON says."""
 
 import json
 import re
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from regraft.report import wording
+from regraft.report import Claim, wording
+from regraft.report.document import escape_markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -153,3 +154,24 @@ def test_the_sentences_about_the_first_table_are_of_the_results():
         f"{wording.size(dense['stored_bytes'])} of float32"
     ) in text
     assert "95% intervals" in text
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_pages_and_json_state_the_same_claims(name):
+    data = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+    page = (ROOT / "docs" / "results" / f"{name}.md").read_text()
+    states = {True: "held", False: "did not hold", None: "undecided"}
+    for one in data["claims"]:
+        claim = Claim(
+            paper=one["paper"], held=one["held"], evidence=one["evidence"], note=one["note"]
+        )
+        claim.check(r["setting"] for r in data["rows"])
+        assert one["state"] == claim.state == states[one["held"]]
+        start = claim.to_markdown().split(" Evidence:")[0]
+        assert (
+            f"- **{start[4:].split(':**')[0]}:** {escape_markdown(claim.paper.rstrip('.'))}."
+            in page
+        )
+    assert len(re.findall(r"^- \*\*(?:Held|Did not hold|Undecided):\*\* ", page, re.M)) == len(
+        data["claims"]
+    )

@@ -135,7 +135,10 @@ def test_published_figures_stand_beside_ours():
         ("gain", 28.0, "points"),
         ("arm", 93.0, "%"),
     ]
-    assert "Gain: published 28 points, ours 27.4 [25.6, 29.1]; arm: published 93%" in claim.words
+    assert (
+        "Beside the paper: gain: published 28 points, ours 27.4 [25.6, 29.1]; arm: published 93%"
+        in claim.words
+    )
     data = json.loads(json.dumps(claim.to_dict()))
     assert (data["state"], data["held"]) == ("held", True)
     assert data["published"][0] == {

@@ -79,7 +79,7 @@ class Claim:
     def words(self) -> str:
         """The note and the published figures, as sentences."""
         beside = "; ".join(map(str, self.published))
-        beside = f"{beside[:1].upper()}{beside[1:]}." if beside else ""
+        beside = f"Beside the paper: {beside}." if beside else ""
         return " ".join(part for part in (self.note.strip(), beside) if part)
 
     def to_dict(self) -> dict[str, Any]:
