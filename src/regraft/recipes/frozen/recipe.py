@@ -49,7 +49,6 @@ _ADAMW = OptimConfig(
     optimizer="adamw", lr=0.01, weight_decay=0.0, schedule="cosine", epochs=100, select="best"
 )
 _CORA = {"num_classes": 7, "graph": True, "features": 1433}
-_DROP = {"dropout": 0.5}
 
 
 @dataclass(frozen=True)
@@ -74,24 +73,25 @@ CORA_CHOSEN = tuple(_Chosen(**row) for row in read_data(__package__ or "", "cora
 def cora_task(chosen: _Chosen) -> Task:
     """Return one network on Cora."""
 
-    def other(lr: float, dropout: float, options: Mapping[str, Any], epochs: int) -> Settings:
+    def other(pair: Sequence[float], options: Mapping[str, Any], epochs: int) -> Settings:
+        lr, dropout = pair
         optim = replace(_ADAMW, lr=lr, epochs=epochs)
         return Settings(optim, {**options, "dropout": dropout})
 
     return Task(
         setting=f"cora/{chosen.split}/{chosen.name}",
         data=DataConfig(name="cora", graph_split=chosen.split, features="l2"),  # pyrefly: ignore
-        model=ModelConfig(name=chosen.name, options={**_DROP, **chosen.options}),
+        model=ModelConfig(name=chosen.name, options={"dropout": 0.5, **chosen.options}),
         shape=_CORA,
         search=replace(_ADAMW, lr=chosen.search),
         train=replace(_ADAMW, lr=chosen.train),
         ticket=replace(_SEARCHED, dynamic_scale=True),
         runtime=RuntimeConfig(accelerator="cpu", threads=1, checkpoint_seconds=300.0),
         overhead=300,
-        tiny=other(*chosen.tiny, chosen.narrow_options, 200),
-        narrow=other(*chosen.narrow, chosen.narrow_options, 200),
-        sparse=other(*chosen.sparse, {}, 100),
-        few_bits=other(*chosen.few_bits, {}, 100),
+        tiny=other(chosen.tiny, chosen.narrow_options, 200),
+        narrow=other(chosen.narrow, chosen.narrow_options, 200),
+        sparse=other(chosen.sparse, {}, 100),
+        few_bits=other(chosen.few_bits, {}, 100),
     )
 
 
