@@ -23,7 +23,7 @@ class Reproduce:
     """
 
     recipe: Annotated[str, tyro.conf.Positional]
-    """Name of the recipe: adarand, frozen, iterand, merging or transfer."""
+    """Name of the recipe: adarand, frozen, iterand, merging, metaticket or transfer."""
     scale: Literal["smoke", "cpu", "gpu", "paper"] = "smoke"
     """smoke: a minute or two; cpu: under an hour on two cores; gpu; paper: the published settings."""
     seeds: int | None = None

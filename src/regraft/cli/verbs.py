@@ -54,6 +54,15 @@ VERBS: dict[str, Verb | Group] = {
     "finetune": Verb("finetune", "Finetune", "Fine-tune a pretrained network on your images."),
     "predict": Verb("predict", "Predict", "Predict the classes of images."),
     "evaluate": Verb("evaluate", "Evaluate", "Measure a fine-tuned network on labelled images."),
+    "fewshot": Group(
+        "Few-shot learning: what many classes teach, for new ones of a few images each.",
+        {
+            "train": Verb(
+                "fewshot_train", "FewshotTrain", "Meta-learn on the classes of a folder."
+            ),
+            "adapt": Verb("fewshot_adapt", "FewshotAdapt", "Make a classifier of new classes."),
+        },
+    ),
     "reproduce": Verb("reproduce", "Reproduce", "Run a paper's experiment with all its controls."),
     "report": Verb("report", "Report", "Gather any set of runs into a table and a page."),
     "data": Group(

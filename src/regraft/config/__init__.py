@@ -7,6 +7,7 @@ identity by which a run folder knows its own command again.
 
 from .check import Range, check
 from .data import Augmentation, DataConfig, Normalisation
+from .fewshot import EpisodeConfig, FewshotConfig, FewshotMethod, OuterConfig
 from .finetune import FinetuneConfig, SearchConfig
 from .generate import GeneratorConfig, PretrainConfig, SetConfig, SourceConfig, SslConfig
 from .identity import digest, to_dict
@@ -21,6 +22,9 @@ __all__ = [
     "Allocation",
     "Augmentation",
     "DataConfig",
+    "EpisodeConfig",
+    "FewshotConfig",
+    "FewshotMethod",
     "FinetuneConfig",
     "GeneratorConfig",
     "ImageConfig",
@@ -28,6 +32,7 @@ __all__ = [
     "ModelConfig",
     "Normalisation",
     "OptimConfig",
+    "OuterConfig",
     "PretrainConfig",
     "Range",
     "RuntimeConfig",

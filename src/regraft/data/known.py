@@ -35,7 +35,7 @@ from .graph_files import (
 )
 from .images import ImageSet
 from .jpeg import read_cifar10_jpeg
-from .omniglot import FILE, read_omniglot
+from .omniglot import FILES, read_omniglot
 from .split import stratified_split
 
 _Torchvision = tuple[str, Mapping[str, str]]
@@ -333,7 +333,7 @@ _KNOWN: dict[str, KnownSet] = {
     "cifar10": KnownSet(("cifar-10-batches-py",), ("CIFAR10", {})),
     "cifar100": KnownSet(("cifar-100-python",), ("CIFAR100", {})),
     "cifar10_jpeg": KnownSet(("cifar10/train", "cifar10/test"), read_cifar10_jpeg),
-    "omniglot": KnownSet((FILE,), read_omniglot),
+    **{name: KnownSet((file,), partial(read_omniglot, name=name)) for name, file in FILES.items()},
     "cora": _planetoid("Cora"),
     "citeseer": _planetoid("CiteSeer"),
     "pubmed": _planetoid("PubMed"),

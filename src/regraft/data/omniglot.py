@@ -12,12 +12,17 @@ from torch import Tensor
 
 from regraft.errors import InputError
 
-FILE = "omniglot/images_background.npz"
+FILES = {
+    "omniglot": "omniglot/images_background.npz",
+    "omniglot_evaluation": "omniglot/images_evaluation.npz",
+}
+"""Files of the known sets, below a data root."""
+
 _HELD_OUT = 4
 
 
-def read_omniglot(root: Path) -> tuple[Any, ...]:
-    """Read the background characters; ink becomes 255 and paper 0, as in MNIST.
+def read_omniglot(root: Path, *, name: str = "omniglot") -> tuple[Any, ...]:
+    """Read the characters of a known set; ink becomes 255 and paper 0, as in MNIST.
 
     Each drawing of a character is by another hand; the last four are the test images.
 
@@ -27,7 +32,7 @@ def read_omniglot(root: Path) -> tuple[Any, ...]:
     Raises:
         InputError: The file is damaged, or holds something else.
     """
-    ink = read_characters(root, "background")
+    ink = read_characters(root, name)
     labels = torch.arange(len(ink))[:, None].expand(-1, ink.shape[1])
     parts = []
     for chosen in (slice(None, -_HELD_OUT), slice(-_HELD_OUT, None)):
@@ -36,12 +41,12 @@ def read_omniglot(root: Path) -> tuple[Any, ...]:
     return *parts, tuple(f"character{i:04d}" for i in range(1, len(ink) + 1))
 
 
-def read_characters(root: Path, part: str) -> Tensor:
-    """Read ROOT/omniglot/images_PART.npz: `images` bool [C, n, H, H], True where paper is.
+def read_characters(root: Path, name: str) -> Tensor:
+    """Read the file of a known set: `images` bool [C, n, H, H], True where paper is.
 
     Args:
         root: The data root.
-        part: `background` or `evaluation`.
+        name: One of `FILES`.
 
     Returns:
         uint8 [C, n, H, H], ink 255 and paper 0.
@@ -49,7 +54,7 @@ def read_characters(root: Path, part: str) -> Tensor:
     Raises:
         InputError: The file is missing, damaged, or holds something else.
     """
-    path = root / f"omniglot/images_{part}.npz"
+    path = root / FILES[name]
     try:
         # numpy does not close a file that it opened itself and could not read.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:

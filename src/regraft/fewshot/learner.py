@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from regraft.errors import InputError
+from regraft.models.classifier import find_classifier
 
 from .batchnorm import Policy, check_policy, episodic, set_rows
 from .episodes import Episodes
@@ -114,24 +115,12 @@ def objective(output: Tensor, y: Tensor) -> Tensor:
 
 
 def head_name(network: nn.Module) -> str:
-    """Return the name of a network's classifier.
+    """Return the name of a network's classifier, as `regraft.models.classifier` finds it.
 
     Raises:
-        InputError: There is no Linear layer.
+        InputError: There is none, or more than one.
     """
-    get = getattr(network, "get_classifier", None)
-    wanted = get() if callable(get) else None
-    linear = ""
-    for name, module in network.named_modules():
-        if module is wanted and name:
-            return name
-        if isinstance(module, nn.Linear) and name:
-            linear = name
-    if not linear:
-        raise InputError(
-            "network has no Linear layer to take for its classifier: name it with head='...'"
-        )
-    return linear
+    return find_classifier(network)[0]
 
 
 def replaced(network: nn.Module, name: str, module: nn.Module) -> nn.Module:

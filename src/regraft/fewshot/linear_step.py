@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,15 @@ def _leaves(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]] | Non
     return leaves
 
 
+class _Kept(NamedTuple):
+    """What the backward pass of a layer needs: its input, BatchNorm's insides, its output."""
+
+    inputs: Tensor
+    normal: Tensor | None
+    scale: Tensor | None
+    outputs: Tensor
+
+
 class _Stack:
     """A stack with the corrections of the steps taken so far, one set for each task."""
 
@@ -115,73 +124,87 @@ class _Stack:
         self.rates = rates
         self.steps: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def linear(self, x: Tensor, name: str) -> Tensor:
-        weight = self.values[f"{name}.weight"]
-        z = (x.reshape(-1, x.shape[-1]) @ weight.t()).view(*x.shape[:-1], -1)
-        bias = self.values.get(f"{name}.bias")
-        if bias is not None:
-            z = z + bias
+    def linear(self, x: Tensor, name: str, product: Tensor | None = None) -> Tensor:
+        weight, bias = self.values[f"{name}.weight"], self.values.get(f"{name}.bias")
+        if product is not None:
+            z = product if bias is None else product + bias
+        elif bias is None or bias.ndim == 1:
+            z = F.linear(x, weight, bias)
+        else:
+            z = torch.add(F.linear(x, weight), bias)  # one bias for each task by now
         if name in self.steps:
             inputs, deltas = self.steps[name]
-            z = z - corrected(x, inputs, deltas, self.rates[f"{name}.weight"])
+            z = less_corrected(z, x, inputs, deltas, self.rates[f"{name}.weight"])
         return z
 
     def back(self, delta: Tensor, name: str) -> Tensor:
         """Return the gradient at a linear layer's input, for that at its output."""
-        weight = self.values[f"{name}.weight"]
-        out = (delta.reshape(-1, delta.shape[-1]) @ weight).view(*delta.shape[:-1], -1)
+        out = delta @ self.values[f"{name}.weight"]
         if name in self.steps:
             inputs, deltas = self.steps[name]
             rate = self.rates[f"{name}.weight"]
             turned = rate.t() if isinstance(rate, Tensor) and rate.ndim else rate
-            out = out - corrected(delta, deltas, inputs, turned)
+            out = less_corrected(out, delta, deltas, inputs, turned)
         return out
 
-    def forward(self, x: Tensor, rows: int | None = None) -> tuple[Tensor, list[tuple[Any, ...]]]:
-        """Return the outputs [T, r, ways], and for each layer what its backward pass needs."""
-        kept: list[tuple[Any, ...]] = []
-        for layer in self.layers:
+    def forward(
+        self, x: Tensor, product: Tensor, rows: int | None = None
+    ) -> tuple[Tensor, list[_Kept]]:
+        """Return the outputs [T, r, ways], and for each layer what its backward pass needs.
+
+        Args:
+            x: Inputs [T, r, in].
+            product: Theirs with the first weight before any step, [T, r, out].
+            rows: Rows that give BatchNorm its statistics; all by default.
+        """
+        kept: list[_Kept] = []
+        for i, layer in enumerate(self.layers):
             inputs, normal, scale = x, None, None
-            x = self.linear(x, layer.linear)
+            x = self.linear(x, layer.linear, None if i else product)
             if layer.norm is not None:
-                variance, mean = torch.var_mean(x[:, :rows], dim=1, correction=0, keepdim=True)
+                part = x if rows is None else x[:, :rows]
+                variance, mean = torch.var_mean(part, dim=1, correction=0, keepdim=True)
                 scale = torch.rsqrt(variance + layer.eps)
                 normal = (x - mean) * scale
-                x = normal * self.values[f"{layer.norm}.weight"]
-                x = x + self.values[f"{layer.norm}.bias"]
-            alive = None
+                gamma = self.values[f"{layer.norm}.weight"]
+                x = torch.addcmul(self.values[f"{layer.norm}.bias"], normal, gamma)
             if layer.relu:
                 x = torch.relu(x)
-                alive = x > 0
-            kept.append((inputs, normal, scale, alive))
+            kept.append(_Kept(inputs, normal, scale, x))
         return x, kept
 
-    def step(self, kept: list[tuple[Any, ...]], delta: Tensor, *, first_order: bool) -> None:
+    def step(self, kept: list[_Kept], delta: Tensor, *, first_order: bool) -> None:
         """Take one step on the support set, for the loss's gradient `delta` at the outputs."""
         moving = [any(self._moves(n) for n in self._names(layer)) for layer in self.layers]
         lowest = moving.index(True) if any(moving) else len(moving)
         values: dict[str, Tensor] = {}
         steps: dict[str, tuple[Tensor, Tensor]] = {}
 
-        def move(name: str, grad: Tensor) -> None:
+        def move(name: str, grad: Tensor, times: int = 1) -> None:
             if self._moves(name):
-                grad = grad.detach() if first_order else grad
-                values[name] = self.values[name] - self.rates[name] * grad
+                grad, rate = grad.detach() if first_order else grad, self.rates[name]
+                if isinstance(rate, Tensor):
+                    values[name] = torch.addcmul(self.values[name], rate, grad, value=-times)
+                else:
+                    values[name] = torch.add(self.values[name], grad, alpha=-times * rate)
 
         for i in range(len(self.layers) - 1, lowest - 1, -1):
-            layer, (inputs, normal, scale, alive) = self.layers[i], kept[i]
-            if alive is not None:
-                delta = delta * alive
-            if layer.norm is not None:
-                gamma, beta = f"{layer.norm}.weight", f"{layer.norm}.bias"
-                total = delta.sum(1, keepdim=True)
-                along = (delta * normal).sum(1, keepdim=True)
-                move(gamma, along)
-                move(beta, total)
-                centred = delta - (total + normal * along) / delta.shape[1]
-                delta = centred * (scale * self.values[gamma])
-            if f"{layer.linear}.bias" in self.values:
-                move(f"{layer.linear}.bias", delta.sum(1, keepdim=True))
+            layer, (inputs, normal, scale, outputs) = self.layers[i], kept[i]
+            bias = f"{layer.linear}.bias"
+            if layer.relu:
+                delta = torch.ops.aten.threshold_backward(delta, outputs, 0)
+            if normal is not None and scale is not None:
+                gamma = f"{layer.norm}.weight"
+                mean = delta.mean(1, keepdim=True)
+                along = (delta * normal).mean(1, keepdim=True)
+                move(gamma, along, delta.shape[1])
+                move(f"{layer.norm}.bias", mean, delta.shape[1])
+                delta = torch.addcmul(delta - mean, normal, along, value=-1)
+                delta = delta * (scale * self.values[gamma])
+            elif (
+                bias in self.values
+            ):  # below BatchNorm, which takes any shift away, it has no gradient
+                move(bias, delta.sum(1, keepdim=True))
             if self._moves(f"{layer.linear}.weight"):
                 pair = (inputs.detach(), delta.detach()) if first_order else (inputs, delta)
                 if layer.linear in self.steps:
@@ -229,20 +252,24 @@ def adapted_logits(
     Returns:
         The outputs [T, Q, ways] and the support losses before each step, [K, T].
     """
-    x, y = support[0].flatten(2), support[1]
+    y, query = support[1], query_x.flatten(2)
+    both = torch.cat([support[0].flatten(2), query], 1)
+    n = y.shape[1]
+    x = both[:, :n]
     stack = _Stack(layers, values, rates)
+    # The first layer has most of the weights: one product serves all steps and the query.
+    product = F.linear(both, values[f"{layers[0].linear}.weight"])
     losses = []
     for _ in range(steps):
-        outputs, kept = stack.forward(x)
+        outputs, kept = stack.forward(x, product[:, :n])
         loss, delta = _loss_and_gradient(outputs, y)
         losses.append(loss.detach())
         stack.step(kept, delta, first_order=first_order)
-    query = query_x.flatten(2)
     if own_statistics or all(layer.norm is None for layer in layers):
-        outputs, _ = stack.forward(query)
+        outputs, _ = stack.forward(query, product[:, n:])
     else:
-        outputs, _ = stack.forward(torch.cat([x, query], 1), x.shape[1])
-        outputs = outputs[:, x.shape[1] :]
+        outputs, _ = stack.forward(both, product, n)
+        outputs = outputs[:, n:]
     inner = torch.stack(losses) if losses else outputs.new_zeros(0, len(x))
     return outputs, inner
 
@@ -257,24 +284,24 @@ def _loss_and_gradient(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return -(logs * right).sum(-1).mean(-1), (logs.exp() - right) / y.shape[1]
 
 
-def corrected(x: Tensor, inputs: Tensor, deltas: Tensor, rate: Rate) -> Tensor:
-    """Return x (R * (d^T a))^T for each task, [T, r, out].
+def less_corrected(z: Tensor, x: Tensor, inputs: Tensor, deltas: Tensor, rate: Rate) -> Tensor:
+    """Return z - x (R * (d^T a))^T for each task, [T, r, out].
 
     Args:
+        z: What it is taken from, [T, r, out].
         x: Rows to multiply, [T, r, in].
         inputs: a, [T, S, in].
         deltas: d, [T, S, out].
         rate: R, a number or [out, in].
     """
-    if not isinstance(rate, Tensor) or rate.ndim == 0:
-        return rate * torch.bmm(torch.bmm(x, inputs.transpose(1, 2)), deltas)
-    if inputs.shape[1] <= SHARED_ROWS:
-        products = x[:, :, None] * inputs[:, None]
-        shared = (products.reshape(-1, products.shape[-1]) @ rate.t()).view(
-            *products.shape[:-1], -1
-        )
-        return (shared * deltas[:, None]).sum(2)
-    return _InTurn.apply(x, inputs, deltas, rate)
+    if not isinstance(rate, Tensor):
+        return torch.baddbmm(z, torch.bmm(x, inputs.transpose(1, 2)), deltas, alpha=-rate)
+    if rate.ndim == 0:
+        return z - rate * torch.bmm(torch.bmm(x, inputs.transpose(1, 2)), deltas)
+    if inputs.shape[1] > SHARED_ROWS:
+        return z - _InTurn.apply(x, inputs, deltas, rate)
+    shared = F.linear(x[:, :, None] * inputs[:, None], rate)  # [T, r, S, out]
+    return z - (shared * deltas[:, None]).sum(2)
 
 
 class _InTurn(torch.autograd.Function):

@@ -37,7 +37,8 @@ def omniglot(part: Part, root: str | None = None, *, size: int = 28) -> ImageSet
     Raises:
         InputError: The file is missing, damaged, or holds something else.
     """
-    ink = read_characters(data_root(root), part)
+    name = "omniglot" if part == "background" else "omniglot_evaluation"
+    ink = read_characters(data_root(root), name)
     characters, drawings = ink.shape[:2]
     labels = torch.arange(characters).repeat_interleave(drawings)
     return ImageSet(resize(255 - ink.flatten(0, 1)[:, None], size), labels, characters)

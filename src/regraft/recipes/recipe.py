@@ -34,6 +34,7 @@ RECIPES = {
     "frozen": "regraft.recipes.frozen",
     "iterand": "regraft.recipes.iterand",
     "merging": "regraft.recipes.merging",
+    "metaticket": "regraft.recipes.metaticket",
     "mgr": "regraft.recipes.mgr",
     "pseudo": "regraft.recipes.pseudo",
     "transfer": "regraft.recipes.transfer",

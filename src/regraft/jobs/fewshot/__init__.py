@@ -1,0 +1,1 @@
+"""Few-shot learning as jobs: meta-training, adaptation to new classes, and their measurement."""

@@ -1,0 +1,237 @@
+"""The cards of few-shot training and of an adapted classifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from regraft.report import Figure, Line, Panel, ResultCard, Table, lines
+from regraft.report.document import Cell
+from regraft.report.picture import contact_sheet, png
+from regraft.report.wording import duration, size
+
+_MOST = 60
+_FROZEN_ADVICE = (
+    "on photographs a frozen pretrained network with --method logistic or prototypes is the bar: "
+    "meta-training from scratch is for images that no pretrained network knows"
+)
+METHODS = {
+    "meta-ticket": "a mask on random weights",
+    "meta-ticket-boil": "a mask on random weights, with a classifier that never moves",
+    "meta-ticket-anil": "a mask on random weights, of which the classifier alone adapts",
+    "maml": "initial weights",
+    "anil": "initial weights, of which the classifier alone adapts",
+    "boil": "initial weights, all of which but the classifier adapt",
+    "meta-sgd": "initial weights and a step size for each",
+    "reptile": "initial weights, by plain training on each task",
+    "protonet": "an embedding whose class means classify",
+    "logistic": "nothing: logistic regression on a frozen network",
+    "prototypes": "nothing: class means on a frozen network",
+    "untrained": "nothing: random weights",
+}
+
+
+def trained_card(
+    path: Path, job: Mapping[str, Any], result: Mapping[str, Any], command: str
+) -> ResultCard:
+    """Return the card of a finished meta-training.
+
+    Args:
+        path: Its folder.
+        job: The job's config as JSON.
+        result: The job's result.
+        command: The command that made it.
+    """
+    metrics, episodes, method = result["metrics"], job["episodes"], job["fewshot"]["method"]
+    ways, shots = episodes["ways"], episodes["shots"]
+    domains = [k.removesuffix("_ci") for k in metrics if k.endswith("_ci")]
+    classes = result["classes"]
+    first = next(name for name in classes if name != "train")
+    rows = []
+    for key in domains:
+        name = first if key == "test" else key
+        by_support = metrics.get(f"{key}_accuracy_by_support")
+        rows.append(
+            [
+                name,
+                _interval(metrics[f"{key}_accuracy"], metrics[f"{key}_ci"]),
+                "–"
+                if by_support is None
+                else _interval(by_support, metrics[f"{key}_ci_by_support"]),
+            ]
+        )
+    said = [
+        f"{ways}-way {shots}-shot on {first}: {rows[0][1]} % over {job['test_tasks']} tasks (a guess gives "
+        f"{100 / ways:.1f} %)",
+        f"meta-learned by {method} on {len(classes['train'])} classes: {METHODS[method]}",
+    ]
+    if result["seconds"]:
+        steps, tasks = job["outer"]["steps"], job["outer"]["tasks"]
+        said.append(f"{steps} outer steps of {tasks} tasks in {duration(result['seconds'])}")
+    said.append(
+        f"for new classes: regraft fewshot adapt {path} SUPPORT --out MODEL, SUPPORT a folder with a "
+        "subfolder of a few images for each"
+    )
+    sparsity = {k.removeprefix("sparsity/"): v for k, v in metrics.items() if k.startswith("spars")}
+    name = "model.ticket" if sparsity else "model.safetensors"
+    tables = [
+        Table(
+            title="Accuracy on new classes",
+            headings=["Classes", "Together (%)", "Image by image (%)"],
+            rows=rows,
+            note=(
+                "95% intervals over tasks. Together: BatchNorm takes the statistics of all query images, "
+                "as in the papers; image by image: those of the support images, which is what `adapt` "
+                "writes."
+            ),
+        )
+    ]
+    if sparsity:
+        tables.append(
+            Table(
+                title="The ticket",
+                headings=["Weight", "Pruned"],
+                rows=[[n, f"{100 * v:.1f} %"] for n, v in sparsity.items()],
+            )
+        )
+    figures = []
+    curve = _curve(path)
+    if curve is not None:
+        figures.append(
+            Figure(title="Along training", content=curve, caption="accuracy along training")
+        )
+    return ResultCard(
+        kind="fewshot-train",
+        title=f"Few-shot learner: {method}",
+        summary=[f"{ways}-way {shots}-shot", method, size(result["stored_bytes"])],
+        lines=said,
+        tables=tables,
+        figures=figures,
+        notes=[*result["notes"], _FROZEN_ADVICE],
+        files={
+            name: "the ticket: masks and the seed of the weights"
+            if sparsity
+            else "what was meta-learned, for `regraft fewshot adapt`",
+            "result.json": "the figures",
+            "metrics.jsonl": "loss and accuracy along training",
+        },
+        command=command,
+        data={"metrics": metrics, "classes": classes},
+    )
+
+
+def _interval(mean: float, half: float) -> str:
+    return f"{mean:.1f} ± {half:.1f}"
+
+
+def _curve(path: Path) -> Callable[[], str] | None:
+    file = path / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    points = [(r["step"], r["accuracy"]) for r in rows if r.get("split") == "validation"]
+    if len(points) < 2:
+        return None
+    line = Line(label="new classes", x=[p[0] for p in points], y=[p[1] for p in points])
+
+    def draw() -> str:
+        return lines(
+            [Panel(title="", lines=[line])],
+            x_label="Outer step",
+            y_label="Accuracy (%)",
+            legend=False,
+        )
+
+    return draw
+
+
+def adapted_card(
+    source: Path,
+    use: str,
+    about: Mapping[str, Any],
+    counts: Mapping[str, int],
+    pixels: Tensor,
+    measured: Mapping[str, Any] | None,
+    command: str,
+) -> ResultCard:
+    """Return the card of an adapted classifier.
+
+    Args:
+        source: Where the learner came from.
+        use: A command that uses it.
+        about: What the model file says it is of.
+        counts: Support images by class.
+        pixels: The support images, uint8 [S, C, H, W], class by class.
+        measured: What `evaluation` says of the test images, where there were any.
+        command: The command that made it.
+    """
+    classes = list(about["classes"])
+    said = [f"a classifier of {', '.join(classes)}, adapted by {about['method']} from {source}"]
+    tables = [
+        Table(
+            title="Support images",
+            headings=["Class", "Images"],
+            rows=[[c, str(n)] for c, n in counts.items()],
+        )
+    ]
+    notes = ["probabilities are not calibrated: a few images cannot tell how far to trust them"]
+    if measured is not None:
+        low, high = measured["accuracy_interval"]
+        said.insert(
+            0,
+            f"accuracy on {measured['images']} test images: {measured['accuracy']:.1f} % "
+            f"[{low:.1f}, {high:.1f}]",
+        )
+        tables.insert(
+            0,
+            Table(
+                title="Test images",
+                headings=["Class", "Images", "Recall (%)", "Precision (%)"],
+                rows=[
+                    [r["class"], str(r["images"]), _number(r["recall"]), _number(r["precision"])]
+                    for r in measured["per_class"]
+                ],
+            ),
+        )
+        tables.insert(
+            1,
+            Table(
+                title="Test images",
+                caption="What is taken for what: rows are the true classes",
+                headings=["", *classes],
+                rows=[
+                    [name, *(Cell(str(n), "right" if i == j else "") for j, n in enumerate(row))]
+                    for i, (name, row) in enumerate(
+                        zip(classes, measured["confusion"], strict=True)
+                    )
+                ],
+            ),
+        )
+    else:
+        notes.append("nothing was measured: give other images of the same classes with --test")
+    shown = pixels[:_MOST].float() / 255
+    picture = Figure(
+        title="Support images",
+        content=lambda: png(contact_sheet(shown, columns=max(counts.values()))),
+        caption="the support images, class by class",
+        file="support.png",
+    )
+    return ResultCard(
+        kind="fewshot-adapt",
+        title=f"Classifier of {len(classes)} new classes",
+        summary=[f"{len(classes)} classes", f"{sum(counts.values())} support images"],
+        lines=said,
+        tables=tables,
+        figures=[picture],
+        notes=notes,
+        files={"model.safetensors": "the classifier, an ordinary network in evaluation mode"},
+        command=command,
+        next=[use],
+        data={} if measured is None else {"test": dict(measured)},
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

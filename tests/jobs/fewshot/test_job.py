@@ -1,0 +1,140 @@
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from regraft.checkpoints.read import read_checkpoint
+from regraft.config import (
+    DataConfig,
+    EpisodeConfig,
+    FewshotConfig,
+    ModelConfig,
+    OuterConfig,
+    RuntimeConfig,
+)
+from regraft.errors import InputError
+from regraft.jobs.fewshot.job import FewshotJob
+from regraft.jobs.fewshot.loop import lr_share
+from regraft.tickets import load_ticket
+
+JOB = FewshotJob(
+    setting="digits",
+    arm="meta-ticket",
+    data=DataConfig(name="digits"),
+    model=ModelConfig(name="mlp", options={"widths": [16, 12], "norm": "batch"}),
+    episodes=EpisodeConfig(ways=3, shots=1),
+    fewshot=FewshotConfig(rerandomise=0.5, rerandomise_every=4),
+    outer=OuterConfig(steps=12, tasks=2, warmup=2),
+    test_tasks=20,
+    curve_tasks=10,
+    curve_points=3,
+    runtime=RuntimeConfig(accelerator="cpu", threads=1, log_every=5, checkpoint_seconds=0.0),
+)
+
+
+def of(method, **how):
+    return replace(JOB, arm=method, fewshot=FewshotConfig(method=method), **how)
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["meta-ticket", "maml", "meta-sgd", "protonet"])
+def test_an_interrupted_run_ends_with_the_same_numbers(tmp_path, method):
+    job = JOB if method == "meta-ticket" else of(method)
+
+    def stop(step, steps, row):
+        if step == 7:
+            raise StopError
+
+    whole = job.run(tmp_path / "whole")
+    with pytest.raises(StopError):
+        job.run(tmp_path / "parts", progress=stop)
+    again = job.run(tmp_path / "parts")
+    assert again["metrics"] == whole["metrics"]
+    rows = [
+        job.folder(tmp_path / name).joinpath("metrics.jsonl").read_bytes()
+        for name in ("whole", "parts")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_a_meta_ticket_is_a_ticket_of_emergent_sparsity(tmp_path):
+    result = JOB.run(tmp_path)
+    ticket = load_ticket(JOB.folder(tmp_path))
+    for name, mask in ticket.masks().items():
+        share = result["metrics"][f"sparsity/{name}"]
+        assert abs(1 - float(mask.float().mean()) - share) < 1e-6
+        assert share > 0
+    assert ticket.about["fewshot"]["method"] == "meta-ticket"
+    assert not set(result["classes"]["train"]) & set(result["classes"]["held-out classes"])
+
+
+def test_controls_take_sparsity_or_shuffle(tmp_path):
+    JOB.run(tmp_path)
+    want = {n: int(m.sum()) for n, m in load_ticket(JOB.folder(tmp_path)).masks().items()}
+    for method in ("random-mask", "shuffled-mask"):
+        job = of(method, source=JOB)
+        train, _, _ = job.sets()
+        masks = job.learner(train, tmp_path).masks()
+        assert {n: int(m.sum()) for n, m in masks.items()} == want
+        assert not all(
+            torch.equal(m.bool(), load_ticket(JOB.folder(tmp_path)).masks()[n])
+            for n, m in masks.items()
+        )
+        assert job.run(tmp_path)["seconds"] == 0.0
+
+
+def test_every_arm_starts_from_the_weights_of_the_ticket(tmp_path):
+    train, _, _ = JOB.sets()
+    ticket = JOB.learner(train, tmp_path)
+    for method in ("maml", "untrained", "boil", "protonet"):
+        learner = of(method).learner(train, tmp_path)
+        values = dict(learner.network.named_parameters())
+        for name, value in ticket.values().items():
+            torch.testing.assert_close(values[name].detach(), value.detach())
+
+
+def test_a_network_is_saved_with_what_adapts_it(tmp_path):
+    job = of("meta-sgd")
+    job.run(tmp_path)
+    stored = read_checkpoint(job.folder(tmp_path))
+    assert stored.about["fewshot"]["method"] == "meta-sgd"
+    assert "rates.head.weight" in stored
+
+
+@pytest.mark.parametrize("method", ["anil", "boil", "reptile", "logistic", "prototypes"])
+def test_every_method_runs(tmp_path, method):
+    metrics = of(method).run(tmp_path)["metrics"]
+    assert 20 < metrics["test_accuracy"] <= 100
+
+
+def test_the_learning_rate_warms_up_and_falls():
+    outer = OuterConfig(steps=10, warmup=3)
+    shares = [lr_share(outer, s) for s in range(10)]
+    assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert all(a > b for a, b in itertools.pairwise(shares[3:]))
+    assert lr_share(replace(outer, schedule="constant"), 9) == 1.0
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match="control of a finished meta-ticket"):
+        of("random-mask").run(tmp_path)
+    with pytest.raises(InputError, match="keeps random weights"):
+        replace(JOB, checkpoint="hub").run(tmp_path)
+    with pytest.raises(InputError, match="--ways 1: expected at least 2"):
+        replace(JOB, episodes=EpisodeConfig(ways=1)).run(tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_too_few_classes_to_hold_some_out_is_said(tmp_path):
+    result = of("maml", episodes=EpisodeConfig(ways=6)).run(tmp_path)
+    assert "no classes are held out: 10 are too few" in result["notes"][0]
+
+
+def test_the_result_is_json(tmp_path):
+    JOB.run(tmp_path)
+    assert json.loads((JOB.folder(tmp_path) / "result.json").read_text())["schema"] == 1

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+from regraft.jobs.base import with_sources
+from regraft.recipes import load_recipe
+from regraft.recipes.metaticket.claims import read
+from regraft.report import Result, Run
+
+
+def test_every_scale_has_the_untrained_network_in_every_setting():
+    for scale in ("smoke", "cpu", "gpu", "paper"):
+        jobs = load_recipe("metaticket", scale, 1).jobs
+        arms = {}
+        for job in jobs:
+            arms.setdefault(job.setting, set()).add(job.arm)
+        assert all({"untrained", "meta-ticket", "random-mask", "maml"} <= a for a in arms.values())
+        assert len(with_sources(jobs)) == len(jobs)
+
+
+def test_arms_of_a_setting_share_data_episodes_and_steps():
+    for job in load_recipe("metaticket", "cpu", 1).jobs:
+        same = [j for j in load_recipe("metaticket", "cpu", 1).jobs if j.setting == job.setting]
+        assert len({(j.outer.steps, j.outer.tasks, j.test_tasks, str(j.data)) for j in same}) == 1
+
+
+def runs():
+    """Two seeds in which the ticket beats its controls and ties with MAML."""
+    levels = {"untrained": 50.0, "random-mask": 51.0, "meta-ticket": 70.0, "maml": 70.0}
+    out = []
+    for arm, value in levels.items():
+        for seed in (1, 2, 3):
+            shift = {1: -0.1, 2: 0.0, 3: 0.1}[seed]
+            tie = shift * 5 if arm == "maml" else 0.0
+            metrics = {
+                f"{name}_accuracy{end}": value + shift + tie - low
+                for name, low in (("test", 0), ("mnist", 15), ("emnist", 20))
+                for end in ("", "_by_support")
+            }
+            history = tuple(
+                {"step": s, "epoch": s, "split": "validation", "accuracy": value, "loss": 1.0,
+                 "emnist_accuracy": 40.0, "mnist_accuracy": 40.0,
+                 **({"sparsity/a.weight": 0.1 * s} if arm == "meta-ticket" else {})}
+                for s in (1, 2)
+            )  # fmt: skip
+            out.append(
+                Run(
+                    folder=Path(arm, str(seed)),
+                    setting="omniglot/5way-1shot/transductive/width=1",
+                    arm=arm,
+                    control=None,
+                    seed=seed,
+                    history=history,
+                    result=Result(metrics=metrics),
+                )
+            )
+    return out
+
+
+def test_claims_are_read_off_intervals():
+    findings = read(runs(), [])
+    held = {c.paper: c.held for c in findings.claims}
+    mask = next(h for p, h in held.items() if "control random-mask" in p)
+    tie = next(h for p, h in held.items() if "better than MAML" in p)
+    assert (mask, tie) == (True, None)
+    assert "| untrained | 50.0" in findings.text
+    assert "Learned sparsity by layer, from the input on: 0.20." in findings.text
+    assert {"sparsity", "domains", "matched"} <= set(findings.figures)
