@@ -46,7 +46,8 @@ def worker(rank: int, folder: str) -> None:
     )
     try:
         for name, learner in learners().items():
-            DistributedDataParallel(learner)(tasks()[2 * rank : 2 * rank + 2]).backward()
+            whole = DistributedDataParallel(learner)
+            whole(tasks()[2 * rank : 2 * rank + 2]).backward()
             torch.save(gradients(learner), where / f"{name}-{rank}")
     finally:
         dist.destroy_process_group()
