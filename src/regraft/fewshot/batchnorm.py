@@ -16,6 +16,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from regraft.errors import InputError
@@ -30,9 +31,11 @@ class EpisodeNorm(nn.Module):
 
     Attributes:
         rows: How many rows, from the first on, give the statistics; None for all.
+        fused: Take torch's own batch_norm, which is faster, and right outside `vmap`.
     """
 
     rows: int | None = None
+    fused: bool = False
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
@@ -42,6 +45,9 @@ class EpisodeNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [b, C, ...] over all but its channels."""
+        if self.fused and self.rows is None:
+            weight, bias = self.weight, self.bias
+            return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
         # Written out: inside `vmap`, torch's own batch_norm has a wrong second derivative.
         axes = [0, *range(2, x.ndim)]
         by = (1, -1) + (1,) * (x.ndim - 2)
@@ -85,11 +91,17 @@ def episodic(network: nn.Module) -> nn.Module:
     return copied.train()
 
 
-def set_rows(network: nn.Module, rows: int | None) -> None:
-    """Let all `EpisodeNorm` take their statistics from the first `rows` rows, or from all."""
+def set_rows(network: nn.Module, rows: int | None, *, fused: bool = False) -> None:
+    """Let all `EpisodeNorm` take their statistics from the first `rows` rows, or from all.
+
+    Args:
+        network: What `episodic` returned.
+        rows: How many rows.
+        fused: No `vmap` is around.
+    """
     for module in network.modules():
         if isinstance(module, EpisodeNorm):
-            module.rows = rows
+            module.rows, module.fused = rows, fused
 
 
 @torch.no_grad()

@@ -45,6 +45,7 @@ class Learner(nn.Module):
         self._set_plain()
 
     def _set_plain(self) -> None:
+        self._alone = False  # whether tasks run one after the other, without `vmap`
         # In a tuple: what is no child is in no state dict and moves to no device.
         self._plain = (episodic(self._ordinary()),)
 
@@ -98,7 +99,7 @@ class Learner(nn.Module):
             rows: Rows that give BatchNorm its statistics; all by default.
         """
         plain = self._plain[0]
-        set_rows(plain, rows)
+        set_rows(plain, rows, fused=self._alone)
         return functional_call(plain, dict(values), (x,))
 
     def buffers_of(self) -> dict[str, Tensor]:

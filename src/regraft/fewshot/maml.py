@@ -210,7 +210,8 @@ class MAML(Learner):
             return self.call(final, torch.cat([x, query]), rows=len(x))[len(x) :], inner
 
         tensors = (*support, episodes.query_x)
-        if self.path == "loop" or (self.path == "auto" and len(episodes) == 1):
+        self._alone = self.path == "loop" or (self.path == "auto" and len(episodes) == 1)
+        if self._alone:
             pairs = [one(*(t[i] for t in tensors)) for i in range(len(episodes))]
             outputs, inner = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         else:

@@ -17,9 +17,10 @@ from regraft.data.folder import Folder, joined
 from regraft.errors import InputError
 from regraft.fewshot import MAML, Learner
 from regraft.files import make_folder, write_tensors
-from regraft.jobs.predict.network import bounded, facts_of, network_of, sketched
+from regraft.jobs.predict.network import facts_of, network_of, sketched
 from regraft.jobs.predict.pictures import Preparation
 from regraft.models import build
+from regraft.models.bounded import bounded
 from regraft.report import ResultCard, command_of, write_card
 from regraft.tickets import load_ticket
 from regraft.train import evaluation

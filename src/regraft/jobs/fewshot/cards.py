@@ -29,9 +29,9 @@ METHODS = {
     "meta-sgd": "initial weights and a step size for each",
     "reptile": "initial weights, by plain training on each task",
     "protonet": "an embedding whose class means classify",
-    "logistic": "nothing: logistic regression on a frozen network",
-    "prototypes": "nothing: class means on a frozen network",
-    "untrained": "nothing: random weights",
+    "logistic": "nothing; new classes get a logistic regression on the frozen network",
+    "prototypes": "nothing; new classes get their means on the frozen network",
+    "untrained": "nothing; the weights are random",
 }
 
 
@@ -67,7 +67,7 @@ def trained_card(
     said = [
         f"{ways}-way {shots}-shot on {first}: {rows[0][1]} % over {job['test_tasks']} tasks (a guess gives "
         f"{100 / ways:.1f} %)",
-        f"meta-learned by {method} on {len(classes['train'])} classes: {METHODS[method]}",
+        f"{method}, on {len(classes['train'])} classes, learns {METHODS[method]}",
     ]
     if result["seconds"]:
         steps, tasks = job["outer"]["steps"], job["outer"]["tasks"]
