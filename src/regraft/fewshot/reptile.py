@@ -36,6 +36,7 @@ class Reptile(MAML):
             moved, inner = self._inner(fixed, masks, x, y, self.steps, rates)
             return moved, inner
 
+        self._alone = False
         with torch.no_grad():
             ends, inner = torch.func.vmap(one, chunk_size=self.chunk)(x, y)
         check_inner(inner.t())
