@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from regraft.cli.condense import Condense
+from regraft.config import DataConfig, RuntimeConfig
 from regraft.errors import InputError, RegraftError
-from regraft.generators import CondensedSet
+from regraft.generators import CondenseConfig, CondensedSet
+from regraft.jobs.condense.job import CondenseJob, transforms_for
 from regraft.report import find_runs
 
 QUICK = {
@@ -23,7 +25,7 @@ def condense(capfd, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(**change):
-        assert Condense(**{**QUICK, "out": Path("run"), "json": True, **change}).run() == 0
+        assert Condense.of(**{**QUICK, "out": Path("run"), "json": True, **change}).run() == 0
         out, err = capfd.readouterr()
         assert err == ""
         return json.loads(out)
@@ -110,17 +112,18 @@ def test_a_folder_of_images_is_condensed_by_its_class_names(condense, image_fold
 
 
 def test_digits_are_not_mirrored():
-    transforms = Condense(out=Path("x"), data="digits", method="dsa")._settings().transforms
+    transforms = Condense.of(data="digits", method="dsa").job().condense.transforms
+    assert transforms is not None
     assert "flip" not in transforms
     assert len(transforms) == 5
-    assert Condense(out=Path("x"), data="cifar10", method="dsa")._settings().transforms is None
-    assert Condense(out=Path("x"), data="mnist")._settings().transforms is None
+    assert Condense.of(data="cifar10", method="dsa").job().condense.transforms is None
+    assert Condense.of(data="mnist").job().condense.transforms is None
 
 
 def test_the_default_networks_are_the_papers():
-    model = Condense(out=Path("x"))._model()
+    model = Condense.of().job().model
     assert (model.name, model.options) == ("mlp", {"widths": [128, 128]})
-    assert Condense(out=Path("x"), method="dm")._model().name == "conv_small"
+    assert Condense.of(method="dm").job().model.name == "conv_small"
 
 
 def test_another_run_keeps_its_folder(condense):
@@ -163,10 +166,53 @@ def test_a_person_reads_sentences(capfd, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for _ in range(2):
-        Condense(**{**QUICK, "restarts": 2}, out=Path("run"), max_seconds=0).run()
+        Condense.of(**{**QUICK, "restarts": 2}, out=Path("run"), max_seconds=0).run()
     out, _ = capfd.readouterr()
     first, second, third, *_ = out.splitlines()
     assert first == "stopped after 1 of 2 networks: the same command goes on"
     assert second.startswith("2 images of each of 10 classes in ")
     assert third == "result: run; card: run/README.md"
     assert out.count("stopped") == 1
+
+
+@pytest.mark.parametrize("method", ["dc", "dm"])
+def test_the_command_and_the_job_of_a_recipe_give_the_same_bits(condense, method, tmp_path):
+    change = {"outer": None, "inner": None} if method == "dm" else {}
+    condense(method=method, seed=3, **change)
+    few = {"restarts": 3, "real_batch": 16} | ({} if change else {"outer": 2, "inner": 2})
+    transforms = transforms_for("digits", method)
+    job = CondenseJob(
+        setting="digits",
+        data=DataConfig(name="digits", validation=0.0),
+        model=Condense.of(**{**QUICK, "method": method}).job().model,
+        per_class=2,
+        method=method,
+        condense=CondenseConfig(**few, transforms=transforms),
+        runtime=RuntimeConfig(seed=3, threads=1, accelerator="cpu"),
+    )
+    job.run(tmp_path / "runs")
+    ours, theirs = CondensedSet.load("run"), CondensedSet.load(job.file(tmp_path / "runs"))
+    assert torch.equal(ours.images, theirs.images)
+    assert ours.classes == theirs.classes
+    rows = job.folder(tmp_path / "runs") / "metrics.jsonl"
+    assert rows.read_bytes() == Path("run/metrics.jsonl").read_bytes()
+    assert ("method" in job.config()) == (method != "dc")
+
+
+def test_grey_pictures_are_condensed_with_one_channel(condense, image_folder):
+    condense(data=str(image_folder), image_size=8, channels=1, model="mlp", real_batch=4)
+    assert CondensedSet.load("run").images.shape == (6, 1, 8, 8)
+
+
+def test_what_only_training_uses_is_refused(condense):
+    with pytest.raises(InputError, match="--precision bf16-mixed: images are condensed by one"):
+        condense(precision="bf16-mixed")
+    with pytest.raises(InputError, match="--devices 2"):
+        condense(devices=2)
+    assert str(Condense.of().folder()) == "runs/condense-digits-dc"
+
+
+def test_a_condensation_that_has_not_moved_says_so(condense):
+    (note,) = condense(restarts=8, outer=1, inner=0, lr_images=1e-9)["notes"]
+    assert "has not fallen" in note
+    assert condense(restarts=8, outer=1, inner=0, lr_images=1.0, out=Path("b"))["notes"] == []

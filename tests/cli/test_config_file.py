@@ -45,6 +45,10 @@ def commands(verb, pair):
             "--from-init", a, "--from-final", b, "--to", b, "--match", "naive", "--factor", 0.5,
             "--points", 0, "--plane-points", 0, *SMALL,
         ),
+        "condense": (
+            "--data", "digits", "--per-class", 1, "--restarts", 1, "--outer", 1, "--inner", 0,
+            "--real-batch", 4, "--model", "mlp", "--width", 0.25, *SMALL,
+        ),
         "finetune": (
             "--data", "digits", "--checkpoint", a, "--method", "plain", "--lr", 0.1, "--epochs", 1,
             "--shots", 4, *SMALL,
@@ -56,7 +60,7 @@ def config_of(folder):
     return json.loads((Path(folder) / "regraft.json").read_text())["config"]
 
 
-VERBS = ["ticket find", "merge", "align", "transfer", "finetune"]
+VERBS = ["ticket find", "merge", "align", "transfer", "finetune", "condense"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

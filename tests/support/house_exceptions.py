@@ -17,7 +17,6 @@ TWICE = {
 _WORDS = {
     "checkpoints/read.py": "found seen",
     "checkpoints/torch_file.py": "found",
-    "cli/condense.py": "found given",
     "cli/data.py": "found",
     "cli/evaluate.py": "found given",
     "cli/finetune.py": "found",
