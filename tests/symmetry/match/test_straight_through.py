@@ -189,3 +189,37 @@ def test_no_batches():
     spec, model, a, b = setting()
     with pytest.raises(InputError, match="batches: there are none"):
         straight_through(spec, model, a, b, Source((6,), n=0), StraightThroughConfig(steps=1))
+
+
+def test_batches_may_be_any_iterable_of_images_and_labels():
+    spec, model, a, b = setting()
+    source = Source((6,))
+    config = StraightThroughConfig(steps=8)
+    pairs = [(x, y) for x, y, _ in source.batches(0)]
+
+    class Fixed(Source):
+        def batches(self, epoch, *, start=0, rank=0, world=1):
+            return super().batches(0, start=start)
+
+    expected = straight_through(spec, model, a, b, Fixed((6,)), config)
+    for batches in (pairs, iter(pairs), [[*p, "more"] for p in pairs]):
+        now = straight_through(spec, model, a, b, batches, config, score=pairs)
+        assert all(torch.equal(now[k], p) for k, p in expected.items())
+    data = torch.utils.data.TensorDataset(source.x, source.y)
+    loader = torch.utils.data.DataLoader(data, batch_size=16)
+    assert set(straight_through(spec, model, a, b, loader, config)) == set(spec.groups)
+
+
+@pytest.mark.parametrize(
+    ("batches", "says"),
+    [
+        (3, "batches: int is no series"),
+        (torch.randn(4, 6), "batches: Tensor is no series"),
+        ([torch.randn(4, 6)], r"a batch is Tensor; expected \(images, labels\)"),
+        ([], "there are none"),
+    ],
+)
+def test_what_are_no_batches_is_refused(batches, says):
+    spec, model, a, b = setting()
+    with pytest.raises(InputError, match=says):
+        straight_through(spec, model, a, b, batches, StraightThroughConfig(steps=2))

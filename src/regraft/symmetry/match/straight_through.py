@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from regraft.errors import DivergenceError, InputError
-from regraft.protocols import BatchSource
 from regraft.symmetry.spec.permutation import Permutation
 from regraft.symmetry.spec.spec import PermutationSpec
 
+from .batches import LabelledBatches, as_source
 from .match import start
 from .solver.pairs import Pairs, refuse_not_finite
 from .solver.solve import Descent
@@ -106,7 +106,8 @@ class StraightThrough:
         model: The architecture; its own weights are neither used nor changed.
         a: State dict of the network that stays.
         b: State dict of the network that is permuted.
-        batches: Labelled minibatches: the union of the data sets, a coreset or a condensed set.
+        batches: Labelled minibatches: the union of the data sets, a coreset or a condensed set; a
+            `BatchSource`, or any iterable of (images, labels) such as a list or a `DataLoader`.
         config: Steps, learning rate, and so on.
         loss: (outputs [b, K], labels [b]) -> scalar mean; cross-entropy by default.
         score: Batches on which candidates are compared; by default `batches`. Better are
@@ -129,22 +130,24 @@ class StraightThrough:
         model: nn.Module,
         a: Mapping[str, Tensor],
         b: Mapping[str, Tensor],
-        batches: BatchSource,
+        batches: LabelledBatches,
         config: StraightThroughConfig,
         *,
         loss: Loss = F.cross_entropy,
-        score: BatchSource | None = None,
+        score: LabelledBatches | None = None,
         schedule: Callable[[int], float] | None = None,
         init: Permutation | None = None,
     ) -> None:
         config.check()
-        if not len(batches):
+        self.batches = as_source(batches)
+        self.score = self.batches if score is None else as_source(score, "score")
+        if not len(self.batches):
             raise InputError("batches: there are none; give at least one labelled batch")
         for state, what in ((a, "a"), (b, "b")):
             spec.check_state(state, what)
             refuse_not_finite(state, what)
         self.spec, self.model, self.config = spec, model, config
-        self.batches, self.score, self.loss = batches, score or batches, loss
+        self.loss = loss
         self.schedule = schedule or (lambda step: 1.0)
         self.trace: list[dict[str, float]] = []
         like = next((p for p in model.parameters()), torch.empty(0))
@@ -320,7 +323,7 @@ def straight_through(
     model: nn.Module,
     a: Mapping[str, Tensor],
     b: Mapping[str, Tensor],
-    batches: BatchSource,
+    batches: LabelledBatches,
     config: StraightThroughConfig,
     **options: Any,
 ) -> Permutation:
