@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from checkpoints import checkpoint
+from regraft.cli import main
 from regraft.cli.merge import Merge
 from regraft.errors import InputError
 
@@ -86,3 +87,20 @@ def test_tied_names_that_differ_are_refused(run, tmp_path, monkeypatch):
         "values: delete the one that is not meant from the checkpoint"
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("match", "says"),
+    [("weights", "the same command starts again: nothing is kept"), ("ste", "goes on where it")],
+)
+def test_an_interrupted_merge_says_what_happens_next(match, says, tmp_path, monkeypatch, capsys):
+    def stop(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regraft.jobs.merge.merge.read_models", stop)
+    for name in ("a", "b"):
+        save_file({"x": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
+    command = ["merge", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]
+    command += ["--data", "digits", "--match", match, "--out", str(tmp_path / "out")]
+    assert main(command) == 130
+    assert says in capsys.readouterr().err

@@ -1,6 +1,5 @@
-import pytest
-
-from regraft.jobs.progress import Bar, is_first_process, loss_and_accuracy
+from regraft.jobs.progress import Bar, loss_and_accuracy
+from regraft.jobs.stages import Stages, remark
 
 
 def test_a_bar_counts_on_standard_error(capsys, monkeypatch):
@@ -35,13 +34,21 @@ def test_metrics_are_told_once_there_are_some():
     assert loss_and_accuracy({"loss": 0.5, "accuracy": 87.25}) == "loss 0.500, accuracy 87.2%"
 
 
-@pytest.mark.parametrize(
-    ("variables", "first"),
-    [({}, True), ({"RANK": "0"}, True), ({"RANK": "1"}, False), ({"LOCAL_RANK": "2"}, False)],
-)
-def test_one_process_speaks(monkeypatch, variables, first):
-    for name in ("RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert is_first_process() is first
+def test_without_a_terminal_a_line_is_written_now_and_then(capsys):
+    now = iter([0.0, 5.0, 21.0, 30.0, 41.5, 90.0])
+    with Bar(enabled=True, noun="step", clock=lambda: next(now)) as bar:
+        for step in range(1, 6):
+            bar.update(step, 5, {"loss": 0.5} if step > 2 else {})
+    err = capsys.readouterr().err
+    assert [line for line in err.splitlines() if " of " in line] == [
+        "step 2 of 5",
+        "step 4 of 5: loss 0.500",
+    ]
+
+
+def test_stages_say_what_comes_next(capsys):
+    with Stages(enabled=True) as stages:
+        remark(stages, "measuring")
+        remark(stages.begin("step"), "not this: it is one function for all stages")
+    remark(None, "nor this")
+    assert capsys.readouterr().err.splitlines()[0] == "measuring"

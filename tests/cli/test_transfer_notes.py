@@ -64,6 +64,8 @@ def card(**changes):
             "accuracy": 80.0, "naive": 70.0, "difference": 10.0, "error": 2.0, "images": 100,
             "part": "validation", "above": True,
         },
+        "match": "fgmt",
+        "curves": {"fgmt": [{"test_accuracy": 85.8}], "naive": [{"test_accuracy": 20.0}]},
     }  # fmt: skip
     return {**found, **changes}
 
@@ -82,6 +84,13 @@ def test_each_note_has_a_reason_of_its_own():
     assert "nothing in this architecture can change places" in note
     (note,) = notes_of(card(steps=[{"dead": ["a", "b"]}]))
     assert "2 groups have no gradients" in note
+    beaten = {**card()["curves"], "initial_weights": [{"test_accuracy": 86.6}]}
+    (note,) = notes_of(card(curves=beaten))
+    assert note == (
+        "initial weights, a control that takes no gradients, ends at 86.6% of the test images and FGMT at "
+        "85.8%: --match initial_weights gives that transfer"
+    )
+    assert notes_of(card(curves=beaten, match="initial_weights")) == []
     (note,) = notes_of(card(data=None, agreement=None, against_naive=None))
     assert "not known whether the permutation helps" in note
 

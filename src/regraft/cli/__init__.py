@@ -47,8 +47,8 @@ def _main(words: list[str]) -> int:
             traceback.print_exception(error)
         print(f"regraft: {printable(error)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return _interrupted()
+    except KeyboardInterrupt as stop:
+        return _interrupted(stop)
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -63,8 +63,9 @@ def _main(words: list[str]) -> int:
         return 1
 
 
-def _interrupted() -> int:
-    print("regraft: interrupted; the same command goes on where it stopped", file=sys.stderr)
+def _interrupted(stop: KeyboardInterrupt | None = None) -> int:
+    what = str(stop or "") or "the same command goes on where it stopped"
+    print(f"regraft: interrupted; {what}", file=sys.stderr)
     return 130
 
 

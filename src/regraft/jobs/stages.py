@@ -25,7 +25,7 @@ class Stages:
     def say(self, text: str) -> None:
         """Show a remark."""
         if self._enabled:
-            print(text, file=sys.stderr)
+            print(text, file=sys.stderr, flush=True)
 
     def _end(self) -> None:
         if self._bar is not None:
@@ -42,6 +42,12 @@ class Stages:
 Progress = Callable[[int, int, dict[str, Any]], None]
 Shown = Progress | Stages | None
 """What shows how far a job is: one function for all of its stages, or bars, one after the other."""
+
+
+def remark(progress: Shown, text: str) -> None:
+    """Say what is done next, where a command shows its stages."""
+    if isinstance(progress, Stages):
+        progress.say(text)
 
 
 def begin(progress: Shown, what: str) -> Progress | None:

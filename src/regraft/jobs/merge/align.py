@@ -11,6 +11,7 @@ import torch
 
 from regraft.config import RuntimeConfig
 from regraft.files import write_tensors, write_text
+from regraft.jobs.stages import Shown, remark
 from regraft.symmetry.match.activations import Activations
 from regraft.symmetry.match.many import align_many
 from regraft.symmetry.match.match import Match, match
@@ -21,7 +22,7 @@ from regraft.train import RunFolder
 
 from .config import AlignConfig
 from .models import Models
-from .straight_through import Progress, State, learn
+from .straight_through import State, learn
 from .symmetries import symmetries
 
 
@@ -49,7 +50,7 @@ def align(
     models: Models,
     folder: RunFolder,
     *,
-    progress: Progress | None = None,
+    progress: Shown = None,
     lazily: bool = False,
     one_by_one: bool = False,
 ) -> Aligned:
@@ -74,7 +75,9 @@ def align(
     if config.match == "none":
         states = models.states[: models.models]
         return Aligned(None, [None] * len(states), states, base, {"by": "none"})
+    remark(progress, "finding the symmetries of the network, and proving them")
     spec, spec_record = symmetries(config, models)
+    remark(progress, f"matching by {config.match}")
     several = config.match == "weights" and not models.has_base and models.models > 2
     if several and not one_by_one:
         permutations, record = _together(models, spec, reference, config.runtime.seed)
@@ -103,7 +106,7 @@ def _each(
     spec: PermutationSpec,
     reference: int,
     folder: RunFolder,
-    progress: Progress | None,
+    progress: Shown,
 ) -> tuple[list[Permutation | None], list[dict[str, Any]]]:
     """Align every model to the reference on its own."""
     permutations: list[Permutation | None] = []

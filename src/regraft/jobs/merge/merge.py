@@ -15,6 +15,7 @@ from typing import Any
 
 from regraft.data import Splits
 from regraft.errors import InputError, RegraftError
+from regraft.jobs.stages import Shown, remark
 from regraft.symmetry.merge.connectivity import Curve
 from regraft.symmetry.merge.heads import separate_heads, share_rows
 from regraft.symmetry.merge.merge import merge as merge_states
@@ -28,7 +29,6 @@ from .card import describe, facts_of
 from .config import MergeConfig
 from .models import Models, read_models
 from .scores import Scores, State, to_json
-from .straight_through import Progress
 from .written import write_model, write_streamed
 
 
@@ -114,7 +114,7 @@ def merge(
     config: MergeConfig,
     folder: RunFolder,
     *,
-    progress: Progress | None = None,
+    progress: Shown = None,
     splits: Sequence[Splits] | None = None,
 ) -> Merged:
     """Merge checkpoints and write the model into the folder; go on where a run was interrupted.
@@ -122,7 +122,7 @@ def merge(
     Args:
         config: What is merged, and how.
         folder: Where files are written, and where straight-through matching keeps its state.
-        progress: Called with the steps done, all steps, and the newest row.
+        progress: Called with the steps done, all steps, and the newest row; or bars and remarks.
         splits: The data sets, where they are loaded already.
 
     Raises:
@@ -137,16 +137,19 @@ def merge(
 def _merged(
     config: MergeConfig,
     folder: RunFolder,
-    progress: Progress | None,
+    progress: Shown,
     splits: Sequence[Splits] | None,
 ) -> Merged:
     began = time.monotonic()
+    remark(progress, "reading the models" + (" and the images" if config.data else ""))
     models = read_models(config, base=config.base, heads=config.heads, splits=splits)
     aligned = align(config, models, folder, progress=progress)
     frames = {"before": models.states[: models.models], "after": aligned.states}
     if config.heads == "union" and models.names and models.head:
         frames = {k: share_rows(v, models.names, models.head) for k, v in frames.items()}
     merged = _combined(config, models, aligned, frames["after"])
+    if models.data:
+        remark(progress, f"taking statistics of {config.statistics_images} images of each set")
     state, repaired = _repaired(config, models, merged, frames["after"])
     result = Merged(models, aligned, state, repaired)
     if models.data:
@@ -163,8 +166,12 @@ def _merged(
                 "not aligned": controls["not aligned"], "merged": states["merged"],
                 **controls, **states,
             }  # fmt: skip
+        remark(progress, f"measuring {len(states)} merged networks and {models.models} models")
         result.scores = _scores(config, models, frames, states)
         if config.points:
+            remark(
+                progress, f"measuring {config.points} networks along each path between the models"
+            )
             result.curves = _curves(config, models, frames, repaired)
     if folder.writes:
         files = _write(config, models, frames["after"], state, folder)
@@ -264,7 +271,7 @@ def _write(
     return files
 
 
-def _streamed(config: MergeConfig, folder: RunFolder, progress: Progress | None) -> Merged:
+def _streamed(config: MergeConfig, folder: RunFolder, progress: Shown) -> Merged:
     began = time.monotonic()
     sketch = config.match == "none" or config.spec is not None
     models = read_models(config, base=config.base, sketch=sketch)

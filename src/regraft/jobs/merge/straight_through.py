@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from regraft.jobs.stages import Shown, begin
 from regraft.symmetry.match.straight_through import StraightThrough, StraightThroughConfig
 from regraft.symmetry.spec.permutation import Permutation
 from regraft.symmetry.spec.spec import PermutationSpec
@@ -21,7 +21,6 @@ from .models import Models
 from .surrogate import held_out, surrogate
 
 State = dict[str, Tensor]
-Progress = Callable[[int, int, dict[str, float]], None]
 
 _CHUNK = 10
 """Steps between two looks at the clock."""
@@ -36,7 +35,7 @@ def learn(
     *,
     model: int,
     folder: RunFolder,
-    progress: Progress | None = None,
+    progress: Shown = None,
 ) -> tuple[Permutation, dict[str, Any]]:
     """Learn the permutation of B from labelled images, and return it with how it was found.
 
@@ -54,7 +53,8 @@ def learn(
     if str(model) in state["through"]:
         kept = state["through"][str(model)]
         return kept["permutation"], json.loads(kept["record"])
-    batches, images = surrogate(config, models, folder.path, progress)
+    shown = begin(progress, "step")
+    batches, images = surrogate(config, models, folder.path, shown)
     settings, optim, seed = config.ste, config.ste.optim, config.runtime.seed
     epoch_steps = len(batches)
     steps = epoch_steps * optim.epochs if settings.steps is None else settings.steps
@@ -100,8 +100,8 @@ def learn(
         if "score" in row:
             scores.append(row["score"])
             folder.log(newest)
-        if progress is not None:
-            progress(step, steps, newest)
+        if shown is not None:
+            shown(step, steps, newest)
 
     while run.at.step < steps:
         run.run(until=run.at.step + _CHUNK, progress=log)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.errors import InputError
-from regraft.jobs.progress import Bar
+from regraft.jobs.stages import Shown, Stages
 from regraft.jobs.verb import Done, work_in
 from regraft.report import ResultCard
 from regraft.train import RunFolder
@@ -20,7 +20,6 @@ from .config import AlignConfig, MergeConfig
 from .identity import identity
 from .labels import Labels
 from .models import read_models
-from .straight_through import Progress
 from .written import write_streamed
 
 Facts = dict[str, Any]
@@ -39,7 +38,7 @@ def run_merge(config: MergeConfig, out: Path, *, bar: bool) -> Done:
     """
     engine.check(config)
 
-    def work(folder: RunFolder, progress: Progress) -> Facts:
+    def work(folder: RunFolder, progress: Shown) -> Facts:
         return engine.merge(config, folder, progress=progress).facts(config)
 
     return _in_folder("merge", config, out, work, bar=bar)
@@ -55,7 +54,7 @@ def run_align(config: AlignConfig, out: Path, *, bar: bool) -> Done:
     if config.match == "none":
         raise InputError("--match none aligns nothing: take weights, activations or ste")
 
-    def work(folder: RunFolder, progress: Progress) -> Facts:
+    def work(folder: RunFolder, progress: Shown) -> Facts:
         return _aligned(config, folder, progress)
 
     return _in_folder("align", config, out, work, bar=bar)
@@ -65,24 +64,25 @@ def _in_folder(
     kind: str,
     config: AlignConfig,
     out: Path,
-    work: Callable[[RunFolder, Progress], Facts],
+    work: Callable[[RunFolder, Shown], Facts],
     *,
     bar: bool,
 ) -> Done:
     folder = RunFolder(out, config=identity(kind, config), arm=kind, seed=config.runtime.seed)
 
     def made() -> ResultCard:
-        with Bar(enabled=bar, describe=_loss) as progress:
-            return card_of(kind, out, work(folder, progress.update))
+        with Stages(enabled=bar) as progress:
+            try:
+                return card_of(kind, out, work(folder, progress))
+            except KeyboardInterrupt as stop:
+                if config.match == "ste":  # whose steps are kept
+                    raise
+                raise KeyboardInterrupt("the same command starts again: nothing is kept") from stop
 
     return work_in(folder, made)
 
 
-def _loss(row: dict[str, float]) -> str:
-    return f"loss {row['loss']:.3f}" if "loss" in row else ""
-
-
-def _aligned(config: AlignConfig, folder: RunFolder, progress: Progress) -> Facts:
+def _aligned(config: AlignConfig, folder: RunFolder, progress: Shown) -> Facts:
     began = time.monotonic()
     # Only straight-through matching looks at labels; any images will do for the others.
     labels = Labels(by_number=config.match != "ste")

@@ -67,7 +67,7 @@ def notes_of(data: dict[str, Any]) -> list[str]:
     """Return what the user should know of whether the transfer was worth it.
 
     Args:
-        data: With `spec`, `steps`, `agreement`, `against_naive` and `data`.
+        data: With `spec`, `steps`, `agreement`, `against_naive`, `data`, `match` and `curves`.
     """
     last, notes = data["steps"][-1], []
     agreed, measured = data["agreement"], data["against_naive"]
@@ -88,6 +88,7 @@ def notes_of(data: dict[str, Any]) -> list[str]:
             f"{measured['accuracy']:.1f}% against {measured['naive']:.1f}% of {measured['images']} "
             f"{measured['part']} images, {measured['difference']:+.1f} ± {measured['error']:.1f} points"
         )
+    notes += _beaten(data)
     if last["dead"]:
         notes.append(
             f"{len(last['dead'])} groups have no gradients in one of the networks and stay in place: "
@@ -99,6 +100,25 @@ def notes_of(data: dict[str, Any]) -> list[str]:
             "and BatchNorm statistics are the source's"
         )
     return notes
+
+
+def _beaten(data: dict[str, Any]) -> list[str]:
+    """Return what to say where a control that costs less ends above the method."""
+    curves, method = data["curves"], data["match"]
+    if method not in curves:
+        return []
+    own = curves[method][-1]["test_accuracy"]
+    cheaper = {
+        name: curves[name][-1]["test_accuracy"]
+        for name in ("naive", "initial_weights")
+        if name in curves and name != method
+    }
+    return [
+        f"{LABELS[name]}, a control that takes no gradients, ends at {accuracy:.1f}% of the test images "
+        f"and {LABELS[method]} at {own:.1f}%: --match {name} gives that transfer"
+        for name, accuracy in cheaper.items()
+        if accuracy > own
+    ]
 
 
 def card_of(out: Path, facts: dict[str, Any]) -> ResultCard:

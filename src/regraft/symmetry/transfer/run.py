@@ -78,12 +78,13 @@ class Run:
             self._refuse_dead(pairs)
             before = self.now
             cold = s == 1 or not self.warm_start
+            last = s == len(self.trajectory.steps) - 1
             self.now = dict(
                 pairs.solve(
                     self.start if cold else None,
                     grow=cold and not self.given,
                     seed=s - 1,
-                    sweeps=None if cold else self.warm_sweeps,
+                    sweeps=None if cold or last else self.warm_sweeps,
                 )
             )
             stale = any(not torch.equal(p, before[k]) for k, p in self.now.items())
