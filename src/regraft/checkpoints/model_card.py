@@ -16,6 +16,8 @@ from regraft.files import parse_json
 
 KEY = "regraft.model"
 """Entry of a safetensors header that holds the card as JSON."""
+EITHER = " | "
+"""Between the names of a row that the models of a merge call differently."""
 
 _FETCHING = re.compile(
     r"pretrained|weights|checkpoint|cache|cfg|config|dir$|path|file|url|hub|repo|token$|revision|trust|"

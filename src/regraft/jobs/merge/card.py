@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from regraft.checkpoints.model_card import is_elsewhere
+from regraft.checkpoints.model_card import EITHER, is_elsewhere
 from regraft.config import to_dict
 from regraft.report import Figure, Line, Panel, ResultCard, Table, command_of, lines
 from regraft.report.wording import size
@@ -37,7 +38,7 @@ def describe(models: Models, *, model: int | None = None) -> dict[str, Any]:
     elif models.classes:
         classes = models.classes
     else:
-        classes = names[0] if names and all(own == names[0] for own in names) else None
+        classes = _shared_names(names)
     if classes:
         about["classes"] = list(classes)
     data = models.data
@@ -50,6 +51,13 @@ def describe(models: Models, *, model: int | None = None) -> dict[str, Any]:
     if data:
         about["data"] = "+".join(dict.fromkeys(d.splits.name for d in data))
     return about
+
+
+def _shared_names(names: Sequence[Sequence[str]]) -> list[str] | None:
+    """Return what the rows of one classifier are called: by every name that a model has for a row."""
+    if not names or any(len(own) != len(names[0]) for own in names):
+        return None
+    return [EITHER.join(dict.fromkeys(row)) for row in zip(*names, strict=True)]
 
 
 def facts_of(kind: str, models: Models, aligned: Aligned, more: dict[str, Any]) -> dict[str, Any]:

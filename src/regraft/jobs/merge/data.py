@@ -17,6 +17,7 @@ from regraft.protocols import BatchSource
 
 from .config import AlignConfig
 from .labels import BY_NAME, Labels, label_rows
+from .sides import side_of
 
 _EVALUATION_BATCH = 500
 
@@ -96,8 +97,11 @@ class Data:
         return replace(images, labels=labels.to(images.labels.device), num_classes=most)
 
 
-def load_all(config: AlignConfig, about: list[dict[str, Any]]) -> list[Splits]:
-    """Load the data sets, each once.
+def load_all(config: AlignConfig, about: list[dict[str, Any]]) -> tuple[list[Splits], list[str]]:
+    """Load the data sets, each once, and say which images are resized.
+
+    Images of a folder are read at the size that is asked for, else at that of the checkpoint, else at
+    their own where they agree.
 
     Args:
         config: The settings.
@@ -107,18 +111,21 @@ def load_all(config: AlignConfig, about: list[dict[str, Any]]) -> list[Splits]:
         InputError: A set that cannot be loaded.
     """
     loaded: dict[str, Splits] = {}
-    splits = []
+    splits: list[Splits] = []
+    notes: list[str] = []
     for i, data in enumerate(config.data):
         said = said_size(about[i])
         size = data.image_size or config.image_size or said.get("image_size")
         key = digest(data)
         if key not in loaded:
+            size, note = side_of(data, size)
+            notes += [note] if note else []
             loaded[key] = sets.load(replace(data, image_size=size))
         channels = data.channels or config.channels or said.get("channels")
         if {channels, loaded[key].channels} == {1, 3}:  # grey pictures are read with three channels
             loaded[key] = sets.with_channels(loaded[key], channels or 1)
         splits.append(loaded[key])
-    return splits
+    return splits, notes
 
 
 def check_one_form(config: AlignConfig, splits: Sequence[Splits]) -> None:

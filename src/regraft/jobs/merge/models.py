@@ -174,7 +174,7 @@ def read_models(
         bare = _bare(config, fitted, about[0], has_base=base is not None)
         ties = tied_names(model)
         return replace(bare, config=network, model=model.eval(), inputs=inputs, ties=ties)
-    splits = load_all(config, about) if splits is None else list(splits)
+    splits, resized = load_all(config, about) if splits is None else (list(splits), [])
     check_one_form(config, splits)
     shape = fitting(config, network, about[0], splits, checkpoints[0])
     outline = sketched(network, shape)
@@ -189,7 +189,7 @@ def read_models(
     for checkpoint in fitted:
         check_finite(checkpoint)
         check_tied(checkpoint, ties)
-    notes = [note for checkpoint in fitted for note in checkpoint.notes]
+    notes = [*resized, *(note for checkpoint in fitted for note in checkpoint.notes)]
     each = class_names(config, about, splits, counts[: len(config.checkpoints)])
     names = each if all(each) else None
     states = [dict(checkpoint) for checkpoint in fitted]

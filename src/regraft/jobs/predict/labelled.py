@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from regraft.checkpoints.model_card import EITHER
 from regraft.errors import InputError
 from regraft.machine import expanded
 
@@ -100,7 +102,8 @@ def labelled(
         if channels == 1:
             images = replace(images, channels=1)
         name = where.resolve().name
-    strange = [c for c in there if c not in classes]
+    rows = _rows(classes)
+    strange = [c for c in there if c not in rows]
     if strange:
         raise InputError(
             f"data {name} has the class {strange[0]!r}, which {path} does not know: it knows "
@@ -111,8 +114,19 @@ def labelled(
             f"data {name} has images of {images.channels} channel(s) and {path} takes {channels}: "
             "give the set it was found on, or one like it"
         )
-    index = torch.tensor([classes.index(c) for c in there])
+    index = torch.tensor([rows[c] for c in there])
     return Labelled(name, split, images, index[images.labels], note)
+
+
+def _rows(classes: Sequence[str]) -> dict[str, int]:
+    """Return the row of each class, and of each name of a row that models of a merge called differently.
+
+    A name that several rows have as one of theirs is of none.
+    """
+    parts = [str(name).split(EITHER) for name in classes]
+    times = Counter(part for row in parts for part in dict.fromkeys(row))
+    rows = {part: i for i, row in enumerate(parts) for part in row if times[part] == 1}
+    return {**rows, **{str(name): i for i, name in enumerate(classes)}}
 
 
 def _place(name: str, root: str | None) -> Path:

@@ -114,7 +114,7 @@ def _proved(
         spec = without(spec, [proof.guilty], "the numerical proof failed")
 
 
-_FINE = 1e-12
+_FINE = 1e-13
 """An error below which only the order of sums decides, which threads may change from run to run."""
 
 
