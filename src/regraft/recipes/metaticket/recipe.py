@@ -139,7 +139,6 @@ def _cpu() -> list[FewshotJob]:
     return [
         *_arms(_ALL, **how),
         *_arms(_FEW, batchnorm="support", **how),
-        *_arms(_FEW, width=2, **how),
     ]
 
 
