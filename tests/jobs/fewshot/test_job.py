@@ -138,3 +138,11 @@ def test_too_few_classes_to_hold_some_out_is_said(tmp_path):
 def test_the_result_is_json(tmp_path):
     JOB.run(tmp_path)
     assert json.loads((JOB.folder(tmp_path) / "result.json").read_text())["schema"] == 1
+
+
+def test_the_adaptation_of_an_episode_is_kept(tmp_path):
+    rows = JOB.run(tmp_path)["episode"]
+    assert len(rows) == 3
+    assert all(len(row) == 1 + JOB.fewshot.test_steps for row in rows)
+    assert all(0 <= p <= 100 for row in rows for p in row)
+    assert of("protonet").run(tmp_path)["episode"] == []

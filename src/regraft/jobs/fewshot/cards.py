@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from regraft.report.picture import contact_sheet, png
 from regraft.report.wording import duration, size
 
 _MOST = 60
+_QUERIES = 12
 _FROZEN_ADVICE = (
     "on photographs a frozen pretrained network with --method logistic or prototypes is the bar: "
     "meta-training from scratch is for images that no pretrained network knows"
@@ -104,6 +106,15 @@ def trained_card(
         figures.append(
             Figure(title="Along training", content=curve, caption="accuracy along training")
         )
+    if result["episode"]:
+        figures.append(
+            Figure(
+                title="One episode",
+                content=partial(_episode, result["episode"]),
+                caption="probability of the right class of each query image, by inner steps",
+                note="One line a query image of one test episode; a guess is a flat line at its share.",
+            )
+        )
     return ResultCard(
         kind="fewshot-train",
         title=f"Few-shot learner: {method}",
@@ -121,6 +132,20 @@ def trained_card(
         },
         command=command,
         data={"metrics": metrics, "classes": classes},
+    )
+
+
+def _episode(rows: Sequence[Sequence[float]]) -> str:
+    """Draw how one episode is adapted to; see `one_episode`."""
+    drawn = [
+        Line(label=f"query {i}", x=list(range(len(row))), y=list(row))
+        for i, row in enumerate(rows[:_QUERIES], 1)
+    ]
+    return lines(
+        [Panel(title="", lines=drawn)],
+        x_label="Inner steps",
+        y_label="Right class (%)",
+        legend=False,
     )
 
 

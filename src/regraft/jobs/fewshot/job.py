@@ -23,7 +23,7 @@ from regraft.config import (
 from regraft.config.check import AT_LEAST_1, BELOW_1, check
 from regraft.config.fewshot import FROZEN, UNTRAINED
 from regraft.errors import InputError
-from regraft.fewshot import EpisodeSampler, Learner, MetaTicket, Policy, one_shot_runs
+from regraft.fewshot import MAML, EpisodeSampler, Learner, MetaTicket, Policy, one_shot_runs
 from regraft.fewshot.learner import accuracy
 from regraft.files import write_tensors
 from regraft.jobs.base import Job
@@ -36,7 +36,7 @@ from regraft.train.loop import Progress
 from .images import ClassImages, class_images, domain, parted
 from .learners import make_learner, random_masks_at
 from .loop import fit_episodes
-from .measure import measured
+from .measure import measured, one_episode
 
 _TEST_SEED = 9_000_001
 _CURVE_SEED = 9_000_002
@@ -142,7 +142,12 @@ class FewshotJob(Job):
         metrics = self._measure(learner, ends)
         if isinstance(learner, MetaTicket):
             metrics |= {f"sparsity/{n}": s for n, s in learner.sparsity().items()}
+        episode: list[list[float]] = []
+        if isinstance(learner, MAML):
+            first = next(iter(ends.values()))
+            episode = one_episode(learner, first, max(self.fewshot.test_steps, 1))
         return {
+            "episode": episode,
             "metrics": metrics,
             "seconds": seconds,
             "trainable_parameters": sum(

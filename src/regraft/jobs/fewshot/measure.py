@@ -31,3 +31,20 @@ def measured(
     each = torch.cat(right).double()
     spread = float(each.std()) if tasks > 1 else math.nan
     return {"accuracy": float(each.mean()), "ci": 1.96 * spread / math.sqrt(tasks), "loss": loss}
+
+
+def one_episode(learner: Learner, sampler: EpisodeSampler, steps: int) -> list[list[float]]:
+    """Return how the queries of one episode are adapted to: for each its right class's probability.
+
+    Args:
+        learner: One with inner steps.
+        sampler: Its first episode is taken.
+        steps: Inner steps; a row has the probabilities after 0, 1, ..., `steps` of them, in percent.
+    """
+    episode = sampler.batch(0, 1)
+    right = episode.query_y[0][:, None]
+    after = [
+        learner.logits(episode, steps=k, batchnorm="support")[0].softmax(-1).gather(1, right)
+        for k in range(steps + 1)
+    ]
+    return (100 * torch.cat(after, 1)).tolist()
