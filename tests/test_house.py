@@ -51,6 +51,7 @@ NEW_SYSTEMS = (
     "data/views.py",
     "data/operations.py",
     "config/generate.py",
+    "cli/synth.py",
     "generators/sources/",
     "generators/pseudo/",
     "generators/mgr/",

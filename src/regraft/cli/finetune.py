@@ -97,6 +97,76 @@ class TrainingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnlabelledOptions(Options):
+    """Learn from images without labels as well: a folder's, or those of a generator (P-SSL)."""
+
+    unlabelled: str | None = None
+    """A folder of images without labels, a generator (package.module:factory or one trained here), or a
+    bank."""
+    unlabelled_options: str = "{}"
+    """How a generator is called, where one batch does not tell: weights, options, classes, latent, method,
+    labels, pixels, image_shape, as a JSON object."""
+    source_classifier: Path | None = None
+    """Model file of a classifier of the generator's classes: what it says of your images is generated;
+    uniform classes without it."""
+    ssl: Literal[
+        "uda", "fixmatch", "pseudo_label", "soft_pseudo_label", "entropy", "consistency"
+    ] = "uda"
+    """The loss on images without labels."""
+    ssl_weight: float = 1.0
+    """Weight of that loss."""
+    ssl_warmup: int = 100
+    """Steps over which the weight rises from 0."""
+    ssl_batch: int = 64
+    """Images without labels a step."""
+    ssl_threshold: float | None = None
+    """Least probability of a target that counts; the loss's own without it."""
+    ssl_temperature: float | None = None
+    """What logits are divided by for a target; the loss's own without it."""
+    own_head: bool = False
+    """Give these images a head of their own, and train the classifier on labelled ones alone."""
+    conditions: Literal["soft", "hard", "uniform"] = "soft"
+    """What the source classifier's answers become."""
+    temperature: float = 1.0
+    """What its logits are divided by."""
+
+    def extras(self) -> tuple[Any, ...]:
+        """Return the further loss, if there is one.
+
+        Raises:
+            InputError: Options of it without --unlabelled, or one out of its range.
+        """
+        from regraft.config import SourceConfig, SslConfig
+        from regraft.errors import InputError
+
+        values = self.values()
+        if self.unlabelled is None:
+            for name, value in values.items():
+                if value != getattr(UnlabelledOptions, name):
+                    raise InputError(
+                        f"--{name.replace('_', '-')} is about images without labels: add --unlabelled"
+                    )
+            return ()
+        more = json_object(self.unlabelled_options, "--unlabelled-options")
+        free = [f.name for f in dataclasses.fields(SourceConfig) if f.name != "name"]
+        if unknown := sorted(more.keys() - set(free)):
+            raise InputError(
+                f"--unlabelled-options has {unknown[0]!r}: expected some of {', '.join(free)}"
+            )
+        if isinstance(more.get("image_shape"), list):
+            more["image_shape"] = tuple(more["image_shape"])
+        from regraft.jobs.generate.unlabelled import UnlabelledTerm
+
+        file = self.source_classifier
+        term = UnlabelledTerm(
+            source=pick(SourceConfig, {**more, "name": self.unlabelled}),
+            ssl=pick(SslConfig, values),
+            classifier=None if file is None else str(file),
+        )
+        return (term,)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finetune(Options):
     """Fine-tune a network on few images; learning rate and weight are chosen on validation.
 
@@ -133,6 +203,9 @@ class Finetune(Options):
     """Compare this many settings, whatever the time: the same plan on every machine."""
     sets: Annotated[PartOptions, tyro.conf.arg(name="data")] = field(default_factory=PartOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
+    more: Annotated[UnlabelledOptions, tyro.conf.arg(name="unlabelled images")] = field(
+        default_factory=UnlabelledOptions
+    )
     network: Network = field(default_factory=ModelOptions)
     images: NormalisedOptions = field(default_factory=NormalisedOptions)
     generated: Annotated[GeneratorOptions, tyro.conf.arg(name="generator")] = field(
@@ -211,7 +284,7 @@ class Finetune(Options):
             mean=images.mean or None,
             std=images.std or None,
             runtime=self.runtime.config(refuse=("devices",), because=one, log_every=10),
-            extras=extras,
+            extras=(*extras, *self.more.extras()),
         )
 
     def _network(self) -> tuple[ModelConfig, Path | None, int | None, int | None]:
@@ -284,6 +357,8 @@ def _tell(out: Path, result: dict[str, Any]) -> None:
             say(
                 f"{split} accuracy: {metrics[f'{split}_accuracy']:.2f}% of {result['images'][split]}"
             )
+    for row in result.get("extras", []):
+        say(f"{row['what']}: {row['passed']:.1%} of {row['images']:,} were confident")
     say(f"model: {out / 'model.safetensors'}")
     say(f"card: {out / 'README.md'}; report: {out / 'report.html'}")
     card = read_card(out)

@@ -50,6 +50,14 @@ VERBS: dict[str, Verb | Group] = {
     "merge": Verb("merge", "Merge", "Merge checkpoints of one architecture into one network."),
     "align": Verb("align", "Align", "Permute checkpoints so that they fit the first."),
     "transfer": Verb("transfer", "Transfer", "Carry one training over to another start."),
+    "synth": Group(
+        "Generators: is one worth using, and banks of their images.",
+        {
+            "inspect": Verb("synth", "SynthInspect", "Say whether a generator is worth using."),
+            "make": Verb("synth", "SynthMake", "Write a bank of a generator's images."),
+        },
+    ),
+    "pretrain": Verb("synth", "Pretrain", "Pre-train a network on a generator's images."),
     "condense": Verb("condense", "Condense", "Condense a data set into a few synthetic images."),
     "finetune": Verb("finetune", "Finetune", "Fine-tune a pretrained network on your images."),
     "predict": Verb("predict", "Predict", "Predict the classes of images."),

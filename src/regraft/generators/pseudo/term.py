@@ -145,6 +145,10 @@ class PseudoTerm:
                 self._optimizer.step()
             self._optimizer.zero_grad()
 
+    def summary(self) -> dict[str, Any]:
+        """Return how many of the images without labels were confident, in all and by class."""
+        return {"what": "images without labels", **self.ssl.confidence.summary()}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the head, its optimiser and the counts of what was confident."""
         self._settle()

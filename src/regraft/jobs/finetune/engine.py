@@ -123,6 +123,8 @@ class Tuner:
             ) from error
         if recorder is not None:
             result["metrics"] |= recorder.described()
+        if extras is not None and (summed := extras.summaries()):
+            result["extras"] = summed
         # The last step's damage shows in no training loss.
         if not all(math.isfinite(value) for value in result["metrics"].values()):
             raise DivergenceError(

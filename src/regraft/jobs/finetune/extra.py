@@ -75,6 +75,10 @@ class Extras:
         """Count a step of the optimiser."""
         self._taken += 1
 
+    def summaries(self) -> list[Any]:
+        """Return what the losses have to tell of the training: those with `summary`, as JSON."""
+        return [t.summary() for t in self.terms if hasattr(t, "summary")]  # pyrefly: ignore
+
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps, and the states of the losses that have one."""
         kept = {str(i): t for i, t in enumerate(self.terms) if hasattr(t, "state_dict")}

@@ -70,11 +70,15 @@ def _gates(runs: Sequence[Run], settings: Sequence[str]) -> list[str]:
     for setting in settings:
         gain = gap(runs, setting, "oracle", "scratch")
         ssl = gap(runs, setting, "oracle_ssl", "oracle")
+        more = (
+            ""
+            if ssl is None
+            else f" Real source images without labels in the place of generated ones add {signed(ssl)}."
+        )
         said = "it can show the claim" if better(gain) else "it cannot show the claim"
         lines.append(
             f"{setting}: the oracle (real source images with their labels, then the target's) minus "
-            f"scratch is {signed(gain)} points, {verdict(gain)}: {said}. Real source images without "
-            f"labels in the place of generated ones add {signed(ssl)}."
+            f"scratch is {signed(gain)} points, {verdict(gain)}: {said}.{more}"
         )
     return lines
 

@@ -1,0 +1,159 @@
+"""P-SSL in a fine-tuning: what `regraft finetune --unlabelled` adds to the loss of every step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regraft.checkpoints.model_card import ModelCard, is_elsewhere
+from regraft.checkpoints.read import fit_names, read_checkpoint
+from regraft.config import SourceConfig, SslConfig
+from regraft.data import ImageSet, Splits, decode
+from regraft.data.channels import to_channels
+from regraft.data.folder import image_files
+from regraft.errors import InputError, RegraftError
+from regraft.generators.pseudo import (
+    ImagePool,
+    PseudoSamples,
+    PseudoTerm,
+    Unlabelled,
+    conditions,
+    ssl_loss,
+)
+from regraft.generators.sources import CachedBank, ImageSource, Source, load_source
+from regraft.jobs.finetune.extra import TermContext
+from regraft.models import build
+
+from .verbs import collapse_warning
+
+_MOST_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlabelledTerm:
+    """What makes the loss on images without labels; an `ExtraTerm` of a fine-tuning.
+
+    Attributes:
+        source: A generator, a bank of one, or a folder of images, whatever its subfolders are called.
+        ssl: The loss.
+        classifier: Model file of the source classifier whose answers are the generator's conditions;
+            without it they are uniform.
+    """
+
+    source: SourceConfig
+    ssl: SslConfig = field(default_factory=SslConfig)
+    classifier: str | None = None
+
+    def term(self, model: nn.Module, context: TermContext) -> PseudoTerm:
+        """Return the loss for a network that is about to be trained.
+
+        Raises:
+            InputError: Images of another size, a classifier of other classes than the generator's, or
+                a source that cannot be loaded.
+        """
+        splits = context.splits
+        config = self.ssl
+        return PseudoTerm(
+            self._images(context),
+            ssl_loss(
+                config.ssl, temperature=config.ssl_temperature, threshold=config.ssl_threshold
+            ),
+            weight=config.ssl_weight,
+            warmup=config.ssl_warmup,
+            batch_size=config.ssl_batch,
+            own_head=config.own_head,
+            mean=splits.mean,
+            std=splits.std,
+            seed=context.seed,
+        )
+
+    def _images(self, context: TermContext) -> Unlabelled:
+        splits, seed = context.splits, context.seed
+        folder = Path(self.source.name).expanduser()
+        if folder.is_dir() and not any(folder.glob("*.json")) and not any(folder.glob("*.tar")):
+            files = image_files(folder)
+            if files and not (folder / "generator.safetensors").exists():
+                return ImagePool(_decoded(files, splits), seed=seed, device=context.device)
+        source = load_source(self.source, device=context.device)
+        wanted = (splits.channels, splits.image_size, splits.image_size)
+        if source.image_shape != wanted:
+            sizes = ["x".join(map(str, s)) for s in (source.image_shape, wanted)]
+            raise InputError(
+                f"the generator makes images of {sizes[0]} and the target's are {sizes[1]}: bring the "
+                "target to that size with --image-size and --channels, or take another generator"
+            )
+        if isinstance(source, CachedBank):
+            return ImagePool(source.pixels, seed=seed, device=context.device)
+        if not isinstance(source, ImageSource):
+            warned = collapse_warning(source, seed=seed)
+            if warned:
+                warnings.warn(warned, stacklevel=2)
+        return PseudoSamples(source, self._conditions(source, splits), seed=seed)
+
+    def _conditions(self, source: Source, splits: Splits) -> Tensor:
+        if self.classifier is None or self.ssl.conditions == "uniform":
+            return torch.full((1, source.classes), 1 / source.classes)
+        if not isinstance(splits.train, ImageSet):
+            raise InputError("conditions need the target's images in memory: make them smaller")
+        classifier, mean, std = read_classifier(self.classifier)
+        images = splits.train.images.float() / 255
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
+        return conditions(
+            classifier,
+            (images - mean) / std,
+            source.classes,
+            kind=self.ssl.conditions,
+            temperature=self.ssl.temperature,
+        )
+
+
+def read_classifier(
+    path: str,
+) -> tuple[Callable[[Tensor], Tensor], tuple[float, ...], tuple[float, ...]]:
+    """Return the network of a Regraft model file, in evaluation mode, and the moments of its images.
+
+    Raises:
+        InputError: The file does not say what it is of, or its weights do not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    card = ModelCard.read(checkpoint.about, Path(path))
+    if is_elsewhere(card.model.name):
+        raise InputError(
+            f"{path} names the factory {card.model.name}, which is code outside the file: a source "
+            "classifier is a built-in, timm or torchvision network"
+        )
+    network = build(card.model, **card.shape)
+    stored = fit_names(checkpoint, network)
+    network.load_state_dict({name: stored[name] for name in stored})
+    about: Any = checkpoint.about
+    channels = card.shape["channels"]
+    mean = tuple(about.get("mean") or (0.0,) * channels)
+    std = tuple(about.get("std") or (1.0,) * channels)
+    network.eval().requires_grad_(False)
+
+    def classify(images: Tensor) -> Tensor:
+        try:
+            return network(images)
+        except RuntimeError as error:
+            raise RegraftError(
+                f"{path} cannot classify images of {'x'.join(map(str, images.shape[1:]))}: it is of "
+                f"{channels}x{card.shape['image_size']}x{card.shape['image_size']}"
+            ) from error
+
+    return classify, mean, std
+
+
+def _decoded(files: list[Path], splits: Splits) -> Tensor:
+    """Return images without labels as the target's are: uint8 [n, C, H, W]."""
+    size, channels = splits.image_size, splits.channels
+    if len(files) * channels * size**2 > _MOST_BYTES:
+        raise InputError(
+            f"{len(files)} images of {size} pixels do not fit into 2 GiB: take fewer, or smaller ones"
+        )
+    return to_channels(torch.stack([decode(file, size) for file in files]), channels)

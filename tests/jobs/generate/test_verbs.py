@@ -1,0 +1,158 @@
+import json
+
+import pytest
+import torch
+
+from regraft.cli import main
+from regraft.config import DataConfig, SourceConfig, SslConfig
+from regraft.data import load
+from regraft.errors import InputError
+from regraft.generators.sources import ImageSource, Source
+from regraft.jobs.finetune.extra import TermContext
+from regraft.jobs.generate.unlabelled import UnlabelledTerm
+from regraft.jobs.generate.verbs import collapse_warning
+from regraft.models import ConvSmall
+
+GENERATOR = ["foreign_generators:digits", "--threads", "1", "--accelerator", "cpu"]
+DIGITS = load(DataConfig(name="digits", validation=0.1))
+
+
+def run(*words):
+    return main([str(w) for w in words])
+
+
+def test_inspect_says_a_verdict_and_leaves_a_page(tmp_path, capsys):
+    out = tmp_path / "inspect"
+    assert (
+        run("synth", "inspect", *GENERATOR, "--data", "digits", "--samples", 60, "--out", out) == 0
+    )
+    said = capsys.readouterr().out
+    card = json.loads((out / "card.json").read_text())
+    assert card["lines"][0].split(":")[0] in said
+    assert card["kind"] == "inspect"
+    assert (out / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    page = (out / "report.html").read_text()
+    assert "agreement with a classifier of real images" in page
+    assert (
+        run("synth", "inspect", *GENERATOR, "--data", "digits", "--samples", 60, "--out", out) == 0
+    )
+
+
+def test_a_bank_a_pre_training_and_a_fine_tuning_follow_each_other(tmp_path, capsys):
+    bank, body, tuned = tmp_path / "bank", tmp_path / "body", tmp_path / "tuned"
+    assert run("synth", "make", *GENERATOR, "--count", 40, "--out", bank) == 0
+    small = ["--steps", 4, "--batch-size", 8, "--model", "conv_small", "--width", 0.5]
+    assert run("pretrain", "--source", bank, *small, "--threads", 1, "--out", body) == 0
+    facts = json.loads((body / "card.json").read_text())
+    assert facts["kind"] == "pretrain"
+    more = ["--method", "plain", "--epochs", 1, "--lr", 0.01, "--shots", 3, "--threads", 1]
+    learned = ["--unlabelled", bank, "--ssl", "uda", "--ssl-batch", 8, "--ssl-threshold", 0.0]
+    code = run(
+        "finetune", "--data", "digits", "--checkpoint", body / "model.safetensors", *more, *learned,
+        "--out", tuned,
+    )  # fmt: skip
+    assert code == 0
+    said = capsys.readouterr().out
+    assert "images without labels: 100.0% of" in said
+    result = json.loads((tuned / "result.json").read_text())
+    assert result["extras"][0]["passed"] == 1
+    assert len(result["extras"][0]["by_class"]) == 10
+    assert run("predict", tuned, bank / "samples.png") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--own-head"], "--own-head is about images without labels: add --unlabelled"),
+        (
+            ["--unlabelled", "x", "--unlabelled-options", '{"size": 3}'],
+            "has 'size': expected some of",
+        ),
+        (["--unlabelled", "x", "--ssl-threshold", "1.5"], "--ssl-threshold 1.5"),
+        (["--unlabelled", "nowhere"], "is no factory, folder or file"),
+    ],
+)
+def test_wrong_options_of_unlabelled_images_are_said(tmp_path, capsys, words, message):
+    common = ["--data", "digits", "--shots", 3, "--method", "plain", "--epochs", 1, "--lr", 0.01]
+    assert run("finetune", *common, "--out", tmp_path / "t", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def context(**more):
+    return TermContext(
+        **{
+            "splits": DIGITS,
+            "classifier": "head",
+            "batch_size": 8,
+            "steps": 4,
+            "seed": 0,
+            "device": torch.device("cpu"),
+            **more,
+        }
+    )
+
+
+def net():
+    torch.manual_seed(0)
+    return ConvSmall(10, image_size=8, width=0.5)
+
+
+def test_a_folder_of_pictures_is_learned_from_whatever_its_labels_are(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "any" / "deep").mkdir(parents=True)
+    for i in range(5):
+        image.new("RGB", (10, 12), (40 * i,) * 3).save(tmp_path / "any" / "deep" / f"{i}.png")
+    term = UnlabelledTerm(source=SourceConfig(name=str(tmp_path)), ssl=SslConfig(ssl_batch=4))
+    made = term.term(net(), context())
+    assert made.unlabelled.take(0, 5).shape == (5, 1, 8, 8)
+    assert made.loss(net(), 0).ndim == 0
+    assert made.summary()["images"] == 4
+
+
+def test_a_generator_of_another_image_size_is_refused():
+    source = SourceConfig(name="foreign_generators:EmbeddedLabels", latent=6, options={"side": 12})
+    with pytest.raises(InputError, match="makes images of 1x12x12 and the target's are 1x8x8"):
+        UnlabelledTerm(source=source).term(net(), context())
+
+
+def test_a_classifier_of_other_labels_than_the_generator_is_refused(tmp_path):
+    from regraft.config import ModelConfig
+    from regraft.jobs.generate.pretrain import write_network
+    from regraft.models import build
+
+    model = ModelConfig(name="mlp", options={"widths": [8]})
+    about = {
+        "model": {"name": "mlp", "options": {"widths": [8]}, "width": 1.0},
+        "input": {"channels": 1, "image_size": 8},
+        "classes": ["a", "b", "c"],
+        "mean": [0.5],
+        "std": [0.5],
+    }
+    file = tmp_path / "classifier.safetensors"
+    write_network(file, build(model, num_classes=3, channels=1, image_size=8), about)
+    source = SourceConfig(name="foreign_generators:EmbeddedLabels", latent=6)
+    with pytest.raises(InputError, match=r"gives \(3,\) numbers an image and the generator has 4"):
+        UnlabelledTerm(source=source, classifier=str(file)).term(net(), context())
+
+
+class _Flat(Source):
+    classes, latent_shape, image_shape = 10, (1,), (1, 8, 8)
+
+    def generate(self, latents, condition):
+        same = torch.linspace(0, 1, 10)[condition].view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+        return same + 0.01 * latents.view(-1, 1, 1, 1).sigmoid()
+
+
+def test_a_collapsed_generator_is_warned_of_before_it_is_used(monkeypatch):
+    assert "looks collapsed" in collapse_warning(_Flat(), seed=0)
+    assert collapse_warning(ImageSource(DIGITS.train), seed=0) == ""
+    monkeypatch.setattr("regraft.jobs.generate.unlabelled.load_source", lambda *_, **__: _Flat())
+    with pytest.warns(UserWarning, match="looks collapsed"):
+        UnlabelledTerm(source=SourceConfig(name="x:y")).term(net(), context())
+
+
+def test_no_confident_image_leaves_the_training_as_it_is():
+    source = SourceConfig(name="foreign_generators:EmbeddedLabels", latent=6)
+    made = UnlabelledTerm(source=source, ssl=SslConfig(ssl_threshold=0.9999)).term(net(), context())
+    assert made.loss(net().train(), 3).item() == 0
+    assert made.summary()["passed"] == 0
