@@ -71,17 +71,15 @@ def plans(w: LossWeights) -> dict[str, Plan]:
         "mgr_80": Plan(mps(), control="pcr_80", fields=held),
         "mgr_oracle": Plan(mps(), control="pcr", fields={"oracle": True}),
         "bank_entropy": Plan(mps("entropy"), control="pcr"),
-        "bank_gradient": Plan(mps("gradient", norm="running"), control="pcr"),
-        "mps_draws": Plan(mps("gradient", norm="running", draws=4), control="pcr"),
-        "mps_pairs_80": Plan(
-            mps("gradient", norm="running", pairs=True), control="pcr_80", fields=held
-        ),
+        "bank_gradient": Plan(mps("gradient"), control="pcr"),
+        "mps_draws": Plan(mps("gradient", draws=4), control="pcr"),
+        "mps_pairs_80": Plan(mps("gradient", pairs=True), control="pcr_80", fields=held),
         "mps_copies": Plan(mps(copies=True, folds=2), control="pcr"),
         "mps_classes": Plan(mps(finder="per_class"), control="pcr"),
         "mps_batches": Plan(mps(validation_batches=4), control="pcr"),
         "mps_average": Plan(mps(average=0.9), control="pcr"),
         "mps_fisher": Plan(mps(damping=0.1), control="pcr"),
-        "mps_pool": Plan(mps("gradient", norm="running", pool=16, pool_share=1 / 8), control="pcr"),
+        "mps_pool": Plan(mps("gradient", pool=16, pool_share=1 / 8), control="pcr"),
         "real_pcr": Plan((real,)),
         "real_strong": Plan(
             (_on("target", loss="strong_ce", weight=w.real_strong, select="uniform"),)
