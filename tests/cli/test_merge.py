@@ -393,7 +393,7 @@ REFUSED = [
     ({"model": "conv_small"}, "has no tensor 'features.0.weight'"),
     ({"num_classes": 7}, "head.weight has shape (10, 16), expected (7, 16)"),
     ({"image_size": 9}, "expected (24, 81)"),
-    ({"channels": 3, "data": ("digits",)}, "--channels 3: data digits has images of 1"),
+    ({"channels": 3, "data": ("digits",)}, "mlp was built for images of 3x8x8"),
     ({"model_options": "{"}, "--model-options is no JSON object"),
     ({"spec": Path("none.json")}, "--spec none.json cannot be read"),
     ({"spec": Path("1.safetensors")}, "--spec 1.safetensors"),

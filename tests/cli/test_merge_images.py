@@ -1,6 +1,5 @@
 """A finished folder is finished for the images that it was made with."""
 
-import json
 import os
 import shutil
 
@@ -70,22 +69,6 @@ def test_a_name_below_another_data_root_is_another_folder(
     # The same images elsewhere are the same.
     shutil.copytree(tmp_path / "one", tmp_path / "three")
     assert "is finished already" in regraft(*words, tmp_path / "three")[1]
-
-
-def test_folders_of_before_are_refused_and_kept(regraft, refused, image_folder, factory, tmp_path):
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 3))
-    save_file(net.state_dict(), tmp_path / "a.safetensors")
-    words = ("merge", *(tmp_path / "a.safetensors",) * 2, "--model", f"{factory}:small", "--data",
-             image_folder, "--image-size", 8, "--points", 0, "--out", tmp_path / "out")  # fmt: skip
-    assert regraft(*words)[0] == 0
-    file = tmp_path / "out" / "regraft.json"
-    config = json.loads(file.read_text())
-    del config["options"]["images"]
-    config["digest"] = "0"
-    file.write_text(json.dumps(config))
-    assert "it does not say of which images of --data" in refused(*words)
-    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_known_sets_say_nothing_so_that_folders_of_before_stay_finished():

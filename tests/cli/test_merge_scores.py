@@ -13,6 +13,7 @@ from checkpoints import CONV, MLP, checkpoint, digits, trained
 from regraft.cli.align import Align
 from regraft.cli.merge import Merge
 from regraft.errors import InputError
+from regraft.files import write_tensors
 from regraft.jobs.merge.data import Data
 from regraft.jobs.merge.models import read_models
 from regraft.models import build
@@ -109,7 +110,7 @@ def test_each_model_is_measured_in_its_own_order_of_classes_and_its_own_normalis
     state |= {k: state[k][order].contiguous() for k in ("head.weight", "head.bias")}
     mean, std = (splits.mean[0] + 0.1,), (splits.std[0] * 1.5,)
     about |= {"classes": [splits.classes[i] for i in order], "mean": [*mean], "std": [*std]}
-    save_file(state, tmp_path / "2.safetensors", {"regraft.model": json.dumps(about)})
+    write_tensors(tmp_path / "2.safetensors", state, {"regraft.model": json.dumps(about)})
     paths = [first, tmp_path / "2.safetensors"]
     options = {"heads": "separate", "data": ("digits",) * times, "statistics_images": 200}
     card = merged(paths, **options)
@@ -138,7 +139,7 @@ def test_each_model_is_measured_in_its_own_order_of_classes_and_its_own_normalis
 def test_one_classifier_for_images_normalised_differently_is_noted(tmp_path, merged):
     state, about = trained(seed=2)
     about |= {"mean": [0.0], "std": [1.0]}
-    save_file(state, tmp_path / "2.safetensors", {"regraft.model": json.dumps(about)})
+    write_tensors(tmp_path / "2.safetensors", state, {"regraft.model": json.dumps(about)})
     paths = [checkpoint(tmp_path / "1.safetensors"), tmp_path / "2.safetensors"]
     said = "normalised differently"
     assert any(said in n for n in merged(paths, data=("digits",))["notes"])
