@@ -64,5 +64,5 @@ def test_decimals():
 
 
 def test_headings():
-    assert wording.labelled("test_accuracy", "%") == "Test accuracy (%)"
-    assert wording.labelled("barrier", "") == "Barrier"
+    assert wording.heading("test_accuracy", "%") == "Test accuracy (%)"
+    assert wording.heading("barrier", "") == "Barrier"

@@ -132,7 +132,7 @@ def _curves(runs: list[Run], arms: list[str], curve: tuple[str, str, str]) -> li
         figure.lines(
             [panel],
             x_label="Epoch",
-            y_label=wording.labelled(f"{split} {key}", unit),
+            y_label=wording.heading(f"{split} {key}", unit),
             skip=0.25,
             order=arms,
             legend=False,
@@ -223,7 +223,7 @@ def _listed(runs: Sequence[Run], metrics: Sequence[tuple[str, str]] | None) -> T
         numbers, last = ["Last step"], ["Folder"]
     else:
         numbers, last = (
-            [wording.labelled(*metric) for metric in metrics] + ["Time"],
+            [wording.heading(*metric) for metric in metrics] + ["Time"],
             ["Folder", "Config"],
         )
     kinds: list[Kind] = ["text", "text", *["number"] * (1 + len(numbers)), *["code"] * len(last)]

@@ -49,7 +49,7 @@ def learning_curves(
             "choose what the runs recorded"
         )
     options.setdefault("x_label", wording.phrase(x))
-    options.setdefault("y_label", wording.labelled(f"{split} {key}", unit))
+    options.setdefault("y_label", wording.heading(f"{split} {key}", unit))
     options.setdefault("skip", 0.25)
     return lines(panels, **options)
 
@@ -102,7 +102,7 @@ def efficiency(
             "the settings as in .../width=0.5"
         )
     options.setdefault("x_label", wording.phrase(x.removesuffix("_bytes")))
-    options.setdefault("y_label", wording.labelled(rows[0].metric, rows[0].unit))
+    options.setdefault("y_label", wording.heading(rows[0].metric, rows[0].unit))
     options.setdefault("x_text", _WRITERS.get(x, "{:g}".format))
     drawn = [
         Panel(title=title, lines=[_costed(arm, points) for arm, points in arms.items()])
@@ -140,9 +140,9 @@ def position(row: Row, x: str) -> float | None:
     """Return what `efficiency` draws a row against, None where it has no such value."""
     if x in _WRITERS:
         return getattr(row, x)
-    found = re.search(rf"(?:^|/){re.escape(x)}=([\d.eE+-]+)(?:/|$)", row.setting)
+    match = re.search(rf"(?:^|/){re.escape(x)}=([\d.eE+-]+)(?:/|$)", row.setting)
     try:
-        return float(found[1]) if found else None
+        return float(match[1]) if match else None
     except ValueError:
         return None
 

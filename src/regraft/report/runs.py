@@ -101,7 +101,7 @@ def find_runs(folders: str | Path | Iterable[str | Path]) -> list[Run]:
         InputError: A folder does not exist, holds no run, or holds one that cannot be read.
     """
     tops = [folders] if isinstance(folders, str | Path) else list(folders)
-    found: dict[Path, Path] = {}
+    folders_by_path: dict[Path, Path] = {}
     for top in map(Path, tops):
         if not top.is_dir():
             raise InputError(f"{top} is not a folder: give run folders, or folders that hold them")
@@ -111,8 +111,8 @@ def find_runs(folders: str | Path | Iterable[str | Path]) -> list[Run]:
                 f"{top} holds no run: expected folders with the regraft.json that a run writes"
             )
         for folder in sorted(below, key=_natural):
-            found.setdefault(folder.resolve(), folder)
-    return [read_run(folder) for folder in found.values()]
+            folders_by_path.setdefault(folder.resolve(), folder)
+    return [read_run(folder) for folder in folders_by_path.values()]
 
 
 def _candidates(top: Path) -> list[Path]:

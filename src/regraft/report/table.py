@@ -128,7 +128,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
     tables = []
     for group in by_metric(rows):
         further = costs(group)
-        heading = wording.labelled(group[0].metric, group[0].unit)
+        heading = wording.heading(group[0].metric, group[0].unit)
         names = ["Setting", "Arm", "Control"]
         numbers = [heading, "Difference", "n", *(name for name, _ in further)]
         lines = [
@@ -168,7 +168,7 @@ def to_table(group: Sequence[Row]) -> Table:
     costed: list[Kind] = ["number"] * (1 + len(further))
     named: list[Kind] = ["text"] * (1 + len(shown))
     return Table(
-        caption=wording.labelled(group[0].metric, group[0].unit),
+        caption=wording.heading(group[0].metric, group[0].unit),
         headings=[
             "Arm",
             *shown,
@@ -194,7 +194,7 @@ def to_rich(rows: Sequence[Row]) -> list[RichTable]:
     tables = []
     for group in by_metric(rows):
         control = only_control(group)
-        heading = wording.labelled(group[0].metric, group[0].unit)
+        heading = wording.heading(group[0].metric, group[0].unit)
         difference = "Difference" if control is None else f"Against {control}"
         further = [cost for cost in costs(group) if cost[0] in {"Time", "Stored"}]
         numbers = _numbers(group)

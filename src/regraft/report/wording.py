@@ -78,7 +78,7 @@ def phrase(key: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def labelled(key: str, unit: str) -> str:
+def heading(key: str, unit: str) -> str:
     """Write a heading with its unit: `Test accuracy (%)`."""
     return f"{phrase(key)} ({unit})" if unit else phrase(key)
 
