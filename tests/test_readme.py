@@ -175,3 +175,12 @@ def test_pages_and_json_state_the_same_claims(name):
     assert len(re.findall(r"^- \*\*(?:Held|Did not hold|Undecided):\*\* ", page, re.M)) == len(
         data["claims"]
     )
+
+
+def test_the_quickstart_ends_as_its_results_do():
+    for one in results("iterand_smoke"):
+        low, high = one["low"], one["high"]
+        accuracy = f"{one['mean']:.1f} [{low:.1f}, {high:.1f}]"
+        (line,) = [line for line in README.splitlines() if line.startswith(f" {one['arm']} ")]
+        assert accuracy in line
+        assert line.split()[-2:] == wording.size(one["stored_bytes"]).split()
