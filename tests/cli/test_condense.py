@@ -137,14 +137,14 @@ def test_another_run_keeps_its_folder(condense):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"per_class": 0}, "per_class=0: expected at least 1"),
-        ({"per_class": 500}, r"per_class=500: class '0' has 142 image\(s\)"),
+        ({"per_class": 0}, "--per-class 0: expected at least 1"),
+        ({"per_class": 500}, r"--per-class 500: class '0' has 142 image\(s\)"),
         ({"model": "mpl"}, "model name='mpl' is unknown: did you mean 'mlp'"),
         ({"model_options": "[1]"}, "--model-options is no JSON object"),
         ({"model_options": "{"}, "--model-options is no JSON object"),
         ({"data": "digit"}, "did you mean 'digits'"),
         ({"data": "cora"}, "is a graph and no set of images"),
-        ({"transforms": ("crop",)}, "method='dc' augments nothing"),
+        ({"transforms": ("crop",)}, "--method dc, which augments nothing"),
         ({"max_seconds": -1.0}, "--max-seconds -1.0"),
         ({"evaluate": True, "evaluate_seeds": 0}, "--evaluate-seeds 0: expected at least 1"),
         ({"threads": 0}, "--threads 0"),

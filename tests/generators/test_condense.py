@@ -308,9 +308,9 @@ def test_images_that_run_away_name_their_step():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"per_class": 0}, "per_class=0"),
-        ({"per_class": 13}, r"per_class=13: class '2' has 12 image\(s\); ask for at most 12"),
-        ({"method": "kip"}, "method='kip'"),
+        ({"per_class": 0}, "--per-class 0"),
+        ({"per_class": 13}, r"--per-class 13: class '2' has 12 image\(s\); ask for at most 12"),
+        ({"method": "kip"}, "--method kip"),
         ({"network": lambda: MLP(36, (8,), 4)}, r"expected \[2, 3\], a logit for each class"),
         ({"network": lambda: None}, "returned a NoneType"),
         ({"classes": ("ant",)}, "expected 3, one for each class"),

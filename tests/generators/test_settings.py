@@ -43,17 +43,17 @@ def test_what_is_given_stays():
 @pytest.mark.parametrize(
     ("method", "per_class", "change", "message"),
     [
-        ("kip", 1, {}, "method='kip': expected one of dc, dsa, dm"),
-        ("dc", 0, {}, "per_class=0: expected at least 1"),
-        ("dc", 1, {"transforms": ("crop",)}, "method='dc' augments nothing"),
+        ("kip", 1, {}, "--method kip: expected one of dc, dsa, dm"),
+        ("dc", 0, {}, "--per-class 0: expected at least 1"),
+        ("dc", 1, {"transforms": ("crop",)}, "--method dc, which augments nothing"),
         ("dsa", 1, {"transforms": ("blur",)}, "transforms holds 'blur'"),
-        ("dm", 1, {"outer": 3}, "leave out outer and inner"),
-        ("dm", 1, {"inner": 3}, "leave out outer and inner"),
+        ("dm", 1, {"outer": 3}, "leave out --outer and --inner"),
+        ("dm", 1, {"inner": 3}, "leave out --outer and --inner"),
         ("dc", 1, {"restarts": 0}, "--restarts 0: expected at least 1"),
         ("dc", 1, {"norm_batch": 1}, "--norm-batch 1: expected at least 2"),
         ("dc", 1, {"lr_images": float("nan")}, "--lr-images nan: expected a finite number above 0"),
         ("dc", 1, {"momentum": 1.0}, "--momentum 1.0: expected a number in"),
-        ("dc", 1, {"init": "zeros"}, "init='zeros': expected 'noise' or 'real'"),
+        ("dc", 1, {"init": "zeros"}, "--init zeros: expected noise or real"),
     ],
 )
 def test_what_cannot_be_is_refused(method, per_class, change, message):

@@ -161,7 +161,7 @@ class Condenser:
         for name, count in zip(self.real.classes, self.real.counts, strict=True):
             if count < per_class:
                 raise InputError(
-                    f"per_class={per_class}: class {name!r} has {count} image(s); ask for at most "
+                    f"--per-class {per_class}: class {name!r} has {count} image(s); ask for at most "
                     f"{min(self.real.counts)} of each class"
                 )
         self._factory = network

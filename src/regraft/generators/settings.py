@@ -61,19 +61,19 @@ class CondenseConfig:
             InputError: An unknown method or transform, or a number out of its range.
         """
         if method not in get_args(Method):
-            raise InputError(f"method={method!r}: expected one of {', '.join(get_args(Method))}")
+            raise InputError(f"--method {method}: expected one of {', '.join(get_args(Method))}")
         if per_class < 1:
-            raise InputError(f"per_class={per_class}: expected at least 1 image a class")
+            raise InputError(f"--per-class {per_class}: expected at least 1 image a class")
         outer = (1 if method == "dm" else min(per_class, 50)) if self.outer is None else self.outer
         if method == "dc" and self.transforms:
             raise InputError(
-                "transforms are given and method='dc' augments nothing: take method='dsa', or "
-                "leave them out"
+                "--transforms has no effect on --method dc, which augments nothing: take --method dsa, or "
+                "leave it out"
             )
         if method == "dm" and (outer != 1 or self.inner):
             raise InputError(
-                "method='dm' takes one step for each network and trains none: leave out outer and "
-                "inner"
+                "--method dm takes one step for each network and trains none: leave out --outer and "
+                "--inner"
             )
         restarts = self.restarts
         if restarts is None:
@@ -97,7 +97,7 @@ class CondenseConfig:
     def _check(self) -> None:
         check(self)
         if self.init not in ("noise", "real"):
-            raise InputError(f"init={self.init!r}: expected 'noise' or 'real'")
+            raise InputError(f"--init {self.init}: expected noise or real")
         check_transforms(self.transforms or ())
 
 

@@ -126,7 +126,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_bits(pair, tmp_path, monk
     verb = command(job, root, tmp_path / "whole", ste_steps=40)
     config = verb.config()
     config = replace(config, runtime=replace(config.runtime, checkpoint_seconds=0.0))
-    whole = run_merge(config, tmp_path / "whole", bar=False).card
+    whole = run_merge(config, tmp_path / "whole", bar=False).card.data
     steps, out = [], tmp_path / "killed"
 
     def update(self, step, of, row):
@@ -141,7 +141,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_bits(pair, tmp_path, monk
     steps.clear()
     # The bar is updated at the same step again, from the checkpoint before it.
     monkeypatch.setattr(Bar, "update", lambda self, step, of, row: steps.append(step))
-    again = run_merge(config, out, bar=False).card
+    again = run_merge(config, out, bar=False).card.data
     assert steps == list(range(21, 41))
     assert again.data["match"]["models"][1]["scores"] == whole.data["match"]["models"][1]["scores"]
     assert (out / "model.safetensors").read_bytes() == (
