@@ -1,3 +1,4 @@
+from regraft.cli.output import table
 from regraft.jobs.progress import Bar, loss_and_accuracy
 from regraft.jobs.stages import Stages, remark
 
@@ -52,3 +53,9 @@ def test_stages_say_what_comes_next(capsys):
         remark(stages.begin("step"), "not this: it is one function for all stages")
     remark(None, "nor this")
     assert capsys.readouterr().err.splitlines()[0] == "measuring"
+
+
+def test_the_name_of_a_line_is_not_broken_in_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    table(["", "validation (%)", "test (%)"], [["initial_weights", "86.60 ± 0.12", "85.80 ± 0.11"]])
+    assert "initial_weights" in capsys.readouterr().out

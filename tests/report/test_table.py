@@ -128,3 +128,14 @@ def test_the_terminal_shows_names_as_they_are(make_run, tmp_path):
 
 def test_escaping_leaves_words_alone():
     assert escape_markdown("edge_popup width=0.5") == "edge_popup width=0.5"
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_names_of_arms_are_not_broken_in_narrow_terminals(make_run, tmp_path, columns):
+    make_run(arm="initial_weights", seed=1)
+    make_run(arm="straight_through", control="initial_weights", seed=1)
+    text = io.StringIO()
+    for table in to_rich(rows(find_runs(tmp_path))):
+        Console(file=text, width=columns, color_system=None).print(table)
+    for name in ("initial_weights", "straight_through"):
+        assert any(line.lstrip().startswith(name) for line in text.getvalue().splitlines())

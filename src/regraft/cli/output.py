@@ -35,7 +35,14 @@ def table(headings: list[str], lines: list[list[str]], *, title: str | None = No
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for i, heading in enumerate(headings):
         numeric = i > 0 and all(line[i][:1] in "0123456789+-–" for line in lines if line[i])
-        grid.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        # What a line is about stays in one piece; the rest wraps first.
+        names = [len(line[i]) for line in lines if len(line[i]) <= 32] if i == 0 else []
+        grid.add_column(
+            heading,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            min_width=max(names, default=1),
+        )
     for line in lines:
         grid.add_row(*(Text(printable(cell)) for cell in line))
     Console().print(grid)

@@ -203,9 +203,12 @@ def to_rich(rows: Sequence[Row]) -> list[RichTable]:
             table = RichTable(
                 title=Text(setting), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False
             )
-            table.add_column("Arm", overflow="fold")
+            # A name in two lines is no name; the numbers wrap first.
+            widest = _longest([row.arm for row in group])
+            table.add_column("Arm", overflow="fold", min_width=widest)
             if control is None:
-                table.add_column("Control", overflow="fold")
+                widest = _longest([row.control or "" for row in group])
+                table.add_column("Control", overflow="fold", min_width=widest)
             for name in (heading, difference, "n", *(name for name, _ in further)):
                 table.add_column(Text(name), justify="right", overflow="fold")
             for i, row in enumerate(group):
@@ -215,6 +218,14 @@ def to_rich(rows: Sequence[Row]) -> list[RichTable]:
                     table.add_row(*map(Text, shown))
             tables.append(table)
     return tables
+
+
+_NAME = 24
+"""Characters of a name that are not broken over lines however narrow a terminal is."""
+
+
+def _longest(names: Sequence[str]) -> int:
+    return max((len(name) for name in names if len(name) <= _NAME), default=1)
 
 
 def _values(seeds: dict[int, Run], metric: str) -> dict[int, float]:

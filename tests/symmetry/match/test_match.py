@@ -1,4 +1,5 @@
 import itertools
+import sys
 import weakref
 from collections.abc import Mapping
 from itertools import pairwise
@@ -59,7 +60,7 @@ def test_reaches_what_the_slow_twin_reaches_in_the_same_order(name, seed, noise)
 def test_the_objective_rises_and_is_what_it_says(name, seed):
     model, spec, _ = ZOO[name]
     a, b = random_state(model, seed), random_state(model, seed + 1)
-    found = match(spec, a, b, seed=seed)
+    found = match(spec, a, b, seed=seed, init="grown")
     assert all(x <= y for x, y in pairwise(found.objective))
     assert found.objective[0] == pytest.approx(objective(spec, a, b, spec.identity()), abs=1e-9)
     assert found.objective[-1] == pytest.approx(objective(spec, a, b, found.permutation), abs=1e-9)
@@ -117,12 +118,26 @@ def test_a_grown_start_ends_higher_and_sooner_than_the_identity():
     for seed in range(4):
         for noise in (3.0, 6.0):
             a, b = correlated(model, spec, seed, noise)
-            grown, cold = (match(spec, a, b, seed=seed, init=i) for i in (None, "identity"))
+            grown, cold = (match(spec, a, b, seed=seed, init=i) for i in ("grown", "identity"))
             assert grown.objective[-1] > cold.objective[-1]
             visits[0] += grown.visits
             visits[1] += cold.visits
             assert grown.objective[0] == pytest.approx(cold.objective[0])
     assert visits[0] < visits[1]
+
+
+def test_the_better_start_is_kept_where_both_are_cheap(monkeypatch):
+    model, spec = mlp([12, 20, 20, 20, 4])
+    higher = set()
+    for seed in range(8):
+        a, b = correlated(model, spec, seed, 12.0)
+        both, grown, cold = (match(spec, a, b, init=i) for i in (None, "grown", "identity"))
+        ends = grown.objective[-1], cold.objective[-1]
+        assert both.objective[-1] == max(ends)
+        higher.add(ends[0] > ends[1])
+    assert higher == {True, False}  # neither is always the better one
+    monkeypatch.setattr(sys.modules["regraft.symmetry.match.match"], "_CHEAP", 0)
+    assert match(spec, a, b).objective == grown.objective
 
 
 def test_one_hidden_layer_is_solved_for_good():

@@ -67,7 +67,7 @@ def match(
     b: State | Sequence[State] | None = None,
     *,
     by: str | Signal = "weights",
-    init: Permutation | Literal["identity"] | None = None,
+    init: Permutation | Literal["identity", "grown"] | None = None,
     seed: int = 0,
     max_sweeps: int = 100,
     tolerance: float = 1e-7,
@@ -90,9 +90,10 @@ def match(
         b: The network that is permuted, likewise.
         by: "weights" compares the tensors as they are; a `Signal` such as `Activations` compares
             what the networks do. Lists (gradients) and `Pairs` go by "weights".
-        init: Permutation to start from, or "identity", the cold start of the paper. By default
-            the start is grown from the inputs and outputs inwards, each group placed by what is
-            known of its neighbours; that takes fewer sweeps and ends higher.
+        init: Permutation to start from; "identity", the cold start of the paper; or "grown", a start
+            grown from the inputs and outputs inwards, each group placed by what is known of its
+            neighbours, which takes fewer sweeps. Neither always ends higher: by default both are
+            tried where that is cheap and the better end is kept, else it is grown.
         seed: Seed of the order in which blocks are visited.
         max_sweeps: Sweeps at most.
         tolerance: A solution must raise the objective by this share to be taken, and a sweep to go on.
@@ -116,18 +117,26 @@ def match(
     """
     check_solver(max_sweeps, tolerance, workers)
     pairs = _pairs(spec, a, b, by, tuple(exclude), importance, dtype)
-    run = Descent(
-        pairs,
-        start(spec, None if init == "identity" else init),
-        seed=seed,
-        tolerance=tolerance,
-        workers=workers or min(os.cpu_count() or 1, 4),
-        solver=solver,
-        progress=progress,
-    )
-    if init is None and max_sweeps:
-        run.grow()
-    run.run(max_sweeps)
+
+    def descent(*, grown: bool) -> Descent:
+        run = Descent(
+            pairs,
+            start(spec, None if isinstance(init, str) else init),
+            seed=seed,
+            tolerance=tolerance,
+            workers=workers or min(os.cpu_count() or 1, 4),
+            solver=solver,
+            progress=progress,
+        )
+        if grown and max_sweeps:
+            run.grow()
+        run.run(max_sweeps)
+        return run
+
+    run = descent(grown=init in (None, "grown"))
+    if init is None and max_sweeps and _is_cheap(spec):
+        other = descent(grown=False)
+        run = other if other.objective[-1] > run.objective[-1] else run
     return Match(
         permutation=run.now,
         objective=run.objective,
@@ -138,6 +147,14 @@ def match(
         unmatched=_unmatched(pairs),
         converged=run.settled,
     )
+
+
+_CHEAP = 8e9
+"""Sum of the cubed sizes of groups up to which both starts are tried: seconds of assignments."""
+
+
+def _is_cheap(spec: PermutationSpec) -> bool:
+    return sum(group.copies * float(group.size) ** 3 for group in spec) <= _CHEAP
 
 
 def start(spec: PermutationSpec, init: Permutation | None) -> dict[str, Tensor]:
