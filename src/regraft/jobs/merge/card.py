@@ -12,6 +12,7 @@ from regraft.config import to_dict
 from regraft.report import Figure, Line, Panel, ResultCard, Table, command_of, lines
 from regraft.report.wording import size
 from regraft.symmetry.merge.merge import is_statistic
+from regraft.symmetry.merge.repair import FEW_IMAGES
 
 from .align import Aligned
 from .models import Models
@@ -78,6 +79,9 @@ def facts_of(kind: str, models: Models, aligned: Aligned, more: dict[str, Any]) 
             "those of the models and need a reset before use: merge again with --data, or call "
             "regraft.symmetry.reset_batch_norm_(model, batches)"
         )
+    images = more.get("repair", {}).get("images", 0)
+    if fresh and images < FEW_IMAGES:
+        notes.append(few_images(images))
     if kind == "merge" and models.classes and models.data:
         notes.append(
             "each model is scored with the rows of the classes that it knows: what it does not know has "
@@ -118,6 +122,14 @@ def facts_of(kind: str, models: Models, aligned: Aligned, more: dict[str, Any]) 
         **more,
         "notes": notes,
     }
+
+
+def few_images(count: int) -> str:
+    """Return what to say of BatchNorm statistics that come from few images."""
+    return (
+        f"BatchNorm statistics were taken from {count} images: below about {FEW_IMAGES} they cost accuracy "
+        "and can be worse than none; give more images, or compare with --repair none"
+    )
 
 
 def ready(about: dict[str, Any]) -> bool:

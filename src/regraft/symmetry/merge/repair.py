@@ -36,6 +36,15 @@ Batches: TypeAlias = Iterable[Any] | BatchSource
 RepairMode = Literal["auto", "reset", "repair", "none"]
 
 
+FEW_IMAGES = 320
+"""Images below which fresh BatchNorm statistics cost accuracy, or may be worse than averaged ones.
+
+Three pairs of convolutional networks trained on the digits of 8x8 pixels, aligned by weights, five draws
+each: statistics of 320 images lie within 1.5 points of those of 1,280, of 40 up to 5.3 points below, of 10
+up to 10.8, and there once 5 points below the averaged statistics.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Repaired:
     """What was done to a merged network.
