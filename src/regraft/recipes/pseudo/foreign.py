@@ -48,11 +48,11 @@ class ForeignGAN(nn.Module):
             nn.Upsample(scale_factor=2),
             nn.Conv2d(128, 128, 3, padding=1),
             nn.BatchNorm2d(128, 0.8),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(),
             nn.Upsample(scale_factor=2),
             nn.Conv2d(128, 64, 3, padding=1),
             nn.BatchNorm2d(64, 0.8),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(),
             nn.Conv2d(64, 1, 3, padding=1),
             nn.Tanh(),
         )
