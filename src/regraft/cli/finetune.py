@@ -358,7 +358,8 @@ def _tell(out: Path, result: dict[str, Any]) -> None:
                 f"{split} accuracy: {metrics[f'{split}_accuracy']:.2f}% of {result['images'][split]}"
             )
     for row in result.get("extras", []):
-        say(f"{row['what']}: {row['passed']:.1%} of {row['images']:,} were confident")
+        cure = "" if row["passed"] else ", so they changed nothing: lower --ssl-threshold"
+        say(f"{row['what']}: {row['passed']:.1%} of {row['images']:,} were confident{cure}")
     say(f"model: {out / 'model.safetensors'}")
     say(f"card: {out / 'README.md'}; report: {out / 'report.html'}")
     card = read_card(out)
