@@ -198,7 +198,7 @@ def _preparation(about: dict[str, Any]) -> str:
     mean, std = ([round(v, 4) for v in about[k]] for k in ("mean", "std"))
     return (
         f"Images are {shape['image_size']} by {shape['image_size']} pixels with {shape['channels']} "
-        f"channel(s), scaled to [0, 1], less mean {mean}, over std {std}; `predict` does it by itself."
+        f"channel(s), scaled to [0, 1], less mean {mean}, over std {std}; regraft predict does so itself."
     )
 
 
