@@ -181,7 +181,7 @@ def test_verbs_of_weights_leave_unreadable_images_out_where_told(
     ends = ("--from-init", files[0], "--from-final", files[1], "--to", files[0])
     transfer = ("transfer", *ends, *of, "--out", tmp_path / "moved", "--trajectory-steps", 2)
     for words in (merge, transfer):
-        error = refused(*words)
+        error = refused(*words, "--json")
         assert str(bad) in error
         assert "--unreadable skip" in error
         code, _, err = regraft(*words, "--unreadable", "skip")
