@@ -25,6 +25,7 @@ from regraft.report import (
     rows,
     write_results,
 )
+from regraft.report.plots import curve_panels
 from regraft.train import command_line
 
 from .notes import read_notes
@@ -222,7 +223,8 @@ def reproduce(
     write_text(page, html)
     written: list[Path] = []
     if results is not None:
-        curves = {"curves": learning_curves(runs)}
+        recorded = curve_panels(runs, key="accuracy", split="validation")
+        curves = {"curves": learning_curves(runs)} if recorded else {}
         written = write_results(
             results,
             recipe.name if recipe.scale == "cpu" else f"{recipe.name}_{recipe.scale}",

@@ -91,10 +91,19 @@ def plans(w: LossWeights) -> dict[str, Plan]:
 
 
 LATER = (
-    "mgr_finite", "mps_pairs_80", "mps_copies", "mps_draws", "mps_classes", "mps_batches", "mps_average",
-    "mps_fisher", "mps_pool",
-)  # fmt: skip
+    "mgr_finite",
+    "mps_pairs_80",
+    "mps_copies",
+    "mps_draws",
+    "mps_classes",
+    "mps_batches",
+    "mps_average",
+    "mps_fisher",
+)
 """Further attempts, which the scale `cpu` gives three seeds."""
+
+LEFT_OUT = ("mps_pool",)
+"""Attempts that the scale `cpu` leaves to `gpu`."""
 
 CORE = ("base", "gda", "pcr", "mgr", "real_pcr")
 """Arms of every setting."""
