@@ -118,7 +118,17 @@ def adarand():
         yield f"| {words} | {mean(scratch)}", [mean(plain), carried, mean(still)]
 
 
+def mgr():
+    for words, name in (("Fashion-MNIST", "fashion_mnist"), ("MNIST", "mnist")):
+        base, gda, pcr, ours, real = (
+            row("mgr", f"{name}/50", arm) for arm in ("base", "gda", "pcr", "mgr", "real_pcr")
+        )
+        changed = [f"{mean(arm)} ({gain(arm, minus='−')})" for arm in (gda, pcr, ours, real)]
+        yield f"| {words}, 50 labels", [mean(base), *changed]
+
+
 TABLES = {
+    "mgr": mgr,
     "iterand": iterand,
     "frozen": frozen,
     "merging": merging,
