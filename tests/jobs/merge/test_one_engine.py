@@ -143,7 +143,7 @@ def test_a_command_that_was_killed_goes_on_to_the_same_bits(pair, tmp_path, monk
     monkeypatch.setattr(Bar, "update", lambda self, step, of, row: steps.append(step))
     again = run_merge(config, out, bar=False).card.data
     assert steps == list(range(21, 41))
-    assert again.data["match"]["models"][1]["scores"] == whole.data["match"]["models"][1]["scores"]
+    assert again["match"]["models"][1]["scores"] == whole["match"]["models"][1]["scores"]
     assert (out / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()

@@ -41,7 +41,8 @@ FEW_IMAGES = 320
 
 Three pairs of convolutional networks trained on the digits of 8x8 pixels, aligned by weights, five draws
 each: statistics of 320 images lie within 1.5 points of those of 1,280, of 40 up to 5.3 points below, of 10
-up to 10.8, and there once 5 points below the averaged statistics.
+up to 10.8, and there once 5 points below the averaged statistics. Two pairs on MNIST: within 0.5 points
+from 320 on, up to 24.9 below with 10.
 """
 
 
