@@ -24,7 +24,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 QUICK = shlex.split(
-    "--image-size 10 --epochs 2 --batch-size 8 --threads 1 --accelerator cpu --width 0.5"
+    "--image-size 10 --epochs 2 --batch-size 8 --threads 1 --accelerator cpu --width 0.5 --folds 0"
 )
 GIVEN = (*QUICK, "--lr", "0.05", "--weight", "0.3")
 DRIVER = Path(__file__).parents[1] / "support" / "kill_driver.py"
@@ -64,7 +64,7 @@ def test_one_command_leaves_a_usable_model(answer, regraft, clear, tmp_path):
     best = max(
         searched["trials"][3:], key=lambda t: (t["validation_accuracy"], -t["validation_loss"])
     )
-    assert found["chosen"] == {k: best[k] for k in ("lr", "weight")}
+    assert found["chosen"] == {k: best[k] for k in ("method", "lr", "weight")}
     # The run that is kept is the trial that was chosen.
     assert found["metrics"]["validation_accuracy"] == best["validation_accuracy"]
     measured = json.loads((out / "evaluation.json").read_text())
@@ -72,7 +72,7 @@ def test_one_command_leaves_a_usable_model(answer, regraft, clear, tmp_path):
     assert measured["validation"]["loss"] <= measured["validation"]["uncalibrated"]["loss"] + 1e-9
     with safe_open(out / "model.safetensors", framework="pt") as file:
         about = json.loads(file.metadata()["regraft.model"])
-    assert about["temperature"] == measured["test"]["temperature"]
+    assert about["temperature"] == measured["test"]["temperature"] == 1.0  # of so few images
     rows = list(csv.DictReader((out / "split.csv").read_text().splitlines()))
     assert {r["image"] for r in rows} == {
         f"{c}/{i}.jpg" for c in ("ant", "bee", "cat") for i in range(10)
@@ -277,10 +277,10 @@ def nothing(clear):
         (nothing, ("--checkpoint", "other.safetensors", "--model", "conv_small", "--image-size", 10,
                    "--channels", 1), "its tensor 'features.0.weight' is"),
         (nothing, ("--pretrained",), "conv_small has no hub"),
-        (nothing, ("--budget", "soon"), "budget='soon'"),
-        (nothing, ("--budget", "0"), "budget='0'"),
+        (nothing, ("--budget", "soon"), "--budget soon"),
+        (nothing, ("--budget", "0"), "--budget 0"),
         (nothing, ("--lr", 0.1, 0.2, "--budget", "0.0001s"), "one trial takes about"),
-        (nothing, ("--trials", 1), "--trials 1: expected at least 2"),
+        (nothing, ("--trials", 0), "--trials 0: expected at least 1"),
         (nothing, ("--lr", 0), "--lr 0"),
         (nothing, ("--lr", 0.1, -1), "--lr -1.0: expected"),
         (nothing, ("--weight", "nan"), "--weight nan: expected"),
@@ -392,7 +392,7 @@ def test_an_error_before_the_first_checkpoint_leaves_the_folder_to_the_corrected
     with monkeypatch.context() as patch:
         patch.setattr("regraft.jobs.finetune.job.write_result", broken)
         assert regraft(*words, "--weight", 0.1)[0] == 1
-    assert Path("run/checkpoint.safetensors").exists()
+    assert list(Path("run/search").rglob("checkpoint.safetensors"))
     answer(*words, "--weight", 0.1)
 
 
@@ -471,7 +471,7 @@ def test_budgets_are_read(clear):
 
     assert [seconds(t) for t in ("90", "90s", "1.5 m", "2h")] == [90, 90, 90, 7200]
     for wrong in ("", "m", "-3", "1d", "0s"):
-        with pytest.raises(InputError, match="budget="):
+        with pytest.raises(InputError, match="--budget"):
             seconds(wrong)
 
 

@@ -52,8 +52,6 @@ _WORDS = {
     "jobs/condense/scores.py": "found",
     "jobs/data.py": "found seen",
     "jobs/finetune/files.py": "found",
-    "jobs/finetune/job.py": "given",
-    "jobs/finetune/search.py": "found",
     "jobs/finetune/start.py": "found given",
     "jobs/finetune/start_network.py": "found",
     "jobs/finetune/tuned_select.py": "found",

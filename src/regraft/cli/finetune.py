@@ -40,6 +40,7 @@ from .output import print_json, say
 _REGISTRY = files("regraft").joinpath("features/registry.py")
 # Read and not imported: help answers without torch.
 METHOD_NAMES = re.findall(r'^    "(\w+)": \w+,$', _REGISTRY.read_text("utf-8"), re.MULTILINE)
+_METHODS = f"{', '.join(METHOD_NAMES)}; or auto: the best of a linear probe, plain and adarand."
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -91,6 +92,10 @@ class TrainingOptions(Options):
     """Keep a running average of the weights with this decay, e.g. 0.99."""
     mixup: float | None = None
     """alpha of mixup, e.g. 0.2, for methods that allow it."""
+    class_weights: bool = False
+    """Weigh the loss of each class by the inverse of its number of images."""
+    balanced_sampling: bool = False
+    """Show the images of rare classes over again, until all classes are as many in an epoch."""
     augment: Augmentation | None = None
     """Augmentation of the training images: resized-crop-flip suits photographs; without it crop, and
     none below 24 pixels."""
@@ -186,7 +191,8 @@ class Finetune(Options):
     method: Annotated[
         str,
         tyro.conf.arg(
-            help=f"{', '.join(METHOD_NAMES)}; mgr or pcr with --generator, or both as in adarand+mgr."
+            help=f"{', '.join(METHOD_NAMES)}; auto: the best of a linear probe, plain and adarand; mgr or "
+            "pcr with --generator, or both as in adarand+mgr."
         ),
     ] = "adarand"
     method_options: str = "{}"
@@ -200,7 +206,12 @@ class Finetune(Options):
     budget: str = "10m"
     """About how long choosing may take, e.g. 90s, 10m, 2h."""
     trials: int | None = None
-    """Compare this many settings, whatever the time: the same plan on every machine."""
+    """Compare this many settings, whatever the time: the same plan on every machine. 1 takes the first."""
+    folds: int | None = None
+    """Judge settings by this many folds of all images that are not for the test, 0 by the validation
+    images alone; without it five where there are fewer than 50 of these."""
+    choose_by: Literal["auto", "accuracy", "balanced"] = "auto"
+    """Choose by accuracy, or by its mean over classes; auto takes the mean for uneven classes."""
     sets: Annotated[PartOptions, tyro.conf.arg(name="data")] = field(default_factory=PartOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     more: Annotated[UnlabelledOptions, tyro.conf.arg(name="unlabelled images")] = field(
@@ -340,7 +351,7 @@ def _seconds(text: str) -> float:
 
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if match is None or float(match[1]) <= 0:
-        raise InputError(f"budget={text!r}: expected a time above 0 such as 90s, 10m or 2h")
+        raise InputError(f"--budget {text}: expected a time above 0 such as 90s, 10m or 2h")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -348,14 +359,15 @@ def _tell(out: Path, result: dict[str, Any]) -> None:
     from regraft.report import read_card
 
     metrics, chosen = result["metrics"], result["chosen"]
-    weight = "" if chosen["weight"] is None else f", weight {chosen['weight']:g}"
-    say(
-        f"learning rate {chosen['lr']:g}{weight}, state after epoch {metrics['selected_epoch'] + 1}"
-    )
+    rate = [] if chosen["lr"] is None else [f"learning rate {chosen['lr']:g}"]
+    weight = [] if chosen["weight"] is None else [f"weight {chosen['weight']:g}"]
+    epoch = metrics.get("selected_epoch")
+    state = [] if epoch is None else [f"state after epoch {epoch + 1}"]
+    say(", ".join([chosen["method"], *rate, *weight, *state]))
     for split in ("validation", "test"):
         if f"{split}_accuracy" in metrics:
             say(
-                f"{split} accuracy: {metrics[f'{split}_accuracy']:.2f}% of {result['images'][split]}"
+                f"{split} accuracy: {metrics[f'{split}_accuracy']:.2f}% of {result['judged'][split]}"
             )
     for row in result.get("extras", []):
         cure = "" if row["passed"] else ", so they changed nothing: lower --ssl-threshold"

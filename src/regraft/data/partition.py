@@ -231,8 +231,6 @@ def _as_listed(
             )
         found[part].append(place[name])
     parts = {k: torch.tensor(sorted(v), dtype=torch.int64) for k, v in found.items()}
-    if not len(parts["validation"]):
-        raise InputError(f"{listed} has no image with the split validation: it needs some")
     counts = torch.bincount(labels[parts["train"]], minlength=len(classes))
     if not bool(counts.all()):
         name = classes[int((counts == 0).nonzero()[0])]

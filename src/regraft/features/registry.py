@@ -41,6 +41,10 @@ METHODS: dict[str, type[Method]] = {
 
 CONTROL = "plain"
 """The method that all others are held against."""
+AUTO = "auto"
+"""Not a method: the best of `COMPARED` and a linear probe, chosen on validation."""
+COMPARED = ("plain", "adarand")
+PROBE = "linear_probe"
 
 
 def build(name: str, **options: Any) -> Method:

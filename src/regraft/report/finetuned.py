@@ -64,6 +64,7 @@ def card_of(path: Path, facts: dict[str, Any], measured: dict[str, Any]) -> Resu
             _lead(facts, split, figures),
             f"Start: {start}.",
             _choice(facts),
+            *_added(facts),
             _preparation(about),
         ],
         tables=tables,
@@ -79,6 +80,7 @@ def card_of(path: Path, facts: dict[str, Any], measured: dict[str, Any]) -> Resu
             "model.safetensors": "the weights, which say what they are of and how images are prepared",
             "classes.txt": "the classes, one a line, in the order of the outputs",
             "split.csv": "which image was for training, for validation, for the final figure",
+            "search.json": "the method that was chosen, on what, and every trial",
             "evaluation.json": "confusion matrix, figures by class, calibration",
         },
         next=[
@@ -98,7 +100,14 @@ _SUMMARY = (
 )
 _BY_CLASS = ("Class", "Trained on", "Images", "Recall (%)", "Precision (%)", "F1 (%)")
 _CONFUSED = ("Class", "Taken for", "Images")
-_TRIALS = ("Learning rate", "Weight", "Epochs", "Validation accuracy (%)", "Validation loss (nats)")
+_TRIALS = (
+    "Method",
+    "Learning rate",
+    "Weight",
+    "Epochs",
+    "Validation accuracy (%)",
+    "Validation loss (nats)",
+)
 
 
 def shown(measured: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -141,7 +150,8 @@ def trials(facts: dict[str, Any]) -> list[list[str]]:
             else [f"{trial['validation_accuracy']:.1f}", f"{trial['validation_loss']:.3f}"]
         )
         mark = " ✓" if best else ""
-        rows.append([f"{trial['lr']:g}{mark}", weight, str(trial["epochs"]), *figures])
+        rate = f"{trial['lr']:g}{mark}"
+        rows.append([trial["method"], rate, weight, str(trial["epochs"]), *figures])
     return rows
 
 
@@ -173,24 +183,40 @@ def _calibration(split: str, figures: dict[str, Any]) -> str:
     plain = figures["uncalibrated"]
     return (
         f"Outputs are divided by the temperature {figures['temperature']:.3g}, fitted on the validation "
-        f"images, before they become probabilities. Without it the loss on the {split} images is "
+        f"images (1 where there are fewer than 50), before they become probabilities. Without it the "
+        f"loss on the {split} images is "
         f"{plain['loss']:.3f} and the expected calibration error {plain['calibration_error']:.1f}%."
     )
 
 
 def _choice(facts: dict[str, Any]) -> str:
-    result, chosen = facts["result"], facts["search"]["chosen"]
-    weight = "" if chosen["weight"] is None else f" and weight {chosen['weight']:g}"
-    how = (
-        f"chosen on the validation images from {len(facts['search']['trials'])} trials"
-        if facts["search"]["trials"]
-        else "as given"
-    )
-    epoch = result["metrics"].get("selected_epoch")
-    return (
-        f"Learning rate {chosen['lr']:g}{weight}, {how}; {result['optimizer']}. The state after epoch "
-        f"{epoch + 1} had the highest validation accuracy and is the one kept."
-    )
+    result, searched = facts["result"], facts["search"]
+    chosen, metrics = searched["chosen"], result["metrics"]
+    text = f"Method {chosen['method']}"
+    if chosen["lr"] is not None:
+        text += f", learning rate {chosen['lr']:g}"
+    if chosen["weight"] is not None:
+        text += f", weight {chosen['weight']:g}"
+    how = searched["basis"] if searched["trials"] else f"as given; {searched['basis']}"
+    text += f", {how}; {result['optimizer']}."
+    epoch = metrics.get("selected_epoch")
+    if epoch is not None:
+        text += f" The state after epoch {epoch + 1} had the highest validation figure and is kept."
+    return text
+
+
+def _added(facts: dict[str, Any]) -> list[str]:
+    """Say what fine-tuning added to the linear probe of the start."""
+    probe, metrics = facts["search"].get("probe"), facts["result"]["metrics"]
+    if probe is None:
+        return []
+    parts = [
+        f"{probe[f'{part}_accuracy']:.1f}% of the {part} images right "
+        f"({metrics[f'{part}_accuracy'] - probe[f'{part}_accuracy']:+.1f} points by fine-tuning)"
+        for part in ("validation", "test")
+        if f"{part}_accuracy" in probe
+    ]
+    return [f"A linear probe of the start has {' and '.join(parts)}."]
 
 
 def _preparation(about: dict[str, Any]) -> str:
@@ -219,7 +245,9 @@ def _reliability(figures: dict[str, Any]) -> str:
 
 
 def _curve(path: Path) -> str:
-    return learning_curves([read_run(path)])
+    run = read_run(path)
+    validated = any(row["split"] == "validation" for row in run.history)
+    return learning_curves([run], split="validation" if validated else "train")
 
 
 def _matrix(split: str, names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Table:

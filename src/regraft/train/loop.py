@@ -57,6 +57,7 @@ def fit(
     select_from: int = 0,
     groups: Sequence[dict[str, Any]] | None = None,
     average: Average | None = None,
+    balanced: bool = False,
 ) -> dict[str, Any]:
     """Train `model` in place and return the result, without writing it as the folder's.
 
@@ -81,6 +82,7 @@ def fit(
             the last state always may.
         groups: The optimiser's parameter groups, instead of all of the model that takes gradients;
             a group's own `lr` follows the schedule as a factor.
+        balanced: The best state is that of the highest mean accuracy of the classes.
         average: A running average of the model's weights: it is what is evaluated, selected and left
             in the model.
 
@@ -109,6 +111,7 @@ def fit(
     run.loss = loss or nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
     run.penalty = penalty
     run.select_from = select_from
+    run.balanced = balanced
     run.resume()
     run.train(progress)
     return run.finish()
@@ -169,6 +172,7 @@ class _Training:
     penalty: Callable[[nn.Module], Tensor] | None
     select_from: int = 0
     average: Average | None = None
+    balanced: bool = False
 
     def __init__(
         self,
@@ -320,7 +324,7 @@ class _Training:
         if split == "validation" and self.at.validated_at == self.at.step:
             return self.at.validated
         with contextlib.nullcontext() if self.average is None else self.average.applied():
-            found = evaluate(self.forward, source, fabric=self.fabric)
+            found = evaluate(self.forward, source, fabric=self.fabric, balanced=self.balanced)
             if split == "validation":
                 self._select(epoch, found)
         self.forward.train()
@@ -393,4 +397,4 @@ class _Training:
 
 def _rank(found: dict[str, float]) -> tuple[float, float]:
     """Return what orders states by validation figures: the higher, the better."""
-    return found["accuracy"], -found["loss"]
+    return found.get("balanced_accuracy", found["accuracy"]), -found["loss"]

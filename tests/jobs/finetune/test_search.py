@@ -8,14 +8,18 @@ from hypothesis import strategies as st
 from regraft.config import FinetuneConfig, OptimConfig, RuntimeConfig, SearchConfig
 from regraft.errors import DivergenceError, InputError
 from regraft.jobs.finetune.engine import Tuner
-from regraft.jobs.finetune.search import Rung, plan, search, settings
+from regraft.jobs.finetune.search import search
+from regraft.jobs.finetune.settings import Rung, plan, settings
+from regraft.jobs.finetune.trials import Trials
 
 
 class Counted(Tuner):
     """A tuner whose accuracy is a function of the setting; it keeps what is trained."""
 
-    def __init__(self, accuracy, method="adarand", seconds=0.1, **finetune):
+    def __init__(self, accuracy, method="adarand", seconds=0.1, used=None, **finetune):
         values = {
+            "used": used,
+            "metric": "accuracy",
             "accuracy": accuracy,
             "seconds": seconds,
             "finetune": FinetuneConfig(method=method, **finetune),
@@ -39,13 +43,14 @@ class Counted(Tuner):
 
 
 def searched(tmp_path, counted, lr=None, epochs=9, **config):
+    config = SearchConfig(**{"seconds": 1e6, **config})
+    several = counted.finetune.method == "auto"
     return search(
-        counted,
-        SearchConfig(**{"seconds": 1e6, **config}),
-        tmp_path,
-        lr=lr,
+        Trials(counted, tmp_path / "search", {}, several=several),
+        settings(counted.finetune, "sgd", config, lr),
+        config,
+        tmp_path / "search.json",
         epochs=epochs,
-        identity={},
         stage=lambda _: None,
     )
 
@@ -58,7 +63,7 @@ def test_the_best_of_the_whole_grid_is_found_where_time_allows(tmp_path, target)
     counted = Counted(accuracy)
     chosen, kept = searched(tmp_path, counted)
     assert (chosen.lr, chosen.weight) == target
-    assert kept["chosen"] == {"lr": target[0], "weight": target[1]}
+    assert kept["chosen"] == {"method": "adarand", "lr": target[0], "weight": target[1]}
     assert len(counted.trained) == len(kept["trials"]) == 15
     assert {epochs for *_, epochs in counted.trained} == {9}
     assert json.loads((tmp_path / "search.json").read_text()) == kept
@@ -112,21 +117,44 @@ def test_a_plan_is_made_once_whatever_the_clock_says_later(tmp_path):
     assert len(slow.trained) == sum(r["trials"] for r in rungs) - 1
 
 
-def test_given_values_are_not_searched(tmp_path):
-    counted = Counted(lambda *_: 1.0, weight=0.7)
-    chosen, kept = searched(tmp_path, counted, lr=0.5)
-    assert (chosen.lr, chosen.weight) == (0.5, 0.7)
-    assert counted.trained == []
-    assert kept["trials"] == []
-    counted = Counted(lambda *_: 1.0, method="plain")
-    assert all(s.weight is None for s in settings(counted, SearchConfig(), None))
-    two = settings(counted, SearchConfig(lr=(0.2, 0.4)), None)
+def test_values_that_are_named_are_the_grid():
+    one = settings(FinetuneConfig(method="adarand", weight=0.7), "sgd", SearchConfig(), 0.5)
+    assert [(s.lr, s.weight) for s in one] == [(0.5, 0.7)]
+    plain = FinetuneConfig(method="plain")
+    assert all(s.weight is None for s in settings(plain, "sgd", SearchConfig(), None))
+    two = settings(plain, "sgd", SearchConfig(lr=(0.2, 0.4)), None)
     assert [s.lr for s in two] == [0.2, 0.4]
+    assert settings(FinetuneConfig(method="lp_ft"), "sgd", SearchConfig(), None)[0].lr == 0.001
+
+
+def test_methods_that_are_compared_have_as_many_settings_each(tmp_path):
+    grid = settings(FinetuneConfig(method="auto"), "adamw", SearchConfig(), None)
+    assert [s.method for s in grid] == ["plain", "adarand"] * 5
+    assert grid[0].lr == grid[1].lr == 1e-4
+
+    class Better(Counted):
+        def using(self, setting):
+            self.used.append(setting.method)
+            return self
+
+    counted = Better(lambda *_: 60.0 + 10 * (counted.used[-1] == "adarand"), method="auto", used=[])
+    chosen, kept = searched(tmp_path, counted, trials=4)
+    assert chosen.method == kept["chosen"]["method"] == "adarand"
+    assert {t["method"] for t in kept["trials"]} == {"plain", "adarand"}
+    assert (tmp_path / "search/3-epochs/plain-lr=0.01/result.json").exists()
+
+
+def test_one_trial_is_the_first_setting_at_full_length(tmp_path):
+    counted = Counted(lambda *_: 1.0)
+    chosen, kept = searched(tmp_path, counted, trials=1)
+    assert counted.trained == [(0.01, 1.0, 9)]
+    assert (chosen.lr, chosen.weight) == (0.01, 1.0)
+    assert kept["rungs"] == [{"trials": 1, "epochs": 9}]
 
 
 @pytest.mark.parametrize("method", ["adarand", "l2sp", "bss", "supcon", "co_tuning"])
 def test_grids_lie_around_the_methods_own_weight_and_start_with_it(method):
-    found = settings(Counted(lambda *_: 1.0, method=method), SearchConfig(), None)
+    found = settings(FinetuneConfig(method=method), "sgd", SearchConfig(), None)
     own = {"adarand": 1.0, "l2sp": 0.01, "bss": 1e-3, "supcon": 0.1, "co_tuning": 2.3}[method]
     assert (found[0].lr, found[0].weight) == (0.01, own)
     assert len(set(found)) == 15
@@ -166,7 +194,7 @@ def test_plans_by_time():
 
 def test_a_budget_too_small_for_two_trials_says_what_would_do(tmp_path):
     with pytest.raises(
-        InputError, match=r"budget of 5 seconds: one trial takes about 3 s.*at least --budget 7s"
+        InputError, match=r"--budget of 5 seconds: one trial takes about 3 s.*at least --budget 7s"
     ):
         searched(tmp_path, Counted(lambda *_: 1.0, seconds=1.0), seconds=5.0)
     assert not (tmp_path / "search.json").exists()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from regraft.config import Augmentation, OptimConfig
+from regraft.config.finetune import Metric
 from regraft.data import Splits
 from regraft.features import METHODS
 
@@ -32,15 +33,7 @@ def optim_for(
 ) -> OptimConfig:
     """Return optimiser and length that fit a network and its images; the best state is kept.
 
-    Args:
-        model: The network.
-        splits: Its images.
-        method: Name of the fine-tuning method.
-        optim: What the user said.
-        optimizer: `auto` is AdamW for a network with LayerNorm and SGD for the others.
-        weight_decay: Without one 1e-4, and 0 for methods that decay weights themselves.
-        epochs: Without a number 30, or as many as 200 steps take.
-        frozen: BatchNorm stays in evaluation mode.
+    What is left open is chosen as `FinetuneJob` says.
 
     Raises:
         InputError: A step would see a single image and the network has a BatchNorm that cannot.
@@ -48,7 +41,7 @@ def optim_for(
     normed = any(isinstance(m, nn.LayerNorm) for m in model.modules())
     chosen = ("adamw" if normed else "sgd") if optimizer == "auto" else optimizer
     if weight_decay is None:
-        weight_decay = 0.0 if METHODS[method].decays_itself else 1e-4
+        weight_decay = 0.0 if method in METHODS and METHODS[method].decays_itself else 1e-4
     size = min(optim.batch_size, len(splits.train))
     if _fewest(len(splits.train), size, optim.accumulate) == 1:
         shape = (splits.channels, splits.image_size, splits.image_size)
@@ -69,6 +62,15 @@ def augment_for(splits: Splits, augment: Augmentation | None) -> Augmentation:
     if augment is not None:
         return augment
     return "crop" if splits.image_size >= _LEAST_TO_CROP else "none"
+
+
+def metric_for(splits: Splits, choose_by: str) -> Metric:
+    """Return what settings are chosen by: `auto` is balanced where a class has under half of another."""
+    counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
+    counts = counts[counts > 0]
+    uneven = 2 * int(counts.min()) < int(counts.max())
+    balanced = choose_by == "balanced" or (choose_by == "auto" and uneven)
+    return "balanced_accuracy" if balanced else "accuracy"
 
 
 def _steps(images: int, batch: int) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from regraft.config import Augmentation, DataConfig, FinetuneConfig, OptimConfig, RuntimeConfig
+from regraft.config.finetune import Metric
 from regraft.data import Mixup, Splits
 from regraft.errors import DivergenceError, InputError
 from regraft.features import Method, Objective, freeze_batchnorm_
@@ -23,6 +24,7 @@ from regraft.train.loop import Progress
 from .analysis import Recorder
 from .extra import Extras, ExtraTerm, TermContext
 from .methods import make_method
+from .settings import Setting
 from .start import Start
 
 _PROBED_STEPS = 4
@@ -42,6 +44,8 @@ class Tuner:
         optim: Optimiser and length; a training brings its learning rate.
         runtime: Seed, and where to compute.
         fabric: A launched Fabric.
+        augment: Augmentation of the training images.
+        metric: What the state is kept by, where the best one is.
         extras: What makes the further losses.
     """
 
@@ -53,7 +57,28 @@ class Tuner:
     optim: OptimConfig
     runtime: RuntimeConfig
     fabric: Any
+    augment: Augmentation = "none"
+    metric: Metric = "accuracy"
     extras: tuple[ExtraTerm, ...] = ()
+
+    def using(self, setting: Setting) -> Tuner:
+        """Return the same with the method of a setting."""
+        if setting.method == self.finetune.method:
+            return self
+        return replace(self, finetune=replace(self.finetune, method=setting.method))
+
+    def on(self, splits: Splits) -> Tuner:
+        """Return the same on other images of the target, of which the last state is kept."""
+        optim, more = replace(self.optim, select="last"), {"metric": self.metric}
+        where = (optim, self.runtime, self.fabric)
+        one = tuner(self.start, splits, self.finetune, *where, augment=self.augment, **more)
+        return replace(one, extras=self.extras)
+
+    def ordered(self) -> BatchSource:
+        """Return the training images in their order, without augmentation."""
+        splits = replace(self.splits, validation=self.splits.train, test=None)
+        batches = loaders(splits, DataConfig(), self.optim, seed=0, device=self.fabric.device)
+        return batches.validation or batches.train
 
     def train(
         self,
@@ -99,7 +124,7 @@ class Tuner:
         steppers: dict[str, Any] = {"method": method}
         if extras is not None:
             steppers["extras"] = extras
-        base = nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
+        base = nn.CrossEntropyLoss(self._class_weights(), label_smoothing=optim.label_smoothing)
         try:
             result = fit(
                 model,
@@ -112,6 +137,7 @@ class Tuner:
                 penalty=extras,
                 steppers=steppers,
                 groups=self.groups(model, method, lr),
+                balanced=self.metric == "balanced_accuracy",
                 average=None if decay is None else Average(model, decay=decay),
                 progress=recorder or progress,
             )
@@ -140,6 +166,15 @@ class Tuner:
         name, decay = self.start.classifier, self.finetune.layer_decay
         own = layerwise_groups(model, name, lr=lr, decay=decay, head_factor=head)
         return [*own, *method.param_groups(lr * head)]
+
+    def _class_weights(self) -> torch.Tensor | None:
+        """Return a weight for each class, over its images, that averages to 1 over all images."""
+        if not self.finetune.class_weights:
+            return None
+        labels = self.splits.train.labels
+        counts = torch.bincount(labels, minlength=self.splits.num_classes)
+        weights = len(labels) / (counts.clamp(min=1) * (counts > 0).sum())
+        return weights.float().to(self.fabric.device)
 
     def measure(self) -> tuple[float, float]:
         """Return about how many seconds an epoch takes with its validation, and a start before it.
@@ -210,30 +245,33 @@ def tuner(
     fabric: Any,
     *,
     augment: Augmentation = "none",
+    metric: Metric = "accuracy",
     extras: tuple[ExtraTerm, ...] = (),
 ) -> Tuner:
     """Return what trains: batches in an order that the seed decides, augmented for training.
 
-    Args:
-        start: The network.
-        splits: The target.
-        finetune: Method and what goes with it.
-        optim: Optimiser and length.
-        runtime: Seed, and where to compute.
-        fabric: A launched Fabric.
-        augment: Augmentation of the training images.
-        extras: What makes the further losses.
-
     Raises:
         InputError: There are no training images.
     """
-    data = DataConfig(augment=augment)
-    batches = loaders(splits, data, optim, seed=runtime.seed, device=fabric.device)
+    data, drawn = DataConfig(augment=augment), splits
+    if finetune.balanced_sampling:
+        drawn = replace(splits, train=splits.train.subset(repeated(splits.train.labels)))
+    batches = loaders(drawn, data, optim, seed=runtime.seed, device=fabric.device)
     mixed = None
     if finetune.mixup is not None:
         classes, seed = splits.num_classes, runtime.seed
         mixed = Mixup(batches.train, alpha=finetune.mixup, num_classes=classes, seed=seed)
-    return Tuner(start, splits, batches, mixed, finetune, optim, runtime, fabric, extras)
+    return Tuner(
+        start, splits, batches, mixed, finetune, optim, runtime, fabric, augment, metric, extras
+    )
+
+
+def repeated(labels: torch.Tensor) -> torch.Tensor:
+    """Return indices [m] in which every class has as many images as the largest, its own over again."""
+    counts = torch.bincount(labels)
+    rows = [(labels == k).nonzero().flatten() for k in counts.nonzero().flatten().tolist()]
+    most = int(counts.max())
+    return torch.cat([r.repeat(-(-most // len(r)))[:most] for r in rows])
 
 
 def normalised(
@@ -250,7 +288,7 @@ def normalised(
         return splits
     if len(mean) != splits.channels or len(std) != splits.channels or min(std) <= 0:
         raise InputError(
-            f"mean={list(mean)} and std={list(std)}: expected a number for each of the "
+            f"--mean {list(mean)} and --std {list(std)}: expected a number for each of the "
             f"{splits.channels} channel(s), std above 0"
         )
     return replace(splits, mean=mean, std=std)

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from regraft.checkpoints.model_card import header
 from regraft.config import ModelConfig, to_dict
 from regraft.data import Splits
-from regraft.errors import InputError
+from regraft.errors import printable
 from regraft.files import write_tensors, write_text
 from regraft.jobs.verb import write
 from regraft.train import evaluation, fit_temperature, outputs
 
-from .engine import Tuner
+from .choice import Selected
+from .folds import FEWEST
 from .start import Start
 
 
@@ -35,25 +35,16 @@ def about_of(model: ModelConfig, method: str, splits: Splits, start: Start) -> d
     }
 
 
-def write_result(
-    path: Path,
-    model: nn.Module,
-    tuner: Tuner,
-    splits: Splits,
-    about: dict[str, Any],
-    result: dict[str, Any],
-    searched: dict[str, Any],
-) -> dict[str, Any]:
-    """Measure the selected network, write everything about it, and return what the result adds."""
+def write_result(path: Path, chosen: Selected, about: dict[str, Any]) -> dict[str, Any]:
+    """Measure the network that is kept, write everything about it, and return the run's result."""
     from regraft.report.finetuned import card_of
 
+    tuner, splits = chosen.tuner, chosen.tuner.splits
     batches, classes = tuner.batches, splits.classes
-    model = model.to(tuner.fabric.device)
-    held_out = batches.validation
-    if held_out is None:
-        raise InputError("there are no validation images: hold some out")
-    logits, labels = outputs(model, held_out, fabric=tuner.fabric)
-    temperature = fit_temperature(logits, labels)
+    model = chosen.model.to(tuner.fabric.device)
+    logits, labels = chosen.validation
+    enough = len(labels) >= FEWEST
+    temperature = fit_temperature(logits, labels) if enough else 1.0
     about |= {"temperature": temperature}
     found = {"validation": evaluation(logits, labels, classes, temperature=temperature)}
     if batches.test is not None:
@@ -61,11 +52,17 @@ def write_result(
         found["test"] = evaluation(logits, labels, classes, temperature=temperature)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     write_tensors(path / "model.safetensors", tensors, header(about))
-    write_text(path / "classes.txt", "".join(f"{name}\n" for name in classes))
+    write_text(path / "classes.txt", "".join(f"{line_of(name)}\n" for name in classes))
     write_text(path / "evaluation.json", json.dumps(found, indent=2) + "\n")
+    searched = {**chosen.searched, "basis": chosen.basis}
+    result = chosen.result | {"chosen": searched["chosen"], "optimizer": tuner.optim.optimizer}
     metrics = dict(result["metrics"])
     for split, figures in found.items():
-        metrics |= {f"{split}_{k}": figures[k] for k in ("balanced_accuracy", "calibration_error")}
+        names = ("balanced_accuracy", "calibration_error")
+        metrics |= {f"{split}_{k}": figures[k] for k in names}
+        for name in ("accuracy", "loss"):  # the loss that training saw, where it saw these images
+            uncalibrated = figures if name == "accuracy" else figures["uncalibrated"]
+            metrics.setdefault(f"{split}_{name}", uncalibrated[name])
     metrics["temperature"] = temperature
     counts = {
         part: {name: int(n) for name, n in zip(classes, _counts(splits, part), strict=True)}
@@ -73,12 +70,15 @@ def write_result(
         if getattr(splits, part) is not None
     }
     whole = {**result, "metrics": metrics}
+    write_text(path / "search.json", json.dumps(searched, indent=2) + "\n")
     facts = {"about": about, "result": whole, "search": searched, "images": counts}
     write(path, card_of(path, facts, found))
     stored = (path / "model.safetensors").stat().st_size
     return {
+        **result,
         "metrics": metrics,
         "stored_bytes": stored,
+        "judged": {split: figures["images"] for split, figures in found.items()},
         "images": {k: sum(v.values()) for k, v in counts.items()},
     }
 
@@ -86,3 +86,8 @@ def write_result(
 def _counts(splits: Splits, part: str) -> list[int]:
     labels = getattr(splits, part).labels
     return torch.bincount(labels, minlength=splits.num_classes).tolist()
+
+
+def line_of(name: str) -> str:
+    """Return a class's name as one line of text, whatever characters are in it."""
+    return printable(name).replace("\n", "\\n")

@@ -21,6 +21,7 @@ from regraft.config import (
     check,
 )
 from regraft.data import (
+    Partition,
     Splits,
     load_partition,
     with_channels,
@@ -28,19 +29,20 @@ from regraft.data import (
 from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
-from regraft.features.registry import CONTROL
+from regraft.features.registry import AUTO, COMPARED, CONTROL
 from regraft.files import write_text
 from regraft.jobs.base import Job
 from regraft.jobs.data import fingerprint
 from regraft.jobs.stages import Shown, Stages, begin
 from regraft.train import RunFolder, make_fabric
 
-from .defaults import EPOCHS, augment_for, optim_for
+from .choice import Choice
+from .defaults import EPOCHS, augment_for, metric_for, optim_for
 from .engine import Tuner, normalised, tuner
 from .extra import ExtraTerm
 from .files import about_of, write_result
 from .methods import has_weight, make_method, needs_pretrained, needs_source_head
-from .search import Stage, search
+from .search import Stage
 from .start import Start, start_from
 from .start_network import HUBS
 
@@ -138,36 +140,48 @@ class FinetuneJob(Job):
         self, path: Path, *, root: Path | None = None, progress: Shown = None
     ) -> dict[str, Any]:
         """Run in the folder `path`; `progress` may show stages, one after the other."""
-        return super().run_in(path, root=root, progress=cast("Any", progress))
+        result = super().run_in(path, root=root, progress=cast("Any", progress))
+        for file in (path / "search").rglob("checkpoint.safetensors"):
+            file.unlink()  # the winner's, which is the model now
+        return result
 
     def work(self, folder: RunFolder, root: Path, progress: Shown) -> dict[str, Any]:
         """Choose, train, measure and write; see `Job.work`."""
         path = folder.path
         checkpoint = None if self.checkpoint is None else read_checkpoint(self.checkpoint)
-        splits, listed, notes = _splits(self)
+        splits, parted, notes = _splits(self)
         start = _start(self, splits, checkpoint)
         notes += start.notes
         # What a method cannot do without is missed here, not after the search.
-        make_method(self.finetune, None, self.runtime.seed, start.source)
+        for name in COMPARED if self.finetune.method == AUTO else (self.finetune.method,):
+            one = replace(self.finetune, method=name)
+            make_method(one, None, self.runtime.seed, start.source)
         splits = normalised(splits, start, self.mean, self.std)
         folder.pin("data", fingerprint(splits))
-        write_text(path / "split.csv", listed)
         tuning = self._tuner(start, splits)
-        stage = _after(notes, progress)
-        epochs, same = (
-            tuning.optim.epochs,
-            {k: v for k, v in self.config().items() if k != "search"},
+        identity = {k: v for k, v in self.config().items() if k != "search"}
+        identity["chosen_by"] = tuning.metric
+        choice = Choice(
+            tuning,
+            self.search,
+            path,
+            lr=self.lr,
+            identity=identity,
+            # A user who names the number of training images means it: folds are of these alone.
+            with_validation=self.data.shots is None,
+            probes=start.inherits or self.finetune.method == AUTO,
         )
-        setting, searched = search(
-            tuning, self.search, path, lr=self.lr, epochs=epochs, identity=same, stage=stage
+        if choice.folds and self.data.shots is None:  # trained on in the end
+            rows = ((n, c, "train" if p == "validation" else p) for n, c, p in parted.rows)
+            parted = replace(
+                parted, rows=tuple(sorted(rows, key=lambda r: (r[2] == "test", r[1], r[0])))
+            )
+        write_text(path / "split.csv", parted.to_csv())
+        chosen = choice.make(folder, _after(notes, progress))
+        about = about_of(
+            self.model, self.arm.replace(AUTO, chosen.method), chosen.tuner.splits, start
         )
-        progress = stage(f"training {setting}")
-        model, result = tuning.train(
-            setting.lr, setting.weight, epochs, folder, progress=progress, test=True
-        )
-        about = about_of(self.model, self.arm, splits, start)
-        result |= {"chosen": searched["chosen"], "optimizer": tuning.optim.optimizer}
-        return result | write_result(path, model, tuning, splits, about, result, searched)
+        return write_result(path, chosen, about)
 
     def _tuner(self, start: Start, splits: Splits) -> Tuner:
         optim = optim_for(
@@ -188,6 +202,7 @@ class FinetuneJob(Job):
             self.runtime,
             make_fabric(self.runtime),
             augment=augment_for(splits, self.augment),
+            metric=metric_for(splits, self.search.choose_by),
             extras=self.extras,
         )
 
@@ -213,21 +228,30 @@ def _check(job: FinetuneJob) -> None:
             raise InputError(
                 f"--method-options has {key!r}, which has an option of its own: use --{key}"
             )
-    if not needs_source_head(job.finetune):  # which needs the network first
-        build_method(job.finetune.method, **job.finetune.options)
-    kind = METHODS[job.finetune.method]
-    if job.finetune.mixup is not None and not kind.takes_soft_targets:
+    names = COMPARED if job.finetune.method == AUTO else (job.finetune.method,)
+    if job.finetune.method == AUTO and (job.finetune.options or any(_weights(job))):
         raise InputError(
-            f"--mixup: method {job.finetune.method!r} needs one class an image; leave it out, or take "
-            "another method"
+            "--method auto takes the methods as they are: name one to give it --weight or --method-options"
         )
-    given = (job.finetune.weight is not None, bool(job.search.weight))
-    if any(given) and not has_weight(job.finetune.method):
+    for name in names:
+        one = replace(job.finetune, method=name)
+        if not needs_source_head(one):  # which needs the network first
+            build_method(name, **one.options)
+        if one.mixup is not None and not METHODS[name].takes_soft_targets:
+            raise InputError(
+                f"--mixup: method {name!r} needs one class an image; leave it out, or take another method"
+            )
+    if any(_weights(job)) and not has_weight(names[0]):
         raise InputError(f"--weight: method {job.finetune.method!r} has no weight; leave it out")
     if job.optimizer not in ("auto", "sgd", "adamw"):
         raise InputError(f"optimizer={job.optimizer!r}: expected auto, sgd or adamw")
     if (job.mean is None) != (job.std is None):
         raise InputError("--mean and --std belong together: give both or neither")
+
+
+def _weights(job: FinetuneJob) -> tuple[bool, bool]:
+    """Return whether the weight is named, and whether several are."""
+    return job.finetune.weight is not None, bool(job.search.weight)
 
 
 def _after(notes: list[str], progress: Shown) -> Stage:
@@ -243,10 +267,10 @@ def _after(notes: list[str], progress: Shown) -> Stage:
     return next_stage
 
 
-def _splits(job: FinetuneJob) -> tuple[Splits, str, list[str]]:
+def _splits(job: FinetuneJob) -> tuple[Splits, Partition, list[str]]:
     parted = load_partition(job.data, test=job.test, listed=job.listed)
     splits = parted.splits
-    if splits.validation is None:
+    if splits.validation is None and job.search.folds == 0:
         raise InputError("there are no validation images: hold some out with --validation 0.2")
     notes = []
     counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
@@ -258,7 +282,7 @@ def _splits(job: FinetuneJob) -> tuple[Splits, str, list[str]]:
         notes.append(
             "no test images: the figures come from the validation images that the choice was made on"
         )
-    return with_channels(splits, job.channels or splits.channels), parted.to_csv(), notes
+    return with_channels(splits, job.channels or splits.channels), parted, notes
 
 
 def _start(job: FinetuneJob, splits: Splits, checkpoint: Checkpoint | None) -> Start:

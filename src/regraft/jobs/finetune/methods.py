@@ -12,6 +12,7 @@ from regraft.config import FinetuneConfig
 from regraft.errors import InputError
 from regraft.features import METHODS, Method
 from regraft.features import build as build_method
+from regraft.features.registry import AUTO, COMPARED
 
 
 def make_method(
@@ -46,6 +47,8 @@ def needs_pretrained(config: FinetuneConfig) -> bool:
     """Whether a method, as its options have it, means nothing for random weights."""
     if needs_source_head(config):
         return True
+    if config.method == AUTO:
+        return any(METHODS[name].needs_pretrained for name in COMPARED)
     return build_method(config.method, **config.options).needs_pretrained
 
 
