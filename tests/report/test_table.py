@@ -43,6 +43,18 @@ def test_one_seed_has_no_interval(make_run, tmp_path):
     assert "| 91.2 – | +1.2 – | 1 |" in to_markdown(found)
 
 
+def test_intervals_of_accuracies_end_at_0_and_100(make_run, tmp_path):
+    for seed, accuracy in ((1, 99.9), (2, 92.0), (3, 99.8)):
+        make_run(arm="high", seed=seed, accuracy=accuracy)
+        make_run(arm="low", seed=seed, accuracy=100 - accuracy)
+    by_arm = {row.arm: row for row in rows(find_runs([tmp_path]))}
+    high, low = by_arm["high"], by_arm["low"]
+    assert high.high == 100.0
+    assert low.low == 0.0
+    assert 0 < high.low < high.mean
+    assert low.mean < low.high < 100
+
+
 def test_a_control_that_was_not_run_is_named_without_a_difference(make_run, tmp_path):
     make_run(arm="b", control="a")
     (row,) = rows(find_runs(tmp_path))

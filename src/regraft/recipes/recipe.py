@@ -188,12 +188,13 @@ def reproduce(
     make_folder(out)
     started = time.monotonic()
     threads = recipe.jobs[0].runtime.threads
+    count = default_workers(threads) if workers is None else max(workers, 1)
     finished = all((job.folder(out) / "result.json").exists() for job in recipe.jobs)
     try:
         run_all(
             recipe.jobs,
             out,
-            workers=default_workers(threads) if workers is None else workers,
+            workers=count,
             console=console,
         )
     finally:
@@ -201,6 +202,9 @@ def reproduce(
         seconds = _spent(out, 0.0 if finished else time.monotonic() - started)
     folders = [job.folder(out) for job in recipe.jobs]
     runs = find_runs(folders)
+    # A stretch that was killed wrote down nothing: its finished runs say what they took at least.
+    inside = sum(run.result.seconds or 0.0 for run in runs if run.result is not None)
+    seconds = max(seconds, round(inside / count, 1))
     table = [row for metric, unit in recipe.metrics for row in rows(runs, metric, unit)]
     findings = recipe.read(runs, table)
     text = "\n\n".join(part for part in (findings.text, recipe.notes) if part)

@@ -271,8 +271,8 @@ def _row(
         unit=unit,
         n=own.n,
         mean=own.mean,
-        low=own.low,
-        high=own.high,
+        low=_within(own.low, metric, unit),
+        high=_within(own.high, metric, unit),
         values=dict(sorted(values[arm].items())),
         paired_difference=paired.mean if paired else None,
         paired_low=paired.low if paired else None,
@@ -280,6 +280,13 @@ def _row(
         seconds=seconds,
         **{key: _whole(_mean(results, key)) for key, _, _ in _COSTS if key != "seconds"},
     )
+
+
+def _within(end: float | None, metric: str, unit: str) -> float | None:
+    """Return an end of an interval; that of an accuracy lies between 0 and 100%."""
+    if end is None or unit != "%" or not metric.endswith("accuracy"):
+        return end
+    return min(max(end, 0.0), 100.0)
 
 
 def _mean(results: list[Result], key: str) -> float | None:
