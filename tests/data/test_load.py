@@ -81,8 +81,9 @@ def test_a_folder_is_split_and_described(folder):
     assert splits.name == folder.name
 
 
-def test_a_folder_takes_224_pixels_unless_told(folder):
-    assert load(DataConfig(name=str(folder))).image_size == 224
+def test_images_of_a_folder_keep_their_size_unless_told(folder):
+    assert load(DataConfig(name=str(folder))).image_size == 10
+    assert load(DataConfig(name=str(folder), image_size=8)).image_size == 8
 
 
 def test_a_folder_beside_the_work_needs_no_separator(folder, monkeypatch):

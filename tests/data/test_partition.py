@@ -150,7 +150,6 @@ HEAD = "image,class,split\n"
         (HEAD + "a/77.png,a,train\n", "'a/77.png' is not among"),
         (HEAD + "a/0.png,b,train\n", "of class 'b' there and of 'a'"),
         (HEAD + "a/0.png,a,train\na/0.png,a,train\n", "line 3: .*twice"),
-        (HEAD + "a/0.png,a,train\nb/0.png,b,train\n", "no image with the split validation"),
         (HEAD + "a/0.png,a,train\nb/0.png,b,validation\n", "no training image of class 'b'"),
     ],
 )
@@ -168,3 +167,13 @@ def test_images_that_a_list_leaves_out_are_counted(tmp_path):
     with pytest.warns(UserWarning, match="left out 3 image"):
         found = load_partition(config(root), listed=tmp_path / "split.csv")
     assert found.splits.test is None
+
+
+def test_a_list_may_hold_no_validation_images(tmp_path):
+    """Whoever chooses by folds needs none."""
+    photos, listed = folder(tmp_path / "photos", {"a": 3, "b": 3}), tmp_path / "split.csv"
+    listed.write_text(HEAD + "a/0.png,a,train\nb/0.png,b,train\n")
+    with pytest.warns(UserWarning, match="does not list"):
+        parted = load_partition(DataConfig(name=str(photos), image_size=8), listed=listed)
+    assert len(parted.splits.train) == 2
+    assert parted.splits.validation is None

@@ -30,7 +30,8 @@ class DataConfig:
     split_seed: int = 777
     augment: Augmentation = "none"
     image_size: Annotated[int | None, AT_LEAST_1] = None
-    """Resize to this square, in pixels; an image folder without it takes 224."""
+    """Resize to this square, in pixels; an image folder without it keeps the side of its
+    images where all have one of at most 224, and takes 224 otherwise."""
     channels: Annotated[int | None, AT_LEAST_1] = None
     """Make images grey (1) or of three channels (3)."""
     rotate: Annotated[float, FINITE] = 0.0

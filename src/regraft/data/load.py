@@ -18,10 +18,10 @@ from .images import ImageSet, Splits, channel_moments, resize
 from .known import data_root, graph_names, known_names, load_known
 from .lazy import FileSet
 from .prepare import prepared
+from .side import USUAL, side_of
 from .split import per_class_subset, stratified_split, stratified_subset
 
 _EAGER_BYTES = 2 << 30
-_FOLDER_SIZE = 224
 _SAMPLE = 2048
 
 _Set = TypeVar("_Set", ImageSet, FileSet)
@@ -78,6 +78,24 @@ def folder_of(config: DataConfig) -> str:
     )
 
 
+def folder_side(config: DataConfig, wanted: int | None = None) -> tuple[int, str]:
+    """Return the side in pixels at which the images of a folder are loaded, and what to say of it.
+
+    That is the config's, else `wanted`, else their own where all have one of at most 224 pixels, else
+    224.
+
+    Args:
+        config: The folder.
+        wanted: The side that the network asks for.
+
+    Returns:
+        The side, and a sentence where images are resized unasked, else nothing.
+    """
+    if config.image_size is not None:
+        return config.image_size, ""
+    return side_of(expanded(folder_of(config)), wanted, largest=USUAL)
+
+
 def _is_path(name: str) -> bool:
     separators = {"/", os.sep, os.altsep or os.sep}
     return any(s in name for s in separators) or expanded(name).is_dir()
@@ -96,7 +114,7 @@ def _load_known(config: DataConfig) -> Splits:
 
 def _load_folder(config: DataConfig) -> Splits:
     found = scan_folder(
-        config.name, image_size=config.image_size or _FOLDER_SIZE, unreadable=config.unreadable
+        config.name, image_size=folder_side(config)[0], unreadable=config.unreadable
     )
     if found.validation is None:
         train, validation = _divide(found.train, config)

@@ -24,10 +24,9 @@ from .folder import joined, scan_folder
 from .images import ImageSet, Splits, channel_moments, resize
 from .known import graph_names, known_names, load_known
 from .lazy import FileSet
-from .load import folder_of, gathered
+from .load import folder_of, folder_side, gathered
 from .split import per_class_subset, stratified_split
 
-_FOLDER_SIZE = 224
 _PARTS = ("train", "validation", "test")
 
 
@@ -109,9 +108,7 @@ def _sized(images: ImageSet, size: int | None) -> ImageSet:
 
 def _folder(config: DataConfig, test: float, listed: Path | None) -> Partition:
     root = expanded(config.name)
-    found = scan_folder(
-        root, image_size=config.image_size or _FOLDER_SIZE, unreadable=config.unreadable
-    )
+    found = scan_folder(root, image_size=folder_side(config)[0], unreadable=config.unreadable)
     whole = joined(found) if listed is not None else found.train
     names = [_name(path, root) for path in whole.paths]
     share = test if found.test is None else 0.0

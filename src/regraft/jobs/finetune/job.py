@@ -23,9 +23,12 @@ from regraft.config import (
 from regraft.data import (
     Partition,
     Splits,
+    known_names,
     load_partition,
     with_channels,
 )
+from regraft.data.load import folder_side
+from regraft.data.side import USUAL
 from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
@@ -34,6 +37,7 @@ from regraft.files import write_text
 from regraft.jobs.base import Job
 from regraft.jobs.data import fingerprint
 from regraft.jobs.stages import Shown, Stages, begin
+from regraft.models import model_names
 from regraft.train import RunFolder, make_fabric
 
 from .choice import Choice
@@ -268,11 +272,11 @@ def _after(notes: list[str], progress: Shown) -> Stage:
 
 
 def _splits(job: FinetuneJob) -> tuple[Splits, Partition, list[str]]:
-    parted = load_partition(job.data, test=job.test, listed=job.listed)
+    data, notes = _at_a_side(job)
+    parted = load_partition(data, test=job.test, listed=job.listed)
     splits = parted.splits
     if splits.validation is None and job.search.folds == 0:
         raise InputError("there are no validation images: hold some out with --validation 0.2")
-    notes = []
     counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
     single = [splits.classes[i] for i in (counts == 1).nonzero().flatten().tolist()]
     if single:
@@ -283,6 +287,17 @@ def _splits(job: FinetuneJob) -> tuple[Splits, Partition, list[str]]:
             "no test images: the figures come from the validation images that the choice was made on"
         )
     return with_channels(splits, job.channels or splits.channels), parted, notes
+
+
+def _at_a_side(job: FinetuneJob) -> tuple[DataConfig, list[str]]:
+    """Return the data at a size, and what to say where images are resized unasked.
+
+    A network of others was made for images of the usual size; our own take them as they are.
+    """
+    if job.data.image_size is not None or job.data.name in known_names():
+        return job.data, []
+    side, note = folder_side(job.data, None if job.model.name in model_names() else USUAL)
+    return replace(job.data, image_size=side), [note] if note else []
 
 
 def _start(job: FinetuneJob, splits: Splits, checkpoint: Checkpoint | None) -> Start:

@@ -12,12 +12,14 @@ from regraft import data as sets
 from regraft import streams
 from regraft.config import Augmentation, digest
 from regraft.data import FileSet, FolderLoader, ImageSet, Splits, TensorLoader
+from regraft.data.load import folder_of
+from regraft.data.side import side_of
 from regraft.errors import InputError
+from regraft.machine import expanded
 from regraft.protocols import BatchSource
 
 from .config import AlignConfig
 from .labels import BY_NAME, Labels, label_rows
-from .sides import side_of
 
 _EVALUATION_BATCH = 500
 
@@ -118,8 +120,9 @@ def load_all(config: AlignConfig, about: list[dict[str, Any]]) -> tuple[list[Spl
         size = data.image_size or config.image_size or said.get("image_size")
         key = digest(data)
         if key not in loaded:
-            size, note = side_of(data, size)
-            notes += [note] if note else []
+            if data.name not in sets.known_names():
+                size, note = side_of(expanded(folder_of(data)), size)
+                notes += [note] if note else []
             loaded[key] = sets.load(replace(data, image_size=size))
         channels = data.channels or config.channels or said.get("channels")
         if {channels, loaded[key].channels} == {1, 3}:  # grey pictures are read with three channels

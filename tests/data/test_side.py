@@ -1,5 +1,7 @@
 """At what size the images of a folder are read, and what is said of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,7 +9,9 @@ from torch import nn
 
 from regraft.cli import main
 from regraft.config import DataConfig
-from regraft.jobs.merge.sides import side_of
+from regraft.data import load
+from regraft.data.load import folder_side
+from regraft.data.side import side_of
 
 image = pytest.importorskip("PIL.Image")
 
@@ -40,15 +44,25 @@ def folder(tmp_path):
     ],
 )
 def test_the_side_of_a_folder(folder, sizes, wanted, side, says):
-    data = DataConfig(name=str(folder(*sizes)))
-    found, note = side_of(data, wanted)
+    found, note = side_of(folder(*sizes), wanted)
     assert found == side
     assert says in note
     assert bool(note) == bool(says)
 
 
-def test_a_known_set_is_as_it_is():
-    assert side_of(DataConfig(name="digits"), None) == (None, "")
+def test_small_images_of_one_size_are_loaded_as_they_are(folder):
+    data = DataConfig(name=str(folder((28, 28))), validation=0.25)
+    assert load(data).image_size == 28
+    assert load(replace(data, image_size=12)).image_size == 12
+
+
+def test_large_ones_and_those_of_many_sizes_at_the_usual_size(folder):
+    data = DataConfig(name=str(folder((300, 300))))
+    side, note = folder_side(data)
+    assert side == 224
+    assert "are of 300x300 pixels and are brought to 224x224, the usual side" in note
+    assert folder_side(replace(data, image_size=96)) == (96, "")
+    assert folder_side(data, 300) == (300, "")
 
 
 @pytest.mark.parametrize("sizes", [[(16, 16)], [(16, 16), (20, 16)]])
