@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from regraft._extras import optional
 from regraft.errors import InputError, RegraftError
 
+FETCHING = ("pretrained", "weights", "checkpoint_path")
+"""Options that fetch weights, which the file of a trained network brings along."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -137,6 +140,11 @@ def call(what: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -
         raise
     # A factory is somebody else's code, which may raise anything.
     except Exception as error:
+        if any(arguments.get(name) for name in FETCHING[:2]) and _is_of_the_network(error):
+            raise InputError(
+                f"the weights of {what} could not be fetched ({_brief(error)}): connect this machine, or "
+                "give --checkpoint FILE, which takes a local file, in place of --pretrained"
+            ) from error
         raise InputError(
             f"model {what} could not be built ({_brief(error)}): "
             f"check model.options={_shown(arguments)}"
@@ -147,6 +155,15 @@ def call(what: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -
             "a torch.nn.Module"
         )
     return model
+
+
+def _is_of_the_network(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, is of a connection or a file that is not there."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _accepted(factory: Callable[..., Any], shape: Shape, width: float) -> dict[str, Any]:

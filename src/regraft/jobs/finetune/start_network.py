@@ -11,10 +11,9 @@ from regraft.errors import InputError
 from regraft.features import freeze_batchnorm_
 from regraft.features.samples import preserved
 from regraft.models.copying import copy_module
+from regraft.models.external import FETCHING
 
 HUBS = ("timm/", "torchvision/")
-# Options that fetch weights, which the file of a trained network brings along.
-FETCHING = ("pretrained", "weights", "checkpoint_path")
 # What torchvision changes in a network when it is asked for weights, as the network's attributes.
 _EFFECTIVE = ("transform_input", "aux_logits", "image_size")
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")
