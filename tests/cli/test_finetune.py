@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from regraft.cli import main
-from regraft.cli.finetune import METHOD_NAMES, Finetune
+from regraft.cli.finetune import METHOD_NAMES, FinetuneVerb
 from regraft.config import ModelConfig
 from regraft.errors import InputError, RegraftError
 from regraft.models import build
@@ -467,7 +467,7 @@ def test_few_images_get_enough_steps(answer, clear):
 
 def test_budgets_are_read(clear):
     def seconds(text):
-        return Finetune.of(data=str(clear), budget=text).job().search.seconds
+        return FinetuneVerb.of(data=str(clear), budget=text).job().search.seconds
 
     assert [seconds(t) for t in ("90", "90s", "1.5 m", "2h")] == [90, 90, 90, 7200]
     for wrong in ("", "m", "-3", "1d", "0s"):

@@ -7,13 +7,13 @@ import pytest
 from regraft.cli.merge import Merge
 from regraft.cli.options import default_out, groups_of, option_names
 from regraft.cli.transfer import Transfer
-from regraft.cli.verbs import VERBS, Group
+from regraft.cli.verbs import VERBS, VerbGroup
 from regraft.errors import InputError
 
 
 def verbs():
     for verb in VERBS.values():
-        yield from verb.verbs.values() if isinstance(verb, Group) else (verb,)
+        yield from verb.verbs.values() if isinstance(verb, VerbGroup) else (verb,)
 
 
 def test_options_of_any_group_are_named_without_it():

@@ -16,7 +16,7 @@ from regraft.jobs.base import with_sources
 from regraft.jobs.finetune.analysis import conditional_entropy, describe, entropy
 from regraft.jobs.finetune.tuned_job import TunedJob
 from regraft.jobs.finetune.tuned_select import SelectJob
-from regraft.jobs.finetune.tuned_task import Task, Tuning
+from regraft.jobs.finetune.tuned_task import TunedTask, Tuning
 from regraft.recipes import SCALES, load_recipe, reproduce
 from regraft.recipes.adarand.arms import ARMS, MAIN, Budget, transfer
 from regraft.recipes.adarand.claims import by_pair, read
@@ -524,7 +524,7 @@ def test_the_smoke_scale_runs(tmp_path):
 
 def test_a_share_of_the_images_is_stratified():
     task = dataclasses.replace(TASK, shots=None, share=0.1)
-    whole = Task.splits(dataclasses.replace(TASK, shots=None), 1)
+    whole = TunedTask.splits(dataclasses.replace(TASK, shots=None), 1)
     few = task.splits(1)
     assert len(few.train) == round(0.1 * len(whole.train))
     assert (few.train.labels.bincount() > 0).sum() == 5

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from .verbs import Group, Runnable, Verb
+    from .verbs import Runnable, Verb, VerbGroup
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +71,7 @@ def _interrupted(stop: KeyboardInterrupt | None = None) -> int:
 
 def _command(words: list[str]) -> tuple[str, Runnable]:
     """Return the verb and its dataclass, filled from the command line; only its file is imported."""
-    from .verbs import VERBS, Group
+    from .verbs import VERBS, VerbGroup
 
     path, verbs, description = ["regraft"], VERBS, _DESCRIPTION
     while True:
@@ -87,7 +87,7 @@ def _command(words: list[str]) -> tuple[str, Runnable]:
         if word not in verbs:
             _refuse(path, word, list(verbs))
         path, words, verb = [*path, word], words[1:], verbs[word]
-        if not isinstance(verb, Group):
+        if not isinstance(verb, VerbGroup):
             break
         verbs, description = verb.verbs, verb.line
     import tyro
@@ -118,7 +118,7 @@ def _known_by_its_folder(verb: str, command: object) -> Iterator[None]:
         yield
 
 
-def _show_verbs(path: list[str], verbs: Mapping[str, Verb | Group], description: str) -> None:
+def _show_verbs(path: list[str], verbs: Mapping[str, Verb | VerbGroup], description: str) -> None:
     """Print the help of a word that other words follow: one line a verb."""
     width = max(map(len, verbs))
     print(f"usage: {' '.join(path)} VERB [OPTIONS]\n\n{description}\n")

@@ -172,7 +172,7 @@ class UnlabelledOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(Options):
+class FinetuneVerb(Options):
     """Fine-tune a network on few images; learning rate and weight are chosen on validation.
 
     Leaves a folder with the model, its card and a report; the same command goes on after an

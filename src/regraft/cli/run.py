@@ -15,7 +15,7 @@ from .output import predictions, print_json, say
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Options):
+class RunTicket(Options):
     """Predict with a ticket: classes of images, or the accuracy on a data set's test split.
 
     The network is rebuilt from the seed; nothing is trained.

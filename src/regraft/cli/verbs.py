@@ -28,20 +28,22 @@ class Verb:
 
 
 @dataclass(frozen=True)
-class Group:
+class VerbGroup:
     """Verbs under a common first word."""
 
     line: str
     verbs: dict[str, Verb]
 
 
-VERBS: dict[str, Verb | Group] = {
-    "ticket": Group(
+VERBS: dict[str, Verb | VerbGroup] = {
+    "ticket": VerbGroup(
         "Strong lottery tickets: good subnetworks of random networks.",
         {
             "find": Verb("find", "Find", "Search a random network for a good subnetwork."),
             "inspect": Verb("inspect", "Inspect", "Show what a ticket holds, byte by byte."),
-            "run": Verb("run", "Run", "Predict with a ticket: images, a data set or a graph."),
+            "run": Verb(
+                "run", "RunTicket", "Predict with a ticket: images, a data set or a graph."
+            ),
             "bake": Verb("bake", "Bake", "Write a ticket's network with plain weights."),
             "pack": Verb("pack", "Pack", "Write a packed ticket from a run or a state dict."),
             "unpack": Verb("unpack", "Unpack", "Write a ticket as a folder of plain files."),
@@ -50,7 +52,7 @@ VERBS: dict[str, Verb | Group] = {
     "merge": Verb("merge", "Merge", "Merge checkpoints of one architecture into one network."),
     "align": Verb("align", "Align", "Permute checkpoints so that they fit the first."),
     "transfer": Verb("transfer", "Transfer", "Carry one training over to another start."),
-    "synth": Group(
+    "synth": VerbGroup(
         "Generators: is one worth using, and banks of their images.",
         {
             "inspect": Verb("synth", "SynthInspect", "Say whether a generator is worth using."),
@@ -59,10 +61,10 @@ VERBS: dict[str, Verb | Group] = {
     ),
     "pretrain": Verb("synth", "Pretrain", "Pre-train a network on a generator's images."),
     "condense": Verb("condense", "Condense", "Condense a data set into a few synthetic images."),
-    "finetune": Verb("finetune", "Finetune", "Fine-tune a pretrained network on your images."),
+    "finetune": Verb("finetune", "FinetuneVerb", "Fine-tune a pretrained network on your images."),
     "predict": Verb("predict", "Predict", "Predict the classes of images."),
     "evaluate": Verb("evaluate", "Evaluate", "Measure a fine-tuned network on labelled images."),
-    "fewshot": Group(
+    "fewshot": VerbGroup(
         "Few-shot learning: what many classes teach, for new ones of a few images each.",
         {
             "train": Verb(
@@ -73,7 +75,7 @@ VERBS: dict[str, Verb | Group] = {
     ),
     "reproduce": Verb("reproduce", "Reproduce", "Run a paper's experiment with all its controls."),
     "report": Verb("report", "Report", "Gather any set of runs into a table and a page."),
-    "data": Group(
+    "data": VerbGroup(
         "Known data sets: which are here, and how to get the others.",
         {
             "list": Verb("data", "List", "Show the known data sets and which are here."),

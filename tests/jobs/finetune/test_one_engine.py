@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from regraft.cli.finetune import Finetune
+from regraft.cli.finetune import FinetuneVerb
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.data import load
 from regraft.jobs.finetune.tuned_job import TunedJob
-from regraft.jobs.finetune.tuned_task import Task, Tuning
+from regraft.jobs.finetune.tuned_task import TunedTask, Tuning
 from regraft.jobs.train import TrainJob
 from regraft.train import finished_state, load_state
 
@@ -56,7 +56,7 @@ def task(tmp_path_factory):
         runtime=CPU,
     )
     data = DataConfig(name=new, image_size=8, augment="crop")
-    task = Task(data=data, model=MODEL, source=source, validation_images=None, optim=TUNED)
+    task = TunedTask(data=data, model=MODEL, source=source, validation_images=None, optim=TUNED)
     source.with_seed(2).run(root)
     return task, root
 
@@ -81,7 +81,7 @@ def test_the_command_and_the_job_give_the_same_bits(
     job = job.with_seed(2)
     with job.open(tmp_path / "job") as folder:
         result = job.work(folder, root, None)
-    verb = Finetune.of(
+    verb = FinetuneVerb.of(
         data=settings.data.name,
         model=MODEL.name,
         width=MODEL.width,
@@ -150,7 +150,7 @@ class KilledError(Exception):
 
 
 def job_of(settings, **more):
-    verb = Finetune.of(
+    verb = FinetuneVerb.of(
         data=settings.data.name, model=MODEL.name, width=MODEL.width, method="plain", lr=(0.03,),
         epochs=3, batch_size=8, image_size=8, accelerator="cpu", threads=1, checkpoint_seconds=0,
     )  # fmt: skip

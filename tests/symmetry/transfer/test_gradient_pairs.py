@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from symmetry_specs import mlp, random_state, zoo
 
-from regraft.symmetry.match.solver.objective import Objective
+from regraft.symmetry.match.solver.objective import MatchingObjective
 from regraft.symmetry.transfer.gradient_pairs import GradientPairs, Solver
 
 
@@ -20,7 +20,7 @@ def test_gains_kept_from_pair_to_pair_are_those_of_all_pairs(name, seed):
         a, b = (random_state(model, seed + 10 * i + j) for j in range(2))
         pairs.add(a, b, ("a", "b"))
         pairs.solve(spec.random(seed) if i == 2 else None)
-        assert pairs.value == pytest.approx(Objective(pairs.pairs)(pairs.now), rel=1e-9)
+        assert pairs.value == pytest.approx(MatchingObjective(pairs.pairs)(pairs.now), rel=1e-9)
         for gains in pairs._gains:
             kept = {k: v.clone() for k, v in gains.matrices.items()}
             frames = dict(gains.seen)
@@ -28,7 +28,9 @@ def test_gains_kept_from_pair_to_pair_are_those_of_all_pairs(name, seed):
             for k, v in _contracted(gains, frames).items():
                 torch.testing.assert_close(kept[k].double(), v.double(), rtol=1e-6, atol=1e-6)
             gains.matrices, gains.seen = kept, frames
-    assert pairs.identity == pytest.approx(Objective(pairs.pairs)(spec.identity()), rel=1e-9)
+    assert pairs.identity == pytest.approx(
+        MatchingObjective(pairs.pairs)(spec.identity()), rel=1e-9
+    )
 
 
 def _contracted(gains, frames):

@@ -13,7 +13,7 @@ from regraft.train import RunFolder, make_fabric
 from regraft.train.loop import Progress
 
 from .tuned_select import SelectJob
-from .tuned_task import Task, Tuning, tune, tuning_metrics
+from .tuned_task import TunedTask, Tuning, tune, tuning_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class TunedJob(Job):
 
     keeps_checkpoint = False  # hundreds of small runs would fill the disk
 
-    task: Task
+    task: TunedTask
     tuning: Tuning
     choice: SelectJob | None = None
     points: int = 0

@@ -14,7 +14,7 @@ from regraft.jobs.base import Job
 from regraft.train import RunFolder, make_fabric, read_json
 from regraft.train.loop import Progress
 
-from .tuned_task import Task, Tuning, tune, tuning_config
+from .tuned_task import TunedTask, Tuning, tune, tuning_config
 
 FILE = "choice.json"
 
@@ -34,7 +34,7 @@ class SelectJob(Job):
         seeds: Selection seeds, disjoint from those reported.
     """
 
-    task: Task
+    task: TunedTask
     grid: tuple[Tuning, ...]
     seeds: tuple[int, ...] = (1001, 1002)
 

@@ -31,7 +31,7 @@ Part = Literal["validation", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class TunedTask:
     """What all arms of one setting share.
 
     Attributes:
@@ -65,11 +65,11 @@ class Task:
         config["optim"].pop("lr")  # a run brings its own
         return config
 
-    def with_seed(self, seed: int) -> Task:
+    def with_seed(self, seed: int) -> TunedTask:
         """Return the same task with the source network of a seed."""
         return replace(self, source=None if self.source is None else self.source.with_seed(seed))
 
-    def from_scratch(self) -> Task:
+    def from_scratch(self) -> TunedTask:
         """Return the same task for a network that starts from random weights."""
         return replace(self, source=None, pretrained=False)
 
@@ -146,7 +146,7 @@ class Tuning:
 
 
 def tune(
-    task: Task,
+    task: TunedTask,
     tuning: Tuning,
     *,
     runtime: RuntimeConfig,

@@ -10,12 +10,12 @@ from regraft.config import RuntimeConfig
 from regraft.jobs.base import Job
 from regraft.jobs.finetune.tuned_job import TunedJob
 from regraft.jobs.finetune.tuned_select import SelectJob
-from regraft.jobs.finetune.tuned_task import Task, Tuning
+from regraft.jobs.finetune.tuned_task import TunedTask, Tuning
 from regraft.recipes.notes import read_data
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class TunedArm:
     """A method and what it is tuned on.
 
     Attributes:
@@ -36,7 +36,7 @@ class Arm:
 
 
 _DATA = read_data(__package__ or "", "arms.toml")
-ARMS = {name: Arm(**row) for name, row in _DATA["arms"].items()}
+ARMS = {name: TunedArm(**row) for name, row in _DATA["arms"].items()}
 """Every arm by its name in tables. scratch and plain come first: they are what others are held to."""
 
 MAIN = ("scratch", "plain", "adarand", "randreg_class", "feature_norm")
@@ -57,7 +57,7 @@ class Budget:
     fine: tuple[float, ...] = (0.01, 0.03, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0)
     seeds: tuple[int, ...] = (1001, 1002)
 
-    def grid(self, arm: Arm) -> tuple[Tuning, ...]:
+    def grid(self, arm: TunedArm) -> tuple[Tuning, ...]:
         """Return what an arm tries.
 
         Every learning rate meets every weight. An option with levels takes a Latin square's: each
@@ -76,7 +76,7 @@ class Budget:
 
 def transfer(
     setting: str,
-    task: Task,
+    task: TunedTask,
     arms: Sequence[str],
     *,
     budget: Budget,
@@ -122,7 +122,7 @@ def transfer(
 
 
 def published(
-    setting: str, task: Task, runtime: RuntimeConfig, *, only: Collection[str] = ()
+    setting: str, task: TunedTask, runtime: RuntimeConfig, *, only: Collection[str] = ()
 ) -> list[Job]:
     """Return arms at the settings of the paper, those of `only` where it names any."""
     jobs: list[Job] = []

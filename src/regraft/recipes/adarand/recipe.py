@@ -13,7 +13,7 @@ from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.jobs.base import Job
-from regraft.jobs.finetune.tuned_task import Task
+from regraft.jobs.finetune.tuned_task import TunedTask
 from regraft.jobs.train import TrainJob
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
@@ -63,7 +63,7 @@ def _smoke() -> list[Job]:
         OptimConfig(lr=0.2, epochs=20, batch_size=50, schedule="cosine"),
         runtime,
     )
-    task = Task(
+    task = TunedTask(
         data=replace(data, only_classes=(0, 1, 2, 3, 4)),
         model=model,
         source=start,
@@ -93,10 +93,12 @@ TRAIN = OptimConfig(lr=0.2, weight_decay=1e-4, epochs=4, batch_size=128, schedul
 BATCH = 50
 
 
-def target(name: str, start: TrainJob, shots: int, *, steps: int, test_images: int | None) -> Task:
+def target(
+    name: str, start: TrainJob, shots: int, *, steps: int, test_images: int | None
+) -> TunedTask:
     """Return a target with few images of each of its ten classes."""
     epochs = max(1, round(steps / max(1, -(-10 * shots // BATCH))))
-    return Task(
+    return TunedTask(
         data=TARGETS[name],
         model=start.model,
         source=start,
@@ -206,8 +208,8 @@ def _paper() -> list[Job]:
     return jobs
 
 
-def _fine_grained(data: str, network: str, optim: OptimConfig) -> Task:
-    return Task(
+def _fine_grained(data: str, network: str, optim: OptimConfig) -> TunedTask:
+    return TunedTask(
         data=DataConfig(name=data, image_size=224, augment="resized-crop-flip"),
         model=ModelConfig(name=f"torchvision/{network}"),
         pretrained=True,

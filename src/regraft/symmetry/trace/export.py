@@ -20,7 +20,7 @@ from .known import watching
 
 
 @dataclass(frozen=True)
-class Graph:
+class ExportedGraph:
     """The exported graph, with what its placeholders stand for.
 
     Attributes:
@@ -55,7 +55,7 @@ def inputs_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example), {}) if isinstance(example, tuple | list) else ((example,), {})
 
 
-def export(model: nn.Module, example_inputs: Any, outputs: Outputs = None) -> Graph:
+def export(model: nn.Module, example_inputs: Any, outputs: Outputs = None) -> ExportedGraph:
     """Return the graph of a network in evaluation mode; the network is left as it was.
 
     Args:
@@ -82,7 +82,7 @@ def export(model: nn.Module, example_inputs: Any, outputs: Outputs = None) -> Gr
             raise InputError(_refusal(model, error)) from error
     _drop_dead(program.graph_module)
     signature = program.graph_signature
-    return Graph(
+    return ExportedGraph(
         program.graph,
         program.graph_module,
         dict(signature.inputs_to_parameters),

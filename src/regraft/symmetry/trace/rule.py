@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .export import Graph
+from .export import ExportedGraph
 from .labels import Dim, Ledger
 
 
@@ -74,7 +74,7 @@ class Walk:
     kernels: set[tuple[str, int]] = field(default_factory=set)
     tied: frozenset[str] = frozenset()
     node: fx.Node | None = None
-    graph: Graph | None = None
+    graph: ExportedGraph | None = None
     outside: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def output_shape(self, index: int | None = None) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from regraft.errors import InputError
 
 from .contract import broadcast
-from .export import Graph
+from .export import ExportedGraph
 from .labels import Dim, pinned
 from .rule import Value, Walk, name_is_in_place, name_of, rule
 from .rules import RULES
@@ -24,7 +24,7 @@ from .rules_elementwise import replaced
 
 
 def walk(
-    graph: Graph,
+    graph: ExportedGraph,
     shapes: Mapping[str, Sequence[int]],
     *,
     aliases: Mapping[str, str],
@@ -91,7 +91,7 @@ def _written_into(graph: fx.Graph) -> set[fx.Node]:
 
 def _placeholder(
     state: Walk,
-    graph: Graph,
+    graph: ExportedGraph,
     node: fx.Node,
     shapes: Mapping[str, Sequence[int]],
     aliases: Mapping[str, str],

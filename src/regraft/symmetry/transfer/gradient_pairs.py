@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from regraft.symmetry.match.solver.contraction import Gains
-from regraft.symmetry.match.solver.objective import Objective
+from regraft.symmetry.match.solver.objective import MatchingObjective
 from regraft.symmetry.match.solver.pairs import Pairs
 from regraft.symmetry.match.solver.rows import rows
 from regraft.symmetry.match.solver.solve import Descent
@@ -115,7 +115,7 @@ class GradientPairs:
         """
         if start is not None and any(not torch.equal(p, self.now[k]) for k, p in start.items()):
             self.now = {**self.now, **start}
-            self.value = Objective(self.pairs)(self.now)
+            self.value = MatchingObjective(self.pairs)(self.now)
         if grow:  # which asks for gains that leave out what is not known yet
             self._gains = None
         descent = Descent(

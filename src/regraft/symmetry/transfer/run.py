@@ -20,7 +20,7 @@ from .trajectory import State, Trajectory, wide
 from .transferred import Costs, Transferred
 
 
-class Run:
+class TransferRun:
     """One transfer while it goes on; arguments as those of `regraft.symmetry.transfer`.
 
     The target is copied, and what is yielded shares no memory with it: a caller may load every step

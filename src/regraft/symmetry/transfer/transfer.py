@@ -31,7 +31,7 @@ from regraft.symmetry.spec.spec import PermutationSpec
 
 from .gradient_pairs import Solver
 from .gradients import Gradients
-from .run import Run
+from .run import TransferRun
 from .trajectory import State, Trajectory
 from .transferred import Costs, Transferred
 
@@ -145,7 +145,7 @@ def transfer(
         spec.check_state(data.model.state_dict(), "the model")
     if by in ("gmt", "fgmt") and data is not None:
         data.check(target, "the target at its start")
-    run = Run(
+    run = TransferRun(
         trajectory,
         target,
         spec,

@@ -12,7 +12,7 @@ from .nested import unit_maps
 from .pairs import Pairs
 
 
-class Objective:
+class MatchingObjective:
     """The objective as a function of the permutation; only tensors that moved are looked at again.
 
     Products and short sums are in the tensors' own precision, the rest is in float64. ||A - π(B)||² is

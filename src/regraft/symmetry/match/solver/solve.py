@@ -31,7 +31,7 @@ from regraft.symmetry.spec.permutation import Permutation, compose
 from .blocks import Block
 from .contraction import Gains, arrangement
 from .nested import solve_nested, total_gain, unit_maps
-from .objective import Objective
+from .objective import MatchingObjective
 from .pairs import Pairs
 
 CACHED_BYTES = 2**31
@@ -80,7 +80,7 @@ class Descent:
         self.blocks = self.pairs.blocks
         self._gains = [Gains(block, self.pairs) for block in self.blocks]
         self._keep = _affordable(self.blocks)
-        self._measure = Objective(self.pairs)
+        self._measure = MatchingObjective(self.pairs)
         self._changes = dict.fromkeys(self.now, 0)
         self._solved: list[dict[str, int] | None] = [None] * len(self.blocks)
         self._lock = threading.Lock()
