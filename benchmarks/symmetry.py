@@ -23,7 +23,7 @@ from measure import Ratio, in_rounds, write
 from plain_matching import plain_match
 from regraft.models import MLP
 from regraft.symmetry.match.match import match
-from regraft.symmetry.match.solver.objective import Objective
+from regraft.symmetry.match.solver.objective import MatchingObjective
 from regraft.symmetry.match.solver.pairs import Pairs
 from regraft.symmetry.spec.spec import PermutationSpec
 from regraft.symmetry.trace.trace import trace
@@ -75,7 +75,7 @@ def compare(spec: PermutationSpec, a: State, b: State) -> None:
     plain, sweeps = plain_match(spec, a, b)
     pairs = Pairs(spec)
     pairs.add(a, b)
-    value = Objective(pairs)(plain)
+    value = MatchingObjective(pairs)(plain)
     print(f"  plain: objective {value:.6g}, {sweeps * len(spec)} solutions", flush=True)
     for init, allowed in (("identity", 1e-4), ("grown", 1e-2)):
         fast = match(spec, a, b, init=init)
