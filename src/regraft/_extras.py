@@ -31,6 +31,7 @@ EXTRAS = {
     ),
     "graph": Extra({"torch-geometric": "torch_geometric"}, "graph networks"),
     "report": Extra({"matplotlib": "matplotlib", "jinja2": "jinja2"}, "figures and report pages"),
+    "generate": Extra({"diffusers": "diffusers"}, "diffusion pipelines as sources of images"),
     "match": Extra({"lapx": "lap"}, "faster assignments in merge and align"),
     "digits": Extra({"scikit-learn": "sklearn"}, "the embedded digits, the default data set"),
     "hub": Extra(

@@ -12,6 +12,7 @@ from checkpoints import checkpoint
 from regraft.cli import main
 from regraft.cli.merge import Merge
 from regraft.errors import InputError
+from regraft.files import write_tensors
 
 TIED = """from torch import nn
 
@@ -53,7 +54,7 @@ def test_checkpoints_of_eight_bits_are_taken_by_their_values(options, run, tmp_p
         for kind, files in paths.items():
             files.append(tmp_path / f"{kind}-{i}.safetensors")
             values = eight if kind == "eight" else {k: v.float() for k, v in eight.items()}
-            save_file(state | values, files[-1], about)
+            write_tensors(files[-1], state | values, about)
     cards = [run(paths[kind], out=tmp_path / kind, **options) for kind in paths]
     for name in (n for n in cards[0]["files"] if n.endswith(".safetensors")):
         eight, wide = (load_file(tmp_path / kind / name) for kind in paths)

@@ -40,7 +40,8 @@ def part(monkeypatch):
     """Make a data set of some of the digits that `--data NAME` finds: part(NAME, {digit: class})."""
     import regraft.data
 
-    made, real = {}, regraft.data.load
+    made, real, names_of = {}, regraft.data.load, regraft.data.known_names
+    monkeypatch.setattr(regraft.data, "known_names", lambda: (*names_of(), *made))
     monkeypatch.setattr(regraft.data, "load", lambda config: made.get(config.name) or real(config))
 
     def make(name, names):

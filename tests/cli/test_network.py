@@ -61,7 +61,7 @@ def test_a_header_cannot_fetch_weights(name, options, no_network, tmp_path):
 
 
 def test_a_network_that_cannot_be_sketched_is_still_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("regraft.jobs.predict.network._MAX_UNSKETCHED", 1 << 10)
+    monkeypatch.setattr("regraft.models.bounded._MAX_UNSKETCHED", 1 << 10)
     model = edge_popup(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), seed=2)
     about = {**ABOUT, "model": {"name": "conv2"}, "input": {"channels": 3, "image_size": 2}}
     made = []

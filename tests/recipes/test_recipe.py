@@ -65,7 +65,7 @@ def test_every_control_is_run_in_the_same_setting_and_every_source_somewhere(nam
 
 
 @every_scale
-def test_every_setting_has_the_same_seeds_in_every_arm(name, scale):
+def test_every_setting_has_the_same_first_seeds_in_every_arm(name, scale):
     for seeds in (None, 2):
         jobs = load_recipe(name, scale, seeds).jobs
         found = {}
@@ -75,10 +75,12 @@ def test_every_setting_has_the_same_seeds_in_every_arm(name, scale):
         sources = {source.folder(Path()) for job in jobs for source in job.sources}
         reported = {job.setting for job in jobs if job.folder(Path()) not in sources}
         for setting, arms in found.items():
-            assert len({tuple(s) for s in arms.values()}) == 1
+            # An attempt beside the headline may have the first seeds alone: pairs are of equal seeds.
+            most = max(arms.values(), key=len)
+            assert all(s == most[: len(s)] and len(s) >= min(3, len(most)) for s in arms.values())
             # What is only a source, such as a selection, may have other seeds.
             compared = len(arms) > 1 and setting in reported
-            assert seeds is None or not compared or next(iter(arms.values())) == [1, 2]
+            assert seeds is None or not compared or most == [1, 2]
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -28,10 +28,7 @@ _FETCHING = re.compile(
 _HARMLESS = frozenset(("init_weights", "cls_token", "class_token", "num_reg_tokens", "reg_tokens"))
 """Names that look like one of those and are not."""
 
-_BROUGHT = frozenset(
-    ("pretrained", "weights", "weights_backbone", "checkpoint_path", "cache_dir", "pretrained_cfg",
-     "pretrained_cfg_overlay", "hf_hub_id")
-)  # fmt: skip
+_BROUGHT = re.compile(r"pretrained|^weights|checkpoint|^cache_dir$|^hf_hub_id$")
 """Names that say where weights come from: the file brings them, so these are left out."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -149,7 +146,7 @@ def allowed_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: An option is of another kind. Without it the network would be another one.
     """
-    kept = {name: value for name, value in options.items() if name not in _BROUGHT}
+    kept = {name: value for name, value in options.items() if not _BROUGHT.search(str(name))}
     for name, value in kept.items():
         if not _is_allowed(name) or not _is_plain(value):
             raise TypeError(

@@ -32,7 +32,7 @@ def twin(spec, model, line, target, source, *, count, all_pairs, init=None):
             batches = [b[:2] for b in itertools.islice(source.batches(t << 20), count)]
             kept.append((gradient(model, point, batches), gradient(model, states[t], batches)))
         a, b = zip(*kept, strict=True)
-        now = match(spec, a, b, init=init, seed=s - 1, workers=1).permutation
+        now = match(spec, a, b, init=init or "grown", seed=s - 1, workers=1).permutation
         moved = spec.apply({k: v - states[0][k] for k, v in states[s].items()}, now)
         found.append((s, {k: target[k] + moved[k] for k in target}, now))
     return found
