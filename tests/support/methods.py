@@ -48,7 +48,6 @@ METHODS = {
     "iterand_constant": ticket("iterand"),
     "ternary": ticket("ternary", sparsity=0.6),
     "magnitude_pruned": ticket("magnitude_pruned", sparsity=0.6),
-    "quantised_coded": ticket("quantised_coded"),
     "iterand_uniform": ticket("iterand", weight_init="kaiming_uniform"),
     "iterand_normal": ticket("iterand", weight_init="kaiming_normal"),
     "frozen": ticket("edge_popup", sparsity=0.6, pruned=0.3, locked=0.2, dynamic_scale=True),
@@ -66,7 +65,7 @@ METHODS = {
     "dense": ticket("dense"),
 }
 
-UNTRAINED = {"quantised", "random_mask", "shuffled_mask"}
+UNTRAINED = {"quantised", "quantised_coded", "random_mask", "shuffled_mask"}
 """Arms that train nothing: there is no loop for them to plug into."""
 
 
