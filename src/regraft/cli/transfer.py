@@ -54,7 +54,7 @@ class Transfer(Options):
     """That network after its own training, where there is one: adds the oracle and the paths to it."""
     out: Path | None = None
     """Folder to make; runs/transfer-NAME by default, after the file of --to."""
-    match: TransferMethod = "fgmt"
+    match: Annotated[TransferMethod, tyro.conf.arg(aliases=["--by"])] = "fgmt"
     """fgmt and gmt match gradients; initial_weights needs no data; naive and oracle are controls."""
     trajectory_steps: int | None = None
     """Steps of the trajectory to take: 10 on a straight line, all recorded ones."""
