@@ -17,9 +17,9 @@ from searches import search
 from regraft.checkpoints.read import read_checkpoint
 from regraft.checkpoints.stream import write_stream
 from regraft.errors import RegraftError
-from regraft.files import write_tensors
+from regraft.files import write_json, write_tensors
 from regraft.generators.condensed_set import CondensedSet
-from regraft.report import Run
+from regraft.jobs.predict.used_images import Seen
 from regraft.report.card import ResultCard, read_card, write_card
 from regraft.report.runs import read_run
 from regraft.symmetry import PermutationSpec, TrajectoryRecorder
@@ -29,7 +29,7 @@ from regraft.tickets import gather, load_ticket
 from regraft.tickets.file.packed import write_ticket
 from regraft.tickets.file.unpacked import read_unpacked, write_unpacked
 from regraft.tickets.quantise import load_quantised, quantise, save_quantised
-from regraft.train import RunFolder
+from regraft.train import RunFolder, read_json
 from regraft.train.checkpoint import load_state, save_state
 
 COUNT = int(os.environ.get("REGRAFT_MUTATIONS", "40"))
@@ -110,7 +110,7 @@ def specification(folder):
     (folder / "f").write_text(spec.to_json())
     return (
         folder / "f",
-        lambda p: PermutationSpec.from_json(p.read_text("utf-8", "replace")) and None,
+        lambda p: PermutationSpec.from_json(p.read_text("utf-8", "replace")).to_json(),
     )
 
 
@@ -123,34 +123,68 @@ def _run(folder):
 
 def run_config(folder):
     _run(folder)
-    return folder / "regraft.json", lambda p: isinstance(read_run(p.parent), Run) and None
+    return folder / "regraft.json", lambda p: read_run(p.parent)
 
 
 def run_result(folder):
     _run(folder)
-    return folder / "result.json", lambda p: isinstance(read_run(p.parent), Run) and None
+    return folder / "result.json", lambda p: read_run(p.parent)
 
 
 def run_metrics(folder):
     _run(folder)
-    return folder / "metrics.jsonl", lambda p: isinstance(read_run(p.parent), Run) and None
+    return folder / "metrics.jsonl", lambda p: read_run(p.parent)
+
+
+def environment(folder):
+    _run(folder)
+    return folder / "environment.json", lambda p: read_run(p.parent)
+
+
+def pinned(folder):
+    """What a job keeps as JSON beside its result: data.json, search.json, choice.json, evaluation.json."""
+    write_json(folder / "search.json", {"chosen": {"lr": 0.01}, "trials": [{"accuracy": 91.25}]})
+    return folder / "search.json", read_json
+
+
+def resumed_metrics(folder):
+    """The metrics of a run that was killed after a checkpoint."""
+    with RunFolder(folder, config={"a": 1}, setting="s", arm="a", seed=1) as run:
+        for step in range(3):
+            run.log({"split": "train", "step": step, "loss": 0.5 + step})
+        run.save_checkpoint({"length": run.sync_metrics()})
+
+    def read(path):
+        with RunFolder(folder, config={"a": 1}, setting="s", arm="a", seed=1) as run:
+            run.truncate_metrics(run.load_checkpoint()["length"])
+        return path.read_bytes()
+
+    return folder / "metrics.jsonl", read
+
+
+def split(folder):
+    with RunFolder(folder, config={}, arm="a", seed=1) as run:
+        (folder / "split.csv").write_text("image,class,split\na/1.png,a,train\na/2.png,a,test\n")
+        run.finish({"metrics": {}, "seconds": 1.5})
+    return folder / "split.csv", lambda p: Seen.of(p.parent / "model.safetensors").parts
 
 
 def card(folder):
     write_card(folder, ResultCard(kind="merge", title="A merge", lines=["It was merged."]))
-    return folder / "card.json", lambda p: read_card(p.parent) and None
+    return folder / "card.json", lambda p: read_card(p.parent).to_json()
 
 
 def trajectory(folder):
     network = torch.nn.Linear(3, 2)
     recorder = TrajectoryRecorder(folder, network)
     recorder.step()
-    return folder / "index.json", lambda p: read_index(p.parent) and None
+    return folder / "index.json", lambda p: read_index(p.parent)
 
 
 FORMATS = (
     model, streamed, training, condensed, quantised, ticket, unpacked, theirs, pickled, shards,
-    specification, run_config, run_result, run_metrics, card, trajectory,
+    specification, run_config, run_result, run_metrics, environment, pinned, resumed_metrics, split, card,
+    trajectory,
 )  # fmt: skip
 
 WORDS = (
@@ -192,6 +226,35 @@ def same(a, b):
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+@pytest.mark.parametrize(
+    "form",
+    [run_config, run_result, run_metrics, environment, pinned, resumed_metrics, split, card,
+     trajectory, specification, unpacked],
+    ids=lambda form: form.__name__,
+)  # fmt: skip
+def test_a_changed_digit_is_refused(form, tmp_path):
+    file, read = form(tmp_path)
+    read(file)
+    whole = file.read_bytes()
+    ends = whole.find(b"regraft.digest") if file.suffix == ".json" else len(whole)
+    digits = [i for i in range(max(ends, 0) or len(whole)) if whole[i : i + 1].isdigit()]
+    assert digits
+    for i in digits:
+        other = b"%d" % (int(whole[i : i + 1]) % 9 + 1)
+        file.write_bytes(whole[:i] + other + whole[i + 1 :])
+        with pytest.raises(RegraftError, match=r"not as Regraft wrote it|another run"):
+            print(i, read(file), file.read_bytes())
+
+
+def test_an_unpacked_ticket_may_be_changed_by_who_takes_its_digest_out(tmp_path):
+    file, _ = unpacked(tmp_path)
+    header = json.loads(file.read_text())
+    header.pop("regraft.digest")
+    header["about"] = {"note": "mine"}
+    file.write_text(json.dumps(header))
+    assert read_unpacked(file.parent).about == {"note": "mine"}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

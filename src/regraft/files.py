@@ -20,7 +20,11 @@ if TYPE_CHECKING:  # the command line must start without torch
     from torch import Tensor
 
 DIGEST = "regraft.digest"
-"""Entry of a safetensors header: SHA-256 of the whole file, in hex, with zeros in place of these digits."""
+"""Entry of every file of ours with SHA-256 in hex.
+
+In a safetensors header it is of the whole file, with zeros in place of these digits; in JSON of all
+other entries, written with sorted keys and without spaces.
+"""
 
 MOST_JSON = 1 << 26
 """Bytes of a JSON file above which it is refused unread: 64 MiB."""
@@ -195,28 +199,79 @@ def _digest_of(file: Any, head: bytes, match: re.Match[bytes]) -> str:
     return state.hexdigest()
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return what JSON text says.
+def json_text(value: Mapping[str, Any], *, indent: int = 2) -> str:
+    """Return an object as JSON text with a digest of all its entries, which `parse_json` compares."""
+    plain = {key: item for key, item in value.items() if key != DIGEST}
+    return json.dumps({**plain, DIGEST: _json_digest(plain)}, indent=indent) + "\n"
+
+
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write an object with its digest as `atomic_path` describes, with the same errors."""
+    write_text(path, json_text(value))
+
+
+def parse_json(text: str | bytes, *, ours: bool = False) -> Any:
+    """Return what JSON text says, without the digest that ours has.
+
+    Args:
+        text: The text.
+        ours: Whether only `json_text` can have made it; else an object without digest is as it is.
 
     Raises:
-        ValueError: It is no JSON, is nested too deeply, or is no UTF-8.
+        ValueError: It is no JSON, is nested too deeply, or is no UTF-8; or it is ours and not as it was
+            written.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        known = value.pop(DIGEST, None) if isinstance(value, dict) else None
+        if (ours and known is None) or (known is not None and known != _json_digest(value)):
+            raise ValueError(
+                f"it is not as Regraft wrote it: its digest is {'of other content' if known else 'missing'}"
+            )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    return value
 
 
-def load_json(path: Path) -> Any:
-    """Return what a JSON file says.
+def load_json(path: Path, *, ours: bool = False) -> Any:
+    """Return what a JSON file says, checked as `parse_json` does.
 
     Raises:
-        ValueError: It is no JSON, or above `MOST_JSON` bytes.
+        ValueError: As there, or it has more than `MOST_JSON` bytes.
         OSError: It cannot be read.
     """
     if path.stat().st_size > MOST_JSON:
         raise ValueError(f"it has more than {MOST_JSON >> 20} MiB")
-    return parse_json(path.read_bytes())
+    return parse_json(path.read_bytes(), ours=ours)
+
+
+def _json_digest(value: Any) -> str:
+    plain = json.loads(json.dumps(value))  # keys that are no text become it before they are sorted
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_digests(folder: Path, digests: Mapping[str, str]) -> None:
+    """Refuse a file of a folder that is there and has another digest than is listed.
+
+    Raises:
+        InputError: There is one.
+        OSError: It cannot be read.
+    """
+    for file, known in ((folder / name, known) for name, known in digests.items()):
+        if file.is_file() and file_digest(file) != known:
+            raise InputError(
+                f"{file} is not as Regraft wrote it (the result beside it has the digest of other "
+                "bytes): it was damaged or changed; copy or make it again"
+            )
+
+
+def file_digest(path: Path, length: int | None = None) -> str:
+    """Return SHA-256 of a file's bytes, or of the first `length`, in hex."""
+    with path.open("rb") as file:
+        if length is not None:
+            return hashlib.sha256(file.read(length)).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

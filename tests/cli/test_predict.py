@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from regraft.config import ModelConfig
-from regraft.files import write_tensors
+from regraft.files import write_json, write_tensors
 from regraft.models import build
 
 Image = pytest.importorskip("PIL.Image")
@@ -196,5 +196,5 @@ def test_folders_without_a_network_say_what_they_are_of(regraft, refused, image_
         (Path("found") / name).unlink()
     said = refused("predict", "found", image_folder)
     assert "found has not finished: start the same command again" in said
-    Path("found/card.json").write_text('{"kind": "condense"}')
+    write_json("found/card.json", {"kind": "condense"})
     assert "is a result of `regraft condense`" in refused("predict", "found", image_folder)

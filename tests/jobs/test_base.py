@@ -89,7 +89,8 @@ def test_a_finished_run_is_only_read(tmp_path):
     result = job.run(tmp_path)
     assert result["metrics"] == {"sum": 3}
     again = Sum(setting="s", arm="sum", failures=[RuntimeError("it ran")])
-    assert again.run(tmp_path) == read_json(job.folder(tmp_path) / "result.json") == result
+    assert again.run(tmp_path) == result
+    assert result.items() <= read_json(job.folder(tmp_path) / "result.json").items()
 
 
 def test_a_run_that_failed_goes_on(tmp_path):

@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from regraft.files import write_json
+
 
 @pytest.fixture
 def make_run(tmp_path):
@@ -52,4 +54,4 @@ def comparison(make_run, tmp_path):
 
 
 def write(path, data):
-    path.write_text(json.dumps(data))
+    write_json(path, data)

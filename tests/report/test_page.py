@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from regraft.errors import MissingExtraError
+from regraft.files import write_json
 from regraft.report.claims import Claim
 from regraft.report.figure import Line, Panel, lines
 from regraft.report.page import render_page
@@ -173,7 +174,7 @@ def test_figures_of_ones_own(make_run, tmp_path):
 
 def test_what_differs_between_runs_is_listed_in_full(make_run, tmp_path):
     make_run(seed=1)
-    (make_run(seed=2) / "environment.json").write_text('{"torch": "2.12.0", "threads": 2}')
+    write_json(make_run(seed=2) / "environment.json", {"torch": "2.12.0", "threads": 2})
     page = render_page(find_runs(tmp_path), title="t")
     assert "2.11.0, 2.12.0" in page
     assert "<dt>Threads</dt><dd>2</dd>" in page

@@ -3,11 +3,12 @@ import json
 import pytest
 
 from regraft.errors import InputError
+from regraft.files import load_json, write_json
 from regraft.report.runs import find_runs, read_run
 
 
 def change(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    write_json(path, load_json(path) | values)
 
 
 def test_a_finished_run(make_run):
@@ -76,7 +77,7 @@ def test_config_that_is_no_json(make_run):
 def test_config_that_is_a_list(make_run):
     folder = make_run()
     (folder / "regraft.json").write_text("[]")
-    with pytest.raises(InputError, match=r"regraft\.json holds a list"):
+    with pytest.raises(InputError, match=r"regraft\.json .*not as Regraft wrote it"):
         read_run(folder)
 
 
@@ -97,7 +98,7 @@ def test_nesting_without_end(make_run):
 def test_another_programs_config(make_run):
     folder = make_run()
     (folder / "regraft.json").write_text('{"model_type": "bert", "hidden_size": 768}')
-    with pytest.raises(InputError, match=r"regraft\.json: schema is None, expected 1"):
+    with pytest.raises(InputError, match=r"regraft\.json .*not as Regraft wrote it: .* missing"):
         read_run(folder)
 
 
@@ -215,7 +216,7 @@ def test_folders_of_merges_are_passed_over(make_run):
     folder = make_run()
     merge = folder.parent / "merge"
     merge.mkdir()
-    (merge / "regraft.json").write_text('{"schema": 1, "setting": null, "config": {}}')
+    write_json(merge / "regraft.json", {"schema": 1, "setting": None, "config": {}})
     assert len(find_runs(folder.parent)) == 1
 
 

@@ -38,9 +38,7 @@ class Evaluate(Options):
 
     def run(self) -> int:
         """Load the model and the images, predict, tell."""
-        import json
-
-        from regraft.files import write_text
+        from regraft.files import write_json
         from regraft.jobs.predict.finetuned import load_finetuned
         from regraft.train import evaluation
 
@@ -63,7 +61,7 @@ class Evaluate(Options):
             **evaluation(logits, given.labels, tuned.classes, temperature=tuned.temperature),
         }
         if self.out is not None:
-            write_text(self.out, json.dumps(found, indent=2) + "\n")
+            write_json(self.out, found)
         if self.output.json:
             print_json({"result": str(self.result), **found})
         else:

@@ -5,7 +5,6 @@ Every verb that leaves a folder makes one `ResultCard` and hands it to `write_ca
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.errors import MissingExtraError
-from regraft.files import load_json, reading, write_bytes, write_text
+from regraft.files import load_json, reading, write_bytes, write_json, write_text
 
 from .document import Figure, Section, Table, escape_markdown, fenced, render
 
@@ -189,7 +188,7 @@ def write_card(folder: Path, card: ResultCard) -> ResultCard:
     files[CARD] = files.pop(CARD)
     card = replace(card, files=files)
     write_text(folder / "README.md", card.to_markdown())
-    write_text(folder / CARD, json.dumps(card.to_json(), indent=2) + "\n")
+    write_json(folder / CARD, card.to_json())
     return card
 
 
@@ -203,7 +202,7 @@ def read_card(folder: Path) -> ResultCard | None:
     if not file.exists():
         return None
     with reading(file, "remove its folder to start again"):
-        read = load_json(file)
+        read = load_json(file, ours=True)
         own = {key: read[key] for key in _OWN if key not in ("schema", "tables", "files")}
         return ResultCard(
             **own,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.errors import InputError
-from regraft.files import load_json, parse_json
+from regraft.files import check_digests, load_json, parse_json
 
 SCHEMA = 1
 
@@ -131,7 +131,7 @@ def _candidates(top: Path) -> list[Path]:
 def _is_no_run(folder: Path) -> bool:
     """Whether a folder is of a verb such as `merge`, whose result is not compared with others."""
     try:
-        stored = load_json(folder / "regraft.json")
+        stored = load_json(folder / "regraft.json", ours=True)
     except (OSError, ValueError):
         return False  # reading it as a run says what is wrong
     return isinstance(stored, dict) and stored.get("setting", "") is None
@@ -148,7 +148,7 @@ def _object(path: Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        data = parse_json(text)
+        data = parse_json(text, ours=True)
     except ValueError as error:
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(
@@ -196,6 +196,7 @@ def _result(path: Path) -> Result | None:
     if data is None:
         return None
     _check_schema(path, data)
+    check_digests(path.parent, data.get("digests", {}))
     metrics = data.get("metrics")
     if not isinstance(metrics, dict):
         raise InputError(f"{path}: metrics is {metrics!r:.60}, expected an object of numbers")

@@ -28,10 +28,11 @@ from typing import Any
 from regraft.config import digest
 from regraft.config.command import options_of
 from regraft.errors import InputError, RegraftError
-from regraft.files import load_json, reading, write_text
+from regraft.files import file_digest, load_json, reading, write_json
 from regraft.machine import is_first_process
 
 from .checkpoint import load_state, save_state
+from .difference import difference
 from .environment import environment
 from .lock import FolderLock
 
@@ -44,14 +45,6 @@ _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp|\.tmp[A-Za-z0-9]{6}")
 
 _BEGUN = re.compile(r"(regraft|environment|data\d*|search)\.json|metrics\.jsonl|split\.csv")
 """What a folder holds before there is anything to go on from."""
-
-_CHANGED = {
-    "files": "a checkpoint has changed since",
-    "stamps": "a checkpoint has changed since",
-    "images": "the images of --data have changed since",
-    "factory": "the module of --model has changed since",
-}
-"""Entries of a config that tell whether what was read is still the same, and what to say if not."""
 
 
 class RunFolder:
@@ -105,6 +98,7 @@ class RunFolder:
         self._lock: FolderLock | None = None
         self._new = False
         self._metrics: Any = None
+        self._logged: dict[str, str] = {}
 
     def __enter__(self) -> RunFolder:
         if not self.writes:
@@ -163,13 +157,13 @@ class RunFolder:
                     f"{self.path} is not empty and is no run folder (it has no regraft.json): choose "
                     "another folder"
                 )
-            write_text(file, _json({**self.identity, **options_of(self.path)}))
+            write_json(file, {**self.identity, **options_of(self.path)})
         self._check()
         # From here on the folder is ours, and nobody else writes to it.
         for path in unfinished:
             path.unlink()
         if not (self.path / "environment.json").exists():
-            write_text(self.path / "environment.json", _json(environment()))
+            write_json(self.path / "environment.json", environment())
         if self.result is not None:
             shutil.rmtree(self.path / _PARTS, ignore_errors=True)
 
@@ -177,12 +171,12 @@ class RunFolder:
         """Refuse a folder that is of something else, or does not say what it is of."""
         file = self.path / "regraft.json"
         with reading(file, "remove the folder to start the run again"):
-            known = load_json(file)
+            known = load_json(file, ours=True)
             if not isinstance(known["config"], dict) or not isinstance(known["digest"], str):
                 raise ValueError("it does not say what it is of")
         if known["digest"] != self.identity["digest"] or known.get("arm") != self.identity["arm"]:
             raise InputError(
-                f"{self.path} holds another run ({_difference(known, self.identity)}): choose "
+                f"{self.path} holds another run ({difference(known, self.identity)}): choose "
                 "another folder, or remove this one to start again"
             )
 
@@ -206,7 +200,8 @@ class RunFolder:
         Raises:
             InputError: result.json is damaged.
         """
-        return read_json(self.path / "result.json")
+        found = read_json(self.path / "result.json")
+        return found and {key: value for key, value in found.items() if key != "digests"}
 
     def finished(self) -> dict[str, Any] | None:
         """Return the result where the same run has finished; nothing is held and nothing written.
@@ -258,7 +253,7 @@ class RunFolder:
         file = self.path / f"{name}.json"
         known = read_json(file)
         if known is None:
-            write_text(file, _json(value))
+            write_json(file, value)
         elif known != value:
             changed = next(k for k in {**known, **value} if known.get(k) != value.get(k))
             raise InputError(
@@ -311,7 +306,7 @@ class RunFolder:
         """Drop rows written after the checkpoint whose state is taken up again.
 
         Raises:
-            InputError: The file is shorter than the checkpoint says.
+            InputError: The file is shorter than the checkpoint says, or its rows are others.
         """
         if not self.writes:
             return
@@ -320,13 +315,23 @@ class RunFolder:
             raise InputError(
                 f"{file} is shorter than its checkpoint says: remove the folder to start again"
             )
+        known = self._logged.get(str(length))
+        if known is not None and file_digest(file, length) != known:
+            raise InputError(
+                f"{file} is not as Regraft wrote it (its digest in {_STATE} is of other bytes): remove "
+                "the folder to start again"
+            )
         rows.truncate(length)
         rows.seek(0, os.SEEK_END)
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint atomically."""
+        """Replace the checkpoint atomically; it has a digest of the metrics so far."""
         self.check_there()
-        save_state(self.path / _STATE, state)
+        file, logged = self.path / "metrics.jsonl", {}
+        if file.exists():
+            length = self.sync_metrics()
+            logged = {str(length): file_digest(file, length)}
+        save_state(self.path / _STATE, {**state, "logged": logged})
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the newest state, or None for a run without one.
@@ -335,7 +340,9 @@ class RunFolder:
             InputError: The file is damaged.
         """
         file = self.path / _STATE
-        return load_state(file) if file.exists() else None
+        state = load_state(file) if file.exists() else None
+        self._logged = {} if state is None else state.pop("logged", {})
+        return state
 
     def finish(self, result: dict[str, Any], *, keep_checkpoint: bool = True) -> None:
         """Write the result, last of all and atomically.
@@ -350,10 +357,16 @@ class RunFolder:
         if not self.writes:
             return
         self.check_there()
-        write_text(self.path / "result.json", _json({"schema": SCHEMA, **result}))
+        kept = {"schema": SCHEMA, **result, "digests": self._digests()}
+        write_json(self.path / "result.json", kept)
         shutil.rmtree(self.path / _PARTS, ignore_errors=True)
         if not keep_checkpoint:
             (self.path / _STATE).unlink(missing_ok=True)
+
+    def _digests(self) -> dict[str, str]:
+        """Return the digest of each list and table: files that are no JSON and cannot carry their own."""
+        files = (p for p in sorted(self.path.iterdir()) if p.suffix in (".csv", ".jsonl", ".txt"))
+        return {p.name: file_digest(p) for p in files if p.is_file()}
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -365,28 +378,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     with reading(path, "remove its folder to start again"):
-        value = load_json(path)
+        value = load_json(path, ours=True)
         if not isinstance(value, dict):
             raise ValueError("no JSON object")
         return value
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2) + "\n"
-
-
-def _difference(known: dict[str, Any], wanted: dict[str, Any]) -> str:
-    if known.get("arm") != wanted["arm"]:
-        return f"arm {known.get('arm')} instead of {wanted['arm']}"
-    changed = []
-    pairs = [("", known.get("config", {}), wanted["config"])]
-    for prefix, a, b in pairs:
-        for key in {**a, **b}:
-            x, y = a.get(key), b.get(key)
-            if isinstance(x, dict) and isinstance(y, dict):
-                pairs.append((f"{prefix}{key}.", x, y))
-            elif x != y and not prefix and key in _CHANGED:
-                changed.append(_CHANGED[key])
-            elif x != y:
-                return f"{prefix}{key}={x!r} instead of {y!r}"
-    return (changed or ["its config differs"])[0]

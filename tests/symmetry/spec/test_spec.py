@@ -1,11 +1,14 @@
 """Permutations as a group, and what they do to tensors, on nested and sliced groups."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from regraft.errors import InputError
+from regraft.files import json_text
 from regraft.symmetry.spec.group import Group, Site
 from regraft.symmetry.spec.permutation import compose, inverse
 from regraft.symmetry.spec.spec import PermutationSpec
@@ -136,7 +139,21 @@ def test_json_keeps_everything():
 )
 def test_damaged_json_is_refused(change, said):
     with pytest.raises(InputError, match=said):
-        PermutationSpec.from_json(change(SPEC.to_json()))
+        PermutationSpec.from_json(sealed(change(SPEC.to_json())))
+
+
+def sealed(text):
+    """Give a changed spec the digest of what it says now."""
+    try:
+        return json_text(json.loads(text), indent=1)
+    except ValueError:
+        return text
+
+
+def test_a_spec_whose_digest_is_of_other_content_is_refused():
+    changed = SPEC.to_json().replace('"start": 0', '"start": 1')
+    with pytest.raises(InputError, match="not as Regraft wrote it: its digest is of other content"):
+        PermutationSpec.from_json(changed)
 
 
 @pytest.mark.parametrize(

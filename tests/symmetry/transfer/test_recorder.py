@@ -7,6 +7,7 @@ from recordings import copies, network, recorded, same, train
 from torch import nn
 
 from regraft.errors import DivergenceError, InputError
+from regraft.files import load_json, parse_json, write_json
 from regraft.symmetry.transfer.recorder import TrajectoryRecorder
 from regraft.symmetry.transfer.trajectory import Trajectory
 
@@ -95,9 +96,9 @@ def test_the_initial_network_is_recorded_anew_over_a_run_cut_short(tmp_path):
     recorder = TrajectoryRecorder(tmp_path / "t", model, every=3)
     train(model, 4, after=lambda step: recorder.step())
     recorder.finish()  # at step 4, which the second run does not record
-    index = json.loads((tmp_path / "t/index.json").read_text())
+    index = load_json(tmp_path / "t/index.json")
     index.pop("finished")
-    (tmp_path / "t/index.json").write_text(json.dumps(index))
+    write_json(tmp_path / "t/index.json", index)
     before = files(tmp_path / "t")
 
     model = network()
@@ -126,9 +127,9 @@ def test_another_network_is_refused_and_nothing_is_lost(tmp_path):
     before = files(tmp_path / "t")
     for folder_is_finished in (True, False):
         if not folder_is_finished:
-            index = json.loads(before["index.json"])
+            index = parse_json(before["index.json"])
             index.pop("finished")
-            (tmp_path / "t/index.json").write_text(json.dumps(index))
+            write_json(tmp_path / "t/index.json", index)
             before = files(tmp_path / "t")
         other = network(3)
         recorder = TrajectoryRecorder(tmp_path / "t", other, every=2)

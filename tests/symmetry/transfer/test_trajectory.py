@@ -1,6 +1,5 @@
 import dataclasses
 import itertools
-import json
 import math
 
 import pytest
@@ -12,6 +11,7 @@ from symmetry_specs import mlp, plain, random_state
 from torch import nn
 
 from regraft.errors import InputError
+from regraft.files import load_json, write_json
 from regraft.symmetry.spec.group import Site
 from regraft.symmetry.spec.spec import PermutationSpec
 from regraft.symmetry.transfer.recorder import TrajectoryRecorder
@@ -81,7 +81,7 @@ def test_what_is_no_trajectory_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"holds notes.txt and is no trajectory"):
         TrajectoryRecorder(tmp_path, network())
     recorded(tmp_path / "t", steps=2)
-    index = json.loads((tmp_path / "t/index.json").read_text())
+    index = load_json(tmp_path / "t/index.json")
     for change, message in (
         ({"schema": 99}, "schema 99.*update regraft"),
         ({"kind": "other"}, "damaged"),
@@ -90,7 +90,7 @@ def test_what_is_no_trajectory_is_refused(tmp_path):
         ({"trained": ["nothing"]}, "has no nothing"),
         ({"steps": []}, "cut short|only its initial state"),
     ):
-        (tmp_path / "t/index.json").write_text(json.dumps({**index, **change}))
+        write_json(tmp_path / "t/index.json", {**index, **change})
         with pytest.raises(InputError, match=message):
             Trajectory.open(tmp_path / "t")
 

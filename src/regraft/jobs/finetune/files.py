@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from regraft.checkpoints.model_card import header
 from regraft.config import ModelConfig, to_dict
 from regraft.data import Splits
 from regraft.errors import printable
-from regraft.files import write_tensors, write_text
+from regraft.files import write_json, write_tensors, write_text
 from regraft.jobs.verb import write
 from regraft.train import evaluation, fit_temperature, outputs
 
@@ -53,7 +52,7 @@ def write_result(path: Path, chosen: Selected, about: dict[str, Any]) -> dict[st
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     write_tensors(path / "model.safetensors", tensors, header(about))
     write_text(path / "classes.txt", "".join(f"{line_of(name)}\n" for name in classes))
-    write_text(path / "evaluation.json", json.dumps(found, indent=2) + "\n")
+    write_json(path / "evaluation.json", found)
     searched = {**chosen.searched, "basis": chosen.basis}
     result = chosen.result | {"chosen": searched["chosen"], "optimizer": tuner.optim.optimizer}
     metrics = dict(result["metrics"])
@@ -70,7 +69,7 @@ def write_result(path: Path, chosen: Selected, about: dict[str, Any]) -> dict[st
         if getattr(splits, part) is not None
     }
     whole = {**result, "metrics": metrics}
-    write_text(path / "search.json", json.dumps(searched, indent=2) + "\n")
+    write_json(path / "search.json", searched)
     facts = {"about": about, "result": whole, "search": searched, "images": counts}
     write(path, card_of(path, facts, found))
     stored = (path / "model.safetensors").stat().st_size

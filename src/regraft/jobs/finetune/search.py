@@ -11,7 +11,6 @@ References:
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from typing import Any
 
 from regraft.config import SearchConfig
 from regraft.errors import DivergenceError, InputError
-from regraft.files import write_text
+from regraft.files import write_json
 from regraft.train import read_json
 from regraft.train.loop import Progress
 
@@ -59,7 +58,7 @@ def search(
     metric = trials.tuner.metric
     if "rungs" not in kept:
         kept = _planned(trials, config, candidates, epochs) | {"metric": metric}
-        _write(file, kept)
+        write_json(file, kept)
     if trials.folds:
         labels, seed = trials.tuner.splits.train.labels, trials.tuner.runtime.seed
         trials.divide(
@@ -87,7 +86,7 @@ def search(
             )
         left = [setting for _, setting in ranked]
     kept |= {"trials": records, "chosen": asdict(left[0])}
-    _write(file, kept)
+    write_json(file, kept)
     return left[0], kept
 
 
@@ -118,7 +117,3 @@ def _planned(
         "start_seconds": start,
         "rungs": [asdict(rung) for rung in rungs],
     }
-
-
-def _write(file: Path, value: dict[str, Any]) -> None:
-    write_text(file, json.dumps(value, indent=2) + "\n")

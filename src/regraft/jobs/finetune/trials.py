@@ -99,7 +99,7 @@ class Trials:
             return None
         model = copy_module(self.tuner.start.model).to(self.tuner.fabric.device)
         model.load_state_dict(finished_state(load_state(place / _CHECKPOINT)))
-        result = load_json(place / "result.json")
+        result = load_json(place / "result.json", ours=True)
         return model, result, (place / "metrics.jsonl").read_text("utf-8")
 
     @property

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from regraft.errors import DivergenceError, InputError
-from regraft.files import write_text
+from regraft.files import write_json
 from regraft.jobs.base import Job
 from regraft.train import RunFolder, make_fabric, read_json
 from regraft.train.loop import Progress
@@ -97,8 +96,7 @@ class SelectJob(Job):
         best = max(usable, key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
         chosen = {key: best[key] for key in ("lr", "weight", "options")}
         if folder.writes:
-            text = json.dumps({"chosen": chosen, "trials": trials}, indent=2)
-            write_text(folder.path / FILE, text + "\n")
+            write_json(folder.path / FILE, {"chosen": chosen, "trials": trials})
         metrics = {"trials": len(trials) * len(self.seeds), "lr": best["lr"]}
         metrics |= {k: best[k] for k in ("validation_accuracy", "validation_loss")}
         if best["weight"] is not None:

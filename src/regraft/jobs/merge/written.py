@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from regraft.checkpoints.model_card import header
 from regraft.checkpoints.read import Checkpoint
 from regraft.checkpoints.stream import writing
-from regraft.files import load_json, write_text
+from regraft.files import load_json, write_json
 
 from .models import Models
 
@@ -98,7 +97,7 @@ def _write(
     if written != [name]:
         total = sum(sketch[k].numel() * sketch[k].element_size() for k in files)
         index = {"metadata": {"total_size": total}, "weight_map": files}
-        write_text(folder / _INDEX, json.dumps(index, indent=2) + "\n")
+        write_json(folder / _INDEX, index)
         written.append(_INDEX)
     return [*written, *(_carry_over(like.path, folder) if whole else ())]
 

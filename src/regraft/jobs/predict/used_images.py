@@ -33,10 +33,14 @@ class Seen:
             InputError: The list cannot be read.
         """
         from regraft.data.partition import read_list
+        from regraft.files import check_digests
+        from regraft.train import read_json
 
         file = model.parent / "split.csv"
         if not file.is_file():
             return None
+        result = read_json(model.parent / "result.json") or {}
+        check_digests(model.parent, result.get("digests", {}))
         return cls(file, {name: part for _, (name, _, part) in read_list(file)})
 
     def choose(self, root: Path, files: Any, whole: Any, split: str) -> Chosen:

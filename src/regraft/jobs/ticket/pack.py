@@ -203,7 +203,7 @@ def _checkpoint(path: Path, data_root: str | None) -> Any:
     file = path.parent / "regraft.json"
     if file.is_file():
         try:
-            config = load_json(file)["config"]
+            config = load_json(file, ours=True)["config"]
             data = DataConfig(**config["data"], root=data_root, download=False)
             job = TrainJob(
                 setting="",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regraft.errors import InputError
-from regraft.files import parse_json, reading
+from regraft.files import json_text, parse_json, reading
 
 from .group import Group, Pin, Site, Symmetries
 
@@ -41,7 +40,7 @@ def to_json(spec: Symmetries) -> str:
         "aliases": dict(spec.aliases),
         "pins": [vars(pin) for pin in spec.pins],
     }
-    return json.dumps(data, indent=1) + "\n"
+    return json_text(data, indent=1)
 
 
 def read_fields(text: str) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def read_fields(text: str) -> dict[str, Any]:
     with reading(
         "this permutation spec", "it is no permutation spec that PermutationSpec.to_json wrote"
     ):
-        data = parse_json(text)
+        data = parse_json(text, ours=True)
         if data["kind"] != "regraft-permutation-spec":
             raise KeyError("kind")
         if data["schema"] > SCHEMA:

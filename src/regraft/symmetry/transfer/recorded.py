@@ -13,7 +13,6 @@ index never speaks of what is not there.
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 from regraft.checkpoints.read import Checkpoint, read_checkpoint
 from regraft.checkpoints.state import check_state
 from regraft.errors import InputError
-from regraft.files import load_json, write_text
+from regraft.files import load_json, write_json
 
 Cut = Literal["warn", "refuse", "use"]
 
@@ -58,7 +57,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        found = load_json(file)
+        found = load_json(file, ours=True)
         if not isinstance(found, dict) or found.get("kind") != "trajectory":
             raise ValueError("it is not of a trajectory")
         schema = int(found["schema"])
@@ -84,7 +83,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:
     """Replace the index."""
-    write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
+    write_json(folder / INDEX, index)
 
 
 def problem(folder: Path, entry: dict[str, Any], *, verify: bool) -> str | None:

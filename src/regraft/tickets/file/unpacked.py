@@ -10,7 +10,6 @@ state.safetensors   every other tensor of the network
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from regraft.files import (
     make_folder,
     read_tensors,
     reading,
+    write_json,
     write_tensors,
-    write_text,
 )
 from regraft.tickets.ticket import Ticket, TicketLayer
 
@@ -81,7 +80,7 @@ def write_unpacked(folder: Path | str, ticket: Ticket, *, force: bool = False) -
             write_tensors(folder / file, tensors, {})
         else:
             (folder / file).unlink(missing_ok=True)
-    write_text(folder / HEADER, json.dumps(describe(ticket, {}), indent=2) + "\n")
+    write_json(folder / HEADER, describe(ticket, {}))
 
 
 def read_unpacked(folder: Path | str) -> Ticket:
