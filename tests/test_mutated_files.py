@@ -242,10 +242,12 @@ def test_a_changed_digit_is_refused(form, tmp_path):
     digits = [i for i in range(max(ends, 0) or len(whole)) if whole[i : i + 1].isdigit()]
     assert digits
     for i in digits:
-        other = b"%d" % (int(whole[i : i + 1]) % 9 + 1)
-        file.write_bytes(whole[:i] + other + whole[i + 1 :])
+        other = whole[:i] + b"%d" % (int(whole[i : i + 1]) % 9 + 1) + whole[i + 1 :]
+        if file.suffix == ".json" and json.loads(other) == json.loads(whole):
+            continue  # the last digit of a float, which is the same number
+        file.write_bytes(other)
         with pytest.raises(RegraftError, match=r"not as Regraft wrote it|another run"):
-            print(i, read(file), file.read_bytes())
+            read(file)
 
 
 def test_an_unpacked_ticket_may_be_changed_by_who_takes_its_digest_out(tmp_path):
