@@ -200,8 +200,8 @@ class RunFolder:
         Raises:
             InputError: result.json is damaged.
         """
-        found = read_json(self.path / "result.json")
-        return found and {key: value for key, value in found.items() if key != "digests"}
+        whole = read_json(self.path / "result.json")
+        return whole and {key: value for key, value in whole.items() if key != "digests"}
 
     def finished(self) -> dict[str, Any] | None:
         """Return the result where the same run has finished; nothing is held and nothing written.
