@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from regraft.models import MLP
 
 from .batchnorm import EpisodeNorm
+from .norm_step import Norm, NormBack
 
 SHARED_ROWS = 10
 """Up to so many support rows one shared product is faster than a buffer a task (measured)."""
@@ -124,8 +125,11 @@ class _Stack:
         self.rates = rates
         self.steps: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def linear(self, x: Tensor, name: str, product: Tensor | None = None) -> Tensor:
-        weight, bias = self.values[f"{name}.weight"], self.values.get(f"{name}.bias")
+    def linear(
+        self, x: Tensor, name: str, product: Tensor | None = None, *, biased: bool = True
+    ) -> Tensor:
+        weight = self.values[f"{name}.weight"]
+        bias = self.values.get(f"{name}.bias") if biased else None
         if product is not None:
             z = product if bias is None else product + bias
         elif bias is None or bias.ndim == 1:
@@ -160,16 +164,15 @@ class _Stack:
         kept: list[_Kept] = []
         for i, layer in enumerate(self.layers):
             inputs, normal, scale = x, None, None
-            x = self.linear(x, layer.linear, None if i else product)
-            if layer.norm is not None:
-                part = x if rows is None else x[:, :rows]
-                variance, mean = torch.var_mean(part, dim=1, correction=0, keepdim=True)
-                scale = torch.rsqrt(variance + layer.eps)
-                normal = (x - mean) * scale
-                gamma = self.values[f"{layer.norm}.weight"]
-                x = torch.addcmul(self.values[f"{layer.norm}.bias"], normal, gamma)
-            if layer.relu:
-                x = torch.relu(x)
+            first = None if i else product
+            if layer.norm is None:
+                x = self.linear(x, layer.linear, first)
+                x = torch.relu(x) if layer.relu else x
+            else:
+                z = self.linear(x, layer.linear, first, biased=False)
+                gamma, beta = (self.values[f"{layer.norm}.{k}"] for k in ("weight", "bias"))
+                shift = self.values.get(f"{layer.linear}.bias")
+                x, normal, scale = Norm.apply(z, gamma, beta, shift, layer.eps, layer.relu, rows)
             kept.append(_Kept(inputs, normal, scale, x))
         return x, kept
 
@@ -191,19 +194,15 @@ class _Stack:
         for i in range(len(self.layers) - 1, lowest - 1, -1):
             layer, (inputs, normal, scale, outputs) = self.layers[i], kept[i]
             bias = f"{layer.linear}.bias"
-            if layer.relu:
+            if normal is not None:
+                gamma, sign = f"{layer.norm}.weight", outputs if layer.relu else None
+                delta, mean, along = NormBack.apply(delta, sign, normal, scale, self.values[gamma])
+                move(gamma, along, normal.shape[1])
+                move(f"{layer.norm}.bias", mean, normal.shape[1])
+            elif layer.relu:
                 delta = torch.ops.aten.threshold_backward(delta, outputs, 0)
-            if normal is not None and scale is not None:
-                gamma = f"{layer.norm}.weight"
-                mean = delta.mean(1, keepdim=True)
-                along = (delta * normal).mean(1, keepdim=True)
-                move(gamma, along, delta.shape[1])
-                move(f"{layer.norm}.bias", mean, delta.shape[1])
-                delta = torch.addcmul(delta - mean, normal, along, value=-1)
-                delta = delta * (scale * self.values[gamma])
-            elif (
-                bias in self.values
-            ):  # below BatchNorm, which takes any shift away, it has no gradient
+            # Below BatchNorm, which takes any shift away, a bias has no gradient.
+            if normal is None and bias in self.values:
                 move(bias, delta.sum(1, keepdim=True))
             if self._moves(f"{layer.linear}.weight"):
                 pair = (inputs.detach(), delta.detach()) if first_order else (inputs, delta)
@@ -279,9 +278,10 @@ def _loss_and_gradient(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if y.is_floating_point():
         difference = outputs - y
         return difference.square().mean((1, 2)), 2 * difference / difference[0].numel()
-    logs = F.log_softmax(outputs, -1)
-    right = F.one_hot(y, outputs.shape[-1]).to(outputs)
-    return -(logs * right).sum(-1).mean(-1), (logs.exp() - right) / y.shape[1]
+    right = torch.zeros_like(outputs, requires_grad=False).scatter_(-1, y[..., None], 1.0)
+    with torch.no_grad():
+        loss = -(F.log_softmax(outputs, -1) * right).sum((1, 2)) / y.shape[1]
+    return loss, (outputs.softmax(-1) - right) / y.shape[1]
 
 
 def less_corrected(z: Tensor, x: Tensor, inputs: Tensor, deltas: Tensor, rate: Rate) -> Tensor:
