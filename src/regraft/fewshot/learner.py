@@ -48,6 +48,7 @@ class Learner(nn.Module):
         self._alone = False  # whether tasks run one after the other, without `vmap`
         # In a tuple: what is no child is in no state dict and moves to no device.
         self._plain = (episodic(self._ordinary()),)
+        self._names = [n for n, _ in self._plain[0].named_parameters()]
 
     def _ordinary(self) -> nn.Module:
         """Return the network whose form `adapt` gives back."""

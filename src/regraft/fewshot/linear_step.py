@@ -33,8 +33,8 @@ from regraft.models import MLP
 from .batchnorm import EpisodeNorm
 from .norm_step import Norm, NormBack
 
-SHARED_ROWS = 10
-"""Up to so many support rows one shared product is faster than a buffer a task (measured)."""
+SHARED_PAIRS = 50
+"""Up to so many pairs of a row and a support row, one shared product is faster than a buffer (measured)."""
 
 Rate = Tensor | float
 
@@ -298,7 +298,7 @@ def less_corrected(z: Tensor, x: Tensor, inputs: Tensor, deltas: Tensor, rate: R
         return torch.baddbmm(z, torch.bmm(x, inputs.transpose(1, 2)), deltas, alpha=-rate)
     if rate.ndim == 0:
         return z - rate * torch.bmm(torch.bmm(x, inputs.transpose(1, 2)), deltas)
-    if inputs.shape[1] > SHARED_ROWS:
+    if x.shape[1] * inputs.shape[1] > SHARED_PAIRS:
         return z - _InTurn.apply(x, inputs, deltas, rate)
     shared = F.linear(x[:, :, None] * inputs[:, None], rate)  # [T, r, S, out]
     return z - (shared * deltas[:, None]).sum(2)

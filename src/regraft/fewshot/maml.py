@@ -18,10 +18,11 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from regraft.errors import DivergenceError, InputError
 
@@ -117,8 +118,8 @@ class MAML(Learner):
 
     def masks(self) -> dict[str, Tensor]:
         """Return the masks by parameter name, floating-point, differentiable where they are learned."""
-        values = dict(self.network.named_parameters())
-        kept = {n: b for n, b in self.named_buffers(recurse=False) if n.startswith("mask:")}
+        kept = {n: b for n, b in self._buffers.items() if n.startswith("mask:") and b is not None}
+        values = dict(self.network.named_parameters()) if kept else {}
         return {
             n: kept[key].to(v)
             for n, v in values.items()
@@ -127,7 +128,7 @@ class MAML(Learner):
 
     def step_sizes(self) -> dict[str, Rate]:
         """Return the step size of each parameter that moves."""
-        names = [n for n in self.values() if self.moves(n)]
+        names = [n for n in self._names if self.moves(n)]
         if not self.rates:
             return dict.fromkeys(names, self.lr)
         return {n: self.rates[n.replace(".", ":")] for n in names}
@@ -188,12 +189,10 @@ class MAML(Learner):
         values, masks, rates = self.values(), self.masks(), self.step_sizes()
         support = (episodes.support_x, episodes.support_y)
         if self._layers is not None and self.path in ("auto", "exact"):
-            scaled: dict[str, Rate] = {
-                n: r * masks[n].square() if n in masks else r for n, r in rates.items()
-            }
+            weights, scaled = _weights_and_rates(values, masks, rates)
             return adapted_logits(
                 self._layers,
-                _effective(values, masks),
+                weights,
                 scaled,
                 support,
                 episodes.query_x,
@@ -324,6 +323,8 @@ def check_inner(inner: Tensor, after: Tensor | None = None) -> None:
     Raises:
         DivergenceError: The first step after which a loss is not finite is named.
     """
+    if bool(torch.isfinite(inner.sum() if after is None else inner.sum() + after)):
+        return
     bad = (~torch.isfinite(inner)).nonzero()
     cure = "lower the inner step size, or take fewer inner steps"
     if len(bad):
@@ -342,3 +343,43 @@ def check_inner(inner: Tensor, after: Tensor | None = None) -> None:
 def _effective(values: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights that the network computes with, m * phi."""
     return {n: v * masks[n] if n in masks else v for n, v in values.items()}
+
+
+def _weights_and_rates(
+    values: Mapping[str, Tensor], masks: Mapping[str, Tensor], rates: Mapping[str, Rate]
+) -> tuple[dict[str, Tensor], dict[str, Rate]]:
+    """Return m * phi, and the step sizes alpha m^2 that it moves by."""
+    weights, scaled = dict(values), dict(rates)
+    for n, mask in masks.items():
+        rate = rates.get(n, 0.0)
+        if isinstance(rate, Tensor):
+            weights[n], scaled[n] = values[n] * mask, rate * mask.square()
+        else:
+            weights[n], scaled[n] = _Masked.apply(values[n], mask, rate)
+    return weights, scaled
+
+
+class _Masked(torch.autograd.Function):
+    """m * phi and alpha m^2 in two passes over the weight, and three back."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, mask: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(value, mask)
+        ctx.rate = rate
+        ctx.set_materialize_grads(False)
+        scaled = torch.addcmul(mask.new_zeros(()), mask, mask, value=rate)
+        return value * mask, scaled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        to_weight, to_rate = grads
+        value, mask = ctx.saved_tensors
+        to_value = to_mask = None
+        if to_weight is not None:
+            to_value = to_weight * mask if ctx.needs_input_grad[0] else None
+            to_mask = to_weight * value if ctx.needs_input_grad[1] else None
+        if to_rate is not None and ctx.needs_input_grad[1]:
+            base = mask.new_zeros(()) if to_mask is None else to_mask
+            to_mask = torch.addcmul(base, to_rate, mask, value=2 * ctx.rate)
+        return to_value, to_mask, None

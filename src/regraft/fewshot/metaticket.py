@@ -107,28 +107,26 @@ class MetaTicket(MAML):
 
     def values(self) -> dict[str, Tensor]:
         """Return phi by parameter name: random where masked, the first values elsewhere."""
-        masked = {name: m.weight for name, _, m in named_masks(self.network) if isinstance(m, Mask)}
-        rest = {n: p for n, p in self.network.named_parameters() if "parametrizations." not in n}
-        return {n: masked[n] if n in masked else rest[n] for n in self._names}
+        masked = {name: mask.weight for name, _, mask in self._masked}
+        return {n: masked[n] if n in masked else self.network.get_parameter(n) for n in self._names}
 
     def masks(self) -> dict[str, Tensor]:
         """Return the masks by parameter name, with the straight-through gradient to the scores."""
         return {
-            name: _StraightThrough.apply(entry.original, mask.threshold(entry.original))
-            for name, entry, mask in named_masks(self.network)
-            if isinstance(mask, Mask)
+            name: _StraightThrough.apply(scores := entry.original, mask.threshold(scores))
+            for name, entry, mask in self._masked
         }
 
     def _set_plain(self) -> None:
         super()._set_plain()
-        self._names = [n for n, _ in self._plain[0].named_parameters()]
+        masked = ((n, entry, m) for n, entry, m in named_masks(self.network) if isinstance(m, Mask))
+        self._masked = tuple(masked)  # looked for once: that takes as long as a layer's products
 
     def sparsity(self) -> dict[str, float]:
         """Return the share of each masked weight that is pruned now."""
         return {
             name: 1 - float(mask.kept(entry.original).float().mean())
-            for name, entry, mask in named_masks(self.network)
-            if isinstance(mask, Mask)
+            for name, entry, mask in self._masked
         }
 
 
