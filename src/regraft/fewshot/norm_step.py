@@ -35,6 +35,7 @@ class Norm(torch.autograd.Function):
         relu: bool,
         rows: int | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return y, h and s; see `torch.autograd.Function`."""
         part = z if rows is None else z[:, :rows]
         centred = z - part.mean(1, keepdim=True)
         own = centred if rows is None else centred[:, :rows]
@@ -51,6 +52,7 @@ class Norm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients at z, gamma, beta and the shift."""
         to_y, to_normal, to_scale = grads
         normal, scale, gamma, beta, shift, y = ctx.saved_tensors
         to_gamma = to_beta = None
@@ -89,6 +91,7 @@ class NormBack(torch.autograd.Function):
     def forward(
         ctx: Any, delta: Tensor, y: Tensor | None, normal: Tensor, scale: Tensor, gamma: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return dL/dz, mu and rho; see `torch.autograd.Function`."""
         cut = delta if y is None else torch.ops.aten.threshold_backward(delta, y, 0)
         mean = cut.mean(1, keepdim=True)
         along = (cut * normal).mean(1, keepdim=True)
@@ -101,6 +104,7 @@ class NormBack(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients at d, h, s and gamma."""
         to_out, to_mean, to_along = grads
         y, cut, normal, scale, gamma, along, rest, factor = ctx.saved_tensors
         n = cut.shape[1]
