@@ -1,6 +1,11 @@
+from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from regraft.config.fewshot import UNTRAINED
 from regraft.jobs.base import with_sources
+from regraft.jobs.fewshot.job import FewshotJob
 from regraft.recipes import load_recipe
 from regraft.recipes.metaticket.claims import read
 from regraft.report import Result, Run
@@ -10,16 +15,58 @@ def test_every_scale_has_the_untrained_network_in_every_setting():
     for scale in ("smoke", "cpu", "gpu", "paper"):
         jobs = load_recipe("metaticket", scale, 1).jobs
         arms = {}
-        for job in jobs:
+        for job in (j for j in jobs if isinstance(j, FewshotJob)):
             arms.setdefault(job.setting, set()).add(job.arm)
         assert all({"untrained", "meta-ticket", "random-mask", "maml"} <= a for a in arms.values())
         assert len(with_sources(jobs)) == len(jobs)
 
 
+def compared(scale):
+    """The jobs that are reported, by setting, without the arm that has more steps on purpose."""
+    settings = {}
+    for job in load_recipe("metaticket", scale, 1).jobs:
+        if isinstance(job, FewshotJob) and job.arm != "maml-equal-time":
+            settings.setdefault(job.setting, []).append(job)
+    return settings
+
+
 def test_arms_of_a_setting_share_data_episodes_and_steps():
-    for job in load_recipe("metaticket", "cpu", 1).jobs:
-        same = [j for j in load_recipe("metaticket", "cpu", 1).jobs if j.setting == job.setting]
+    for same in compared("cpu").values():
         assert len({(j.outer.steps, j.outer.tasks, j.test_tasks, str(j.data)) for j in same}) == 1
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_every_trained_arm_has_its_rate_chosen_among_as_many(scale):
+    for same in compared(scale).values():
+        for job in same:
+            if job.fewshot.method in UNTRAINED:
+                assert job.choice is None
+                continue
+            trials = job.choice.trials
+            assert len(trials) == 8
+            seeds = {t.runtime.seed for t in trials}
+            assert len({t.outer.lr for t in trials}) == 4
+            assert len(seeds) == 2
+            assert seeds.isdisjoint(range(1, 10))
+            assert {t.fewshot.method for t in trials} == {job.fewshot.method}
+            assert all(not t.tests for t in trials)  # held-out classes of the training set choose
+
+
+def test_the_widths_and_the_headline_of_the_cpu_scale():
+    jobs = load_recipe("metaticket", "cpu").jobs
+    seeds = Counter((j.setting, j.arm) for j in jobs)
+    for width, n in ((1, 6), (2, 3), (4, 3)):
+        setting = f"omniglot/5way-1shot/transductive/width={width}"
+        assert seeds[setting, "meta-ticket"] == seeds[setting, "maml"] == n
+    assert seeds["omniglot/20way-1shot/transductive/width=1", "maml"] == 3
+    assert seeds["omniglot/5way-5shot/transductive/width=1", "maml"] == 3
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_no_domain_has_fewer_classes_than_ways(scale):
+    for job in load_recipe("metaticket", scale, 1).jobs:
+        if isinstance(job, FewshotJob) and job.episodes.ways > 10:
+            assert {"mnist", "fashion_mnist", "digits"}.isdisjoint(job.tests)
 
 
 def runs():

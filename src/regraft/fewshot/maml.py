@@ -372,7 +372,7 @@ class _Masked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyrefly: ignore
         to_weight, to_rate = grads
         value, mask = ctx.saved_tensors
         to_value = to_mask = None

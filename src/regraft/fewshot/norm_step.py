@@ -51,7 +51,7 @@ class Norm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyrefly: ignore
         """Return the gradients at z, gamma, beta and the shift."""
         to_y, to_normal, to_scale = grads
         normal, scale, gamma, beta, shift, y = ctx.saved_tensors
@@ -103,7 +103,7 @@ class NormBack(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> Any:  # pyrefly: ignore
         """Return the gradients at d, h, s and gamma."""
         to_out, to_mean, to_along = grads
         y, cut, normal, scale, gamma, along, rest, factor = ctx.saved_tensors

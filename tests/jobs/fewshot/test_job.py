@@ -14,7 +14,8 @@ from regraft.config import (
     OuterConfig,
     RuntimeConfig,
 )
-from regraft.errors import InputError
+from regraft.errors import DivergenceError, InputError
+from regraft.jobs.fewshot.choice import RateChoice
 from regraft.jobs.fewshot.job import FewshotJob
 from regraft.jobs.fewshot.loop import lr_share
 from regraft.tickets import load_ticket
@@ -146,3 +147,36 @@ def test_the_adaptation_of_an_episode_is_kept(tmp_path):
     assert all(len(row) == 1 + JOB.fewshot.test_steps for row in rows)
     assert all(0 <= p <= 100 for row in rows for p in row)
     assert of("protonet").run(tmp_path)["episode"] == []
+
+
+def choosing(rates):
+    trials = tuple(
+        replace(
+            of("maml", setting="selection/digits"),
+            outer=replace(JOB.outer, lr=rate),
+        ).with_seed(seed)
+        for rate in rates
+        for seed in (11, 12)
+    )
+    runtime = replace(JOB.runtime, seed=11)
+    return RateChoice(setting="selection/digits", arm="maml", runtime=runtime, trials=trials)
+
+
+def test_the_rate_of_the_best_trials_is_taken(tmp_path):
+    choice = choosing((1e-6, 3e-2))
+    with pytest.raises(InputError, match="needs its rate first"):
+        of("maml", choice=choice).run(tmp_path)
+    metrics = choice.run(tmp_path)["metrics"]
+    by_rate = {rate: metrics[f"held_out/{rate:g}"] for rate in (1e-6, 3e-2)}
+    assert metrics["lr"] == max(by_rate, key=by_rate.get)
+    assert metrics["trials"] == 4
+    tuned = of("maml", choice=choice).run(tmp_path)
+    plain = of("maml", outer=replace(JOB.outer, lr=metrics["lr"])).run(tmp_path / "plain")
+    assert tuned["metrics"].pop("lr") == metrics["lr"]
+    assert tuned["metrics"] == plain["metrics"]
+
+
+def test_a_rate_that_diverges_is_out_and_all_of_them_are_an_error(tmp_path):
+    assert choosing((1e-2, 1e30)).run(tmp_path / "one")["metrics"]["lr"] == 1e-2
+    with pytest.raises(DivergenceError, match="every rate of maml in selection/digits diverged"):
+        choosing((1e30, 1e31)).run(tmp_path / "none")

@@ -33,6 +33,7 @@ from regraft.tickets.controls import shuffled_masks
 from regraft.train import RunFolder
 from regraft.train.loop import Progress
 
+from .choice import RateChoice
 from .images import ClassImages, class_images, domain, parted
 from .learners import make_learner, random_masks_at
 from .loop import fit_episodes
@@ -61,6 +62,7 @@ class FewshotJob(Job):
         checkpoint: Weights to start from: a file, or `hub` for those of timm's or torchvision's hub.
         channels: Bring images to 1 or 3 channels; as they are by default.
         source: The finished Meta-ticket whose masks a control shuffles, or whose sparsity it takes.
+        choice: The finished choice of the outer learning rate, which is then that of no `outer`.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -77,6 +79,7 @@ class FewshotJob(Job):
     checkpoint: str | None = None
     channels: int | None = None
     source: FewshotJob | None = None
+    choice: RateChoice | None = None
 
     def check(self) -> None:
         """Refuse what cannot be run; see `Job.check`."""
@@ -93,6 +96,13 @@ class FewshotJob(Job):
                 f"--method {self.fewshot.method} keeps random weights: leave out --checkpoint and "
                 "--pretrained, or take another method"
             )
+
+    def config(self) -> dict[str, Any]:
+        """See `Job.config`; runs without a choice are known as before there was one."""
+        config = super().config()
+        if self.choice is None:
+            del config["choice"]
+        return config
 
     def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
         """Meta-train, measure, and write the learner; see `Job.work`."""
@@ -119,7 +129,10 @@ class FewshotJob(Job):
                 row |= {f"sparsity/{n}": s for n, s in learner.sparsity().items()}
             return row
 
-        seconds = 0.0
+        seconds, outer = 0.0, self.outer
+        if self.choice is not None:
+            outer = replace(outer, lr=self.choice.chosen(root))
+            folder.pin("chosen", {"lr": outer.lr})
         if self.fewshot.method not in UNTRAINED and self.outer.steps:
             stepper = None
             if isinstance(learner, MetaTicket) and self.fewshot.rerandomise:
@@ -128,7 +141,7 @@ class FewshotJob(Job):
             seconds = fit_episodes(
                 learner,
                 sampler,
-                self.outer,
+                outer,
                 self.runtime,
                 folder,
                 measure=curve,
@@ -142,6 +155,8 @@ class FewshotJob(Job):
         metrics = self._measure(learner, ends)
         if isinstance(learner, MetaTicket):
             metrics |= {f"sparsity/{n}": s for n, s in learner.sparsity().items()}
+        if self.choice is not None:
+            metrics["lr"] = outer.lr or 0.0
         episode: list[list[float]] = []
         if isinstance(learner, MAML):
             first = next(iter(ends.values()))

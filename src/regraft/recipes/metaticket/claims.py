@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from regraft.recipes.claims import difference, over_settings
 from regraft.recipes.compare import gap, level, line_of, plain, signed, values
 from regraft.recipes.recipe import Findings
+from regraft.recipes.selection import SELECTION
 from regraft.report import Claim, Line, Panel, Row, Run, estimate, lines
 
 DOMAINS = ("emnist", "mnist", "fashion_mnist", "digits")
@@ -17,7 +18,7 @@ _BY_SUPPORT = "_by_support"
 def read(runs: list[Run], rows: list[Row]) -> Findings:
     """Return claims, text and figures of a finished recipe."""
     del rows
-    settings = list(dict.fromkeys(r.setting for r in runs))
+    settings = [s for s in dict.fromkeys(r.setting for r in runs) if not s.startswith(SELECTION)]
     claims: list[Claim] = []
     for setting in settings:
         metric = _metric(setting)
