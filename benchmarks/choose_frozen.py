@@ -21,8 +21,8 @@ from rich.console import Console
 
 from regraft.jobs.pool import run_all
 from regraft.jobs.train import TrainJob
-from regraft.recipes.frozen.arms import Settings, Task, twins
-from regraft.recipes.frozen.recipe import CORA_CHOSEN, cora_task
+from regraft.recipes.frozen.arms import CONTROLS, Settings, Task, pareto, twins
+from regraft.recipes.frozen.recipe import CORA_CHOSEN, cora_task, image_task
 
 SEEDS = (11, 12)
 KINDS = {
@@ -31,36 +31,42 @@ KINDS = {
     "tiny": (("dense_same_bytes",), (0.01, 0.03, 0.1), (0.0, 0.5)),
     "narrow": (("dense_4bit_same_bytes",), (0.003, 0.01, 0.03, 0.1), (0.0, 0.5)),
     "sparse": (("sparse_same_bytes",), (0.01, 0.03, 0.1), (0.0, 0.5)),
-    "few_bits": (
-        ("ternary_same_bytes", "binary_same_bytes", "pruned_4bit_coded_same_bytes"),
-        (0.003, 0.01, 0.03),
-        (0.0, 0.5),
-    ),
+    "coded": (("dense_4bit_coded_same_bytes",), (0.003, 0.01, 0.03), (0.0, 0.5)),
+    "binary": (("binary_same_bytes",), (0.003, 0.01, 0.03), (0.0, 0.5)),
+    "ternary": (("ternary_same_bytes",), (0.003, 0.01, 0.03), (0.0, 0.5)),
+    "pruned": (("pruned_4bit_coded_same_bytes",), (0.003, 0.01, 0.03), (0.0, 0.5)),
 }
 """By kind: the arms that are averaged, learning rates, dropouts."""
+
+
+IMAGE_RATES, IMAGE_SHARE = (0.1, 0.2, 0.4), 0.5
+"""Of the convolutions, which have no dropout, at one frozen share."""
 
 
 def candidates(task: Task, kind: str) -> Iterable[tuple[str, list[TrainJob]]]:
     """Yield the name and the jobs of every candidate of a kind."""
     arms, rates, dropouts = KINDS[kind]
-    for rate in rates:
-        for dropout in dropouts:
+    graph = bool(task.shape.get("graph"))
+    for rate in rates if graph else IMAGE_RATES:
+        for dropout in dropouts if graph else (None,):
             changed = with_settings(task, kind, rate, dropout)
-            name = f"lr={rate:g},dropout={dropout:g}"
+            name = f"lr={rate:g}" + ("" if dropout is None else f",dropout={dropout:g}")
             changed = replace(changed, setting=f"{task.setting}/{kind}/{name}")
-            found = {job.arm: job for job in twins(changed)}
+            jobs = twins(changed) if graph else pareto(changed, (IMAGE_SHARE,), 0.5)
+            found = {job.arm: job for job in jobs}
             wanted = [found[arm] for arm in arms if arm in found]
             wanted = [job.source for job in wanted if job.source is not None] + wanted
             yield name, wanted
 
 
-def with_settings(task: Task, kind: str, rate: float, dropout: float) -> Task:
-    if kind in ("train", "search"):
-        model = replace(task.model, options={**task.model.options, "dropout": dropout})
+def with_settings(task: Task, kind: str, rate: float, dropout: float | None) -> Task:
+    options = {} if dropout is None else {"dropout": dropout}
+    if kind not in CONTROLS:
+        model = replace(task.model, options={**task.model.options, **options})
         return replace(task, model=model, **{kind: replace(getattr(task, kind), lr=rate)})
-    old: Settings = getattr(task, kind)
-    new = Settings(replace(old.optim, lr=rate), {**old.options, "dropout": dropout})
-    return replace(task, **{kind: new})  # pyrefly: ignore
+    old = task.controls.get(kind, Settings(task.train))
+    new = Settings(replace(old.optim, lr=rate), {**old.options, **options})
+    return replace(task, controls={**task.controls, kind: new})
 
 
 def validation(job: TrainJob, root: Path) -> float:
@@ -70,7 +76,7 @@ def validation(job: TrainJob, root: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    tasks = {task.setting: task for task in map(cora_task, CORA_CHOSEN)}
+    tasks = {t.setting: t for t in (*map(cora_task, CORA_CHOSEN), image_task())}
     parser.add_argument("setting", choices=tasks)
     parser.add_argument("--only", choices=KINDS, nargs="*", default=list(KINDS))
     parser.add_argument("--data-root")

@@ -31,6 +31,10 @@ class Settings:
     """Options of the network that differ, its dropout for one."""
 
 
+CONTROLS = ("tiny", "narrow", "coded", "binary", "ternary", "pruned", "sparse")
+"""Kinds of trained networks of a ticket's bytes: float32, 4 bits, those coded, straight-through, masked."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One network on one data set, with the settings chosen for it on validation."""
@@ -46,14 +50,8 @@ class Task:
     runtime: RuntimeConfig
     overhead: int
     """Bytes of a ticket that are neither mask bits nor statistics, about."""
-    tiny: Settings
-    """For float32 networks of a ticket's bytes."""
-    narrow: Settings
-    """For networks that have a ticket's bytes once they are rounded to 4 bits."""
-    sparse: Settings
-    """For networks of which a random mask leaves a ticket's bytes."""
-    few_bits: Settings
-    """For binary and ternary networks, and those pruned by magnitude while they are trained."""
+    controls: Mapping[str, Settings] = field(default_factory=dict)
+    """Of each kind of `CONTROLS`, what was chosen for it; those of `train` for any other."""
 
     def job(self, arm: str, ticket: TicketConfig, control: str | None = None) -> TrainJob:
         """Return a search, or a control with the search's settings."""
@@ -68,11 +66,9 @@ class Task:
             runtime=self.runtime,
         )
 
-    def trained(
-        self, arm: str, settings: Settings | None = None, *, control: str | None = None
-    ) -> TrainJob:
+    def trained(self, arm: str, kind: str | None = None, *, control: str | None = None) -> TrainJob:
         """Return the training of the weights, of the network in its full width."""
-        chosen = settings or Settings(self.train)
+        chosen = self.controls.get(kind or "", Settings(self.train))
         model = replace(self.model, options={**self.model.options, **chosen.options})
         job = self.job(arm, TicketConfig(method="dense"), control)
         return replace(job, model=model, optim=chosen.optim)
@@ -103,8 +99,8 @@ class Task:
         few = max((target - 4 * (others + statistics)) * 8 / weights, 0.02)
         less = max(few - (2 * channels + _TABLES) * 8 / weights, 0.02)
 
-        def within(arm: str, settings: Settings, size: float, scales: int = 2) -> list[TrainJob]:
-            job = self.trained(arm, settings, control=control)
+        def within(arm: str, kind: str, size: float, scales: int = 2) -> list[TrainJob]:
+            job = self.trained(arm, kind, control=control)
             model = widest(job.model, self.shape, target, bytes_at(size, scale_bytes=scales))
             return [] if model is None else [replace(job, model=model)]
 
@@ -112,19 +108,19 @@ class Task:
             ticket = TicketConfig(method=method, bits=4)
             return replace(source, arm=arm, ticket=ticket, source=source)
 
-        narrow = within(f"dense_narrow{name}", self.narrow, 4)
+        narrow = within(f"dense_narrow{name}", "narrow", 4)
         narrow += [rounded(j, f"dense_4bit_same_bytes{name}", "quantised") for j in narrow]
         if name:
             return narrow
-        coded = within("dense_narrow_coded", self.narrow, _CODED)
+        coded = within("dense_narrow_coded", "coded", _CODED)
         coded += [rounded(j, "dense_4bit_coded_same_bytes", "quantised_coded") for j in coded]
-        whole = self.trained("ternary_same_bytes", self.few_bits, control=control)
+        whole = self.trained("ternary_same_bytes", "ternary", control=control)
         ternary = TicketConfig(
             method="ternary", sparsity=round(1 - density_of(few, per_kept=1.0, most=0.66), 4)
         )
         pruned = replace(ternary, method="magnitude_pruned")
         pruned = replace(pruned, sparsity=round(1 - density_of(less, per_kept=_KEPT, most=0.9), 4))
-        source = replace(whole, arm="pruned_trained", ticket=pruned)
+        source = replace(self.trained("pruned_trained", "pruned", control=control), ticket=pruned)
         sparse = TicketConfig(
             method="random_mask_trained",
             sparsity=round(1 - bits / 32, 4),
@@ -133,14 +129,14 @@ class Task:
         )
         binary = TicketConfig(method="ternary", sparsity=0.0)
         return [
-            *within("dense_same_bytes", self.tiny, 32, 0),
+            *within("dense_same_bytes", "tiny", 32, 0),
             *narrow,
             *coded,
-            *(replace(j, ticket=binary) for j in within("binary_same_bytes", self.few_bits, 1, 0)),
+            *(replace(j, ticket=binary) for j in within("binary_same_bytes", "binary", 1, 0)),
             replace(whole, ticket=ternary),
             source,
             rounded(source, "pruned_4bit_coded_same_bytes", "quantised_coded"),
-            replace(self.trained("sparse_same_bytes", self.sparse, control=control), ticket=sparse),
+            replace(self.trained("sparse_same_bytes", "sparse", control=control), ticket=sparse),
         ]
 
 

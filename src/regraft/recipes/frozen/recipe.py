@@ -59,23 +59,23 @@ class _Chosen:
     name: str
     search: float
     train: float
-    tiny: Sequence[float]
-    narrow: Sequence[float]
-    sparse: Sequence[float]
-    few_bits: Sequence[float] = (0.01, 0.5)
+    controls: Mapping[str, Sequence[float]]
     options: Mapping[str, Any] = field(default_factory=dict)
     narrow_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-CORA_CHOSEN = tuple(_Chosen(**row) for row in read_data(__package__ or "", "cora.toml")["chosen"])
+_DATA = read_data(__package__ or "", "chosen.toml")
+CORA_CHOSEN = tuple(_Chosen(**row) for row in _DATA["chosen"])
 
 
 def cora_task(chosen: _Chosen) -> Task:
     """Return one network on Cora."""
 
-    def other(pair: Sequence[float], options: Mapping[str, Any], epochs: int) -> Settings:
+    def other(kind: str, pair: Sequence[float]) -> Settings:
         lr, dropout = pair
-        optim = replace(_ADAMW, lr=lr, epochs=epochs)
+        shrunk = kind in ("tiny", "narrow", "coded", "binary")
+        options = chosen.narrow_options if shrunk else {}
+        optim = replace(_ADAMW, lr=lr, epochs=200 if shrunk else 100)
         return Settings(optim, {**options, "dropout": dropout})
 
     return Task(
@@ -88,10 +88,7 @@ def cora_task(chosen: _Chosen) -> Task:
         ticket=replace(_SEARCHED, dynamic_scale=True),
         runtime=RuntimeConfig(accelerator="cpu", threads=1, checkpoint_seconds=300.0),
         overhead=300,
-        tiny=other(chosen.tiny, chosen.narrow_options, 200),
-        narrow=other(chosen.narrow, chosen.narrow_options, 200),
-        sparse=other(chosen.sparse, {}, 100),
-        few_bits=other(chosen.few_bits, {}, 100),
+        controls={kind: other(kind, pair) for kind, pair in chosen.controls.items()},
     )
 
 
@@ -107,15 +104,14 @@ def _smoke() -> list[TrainJob]:
         ticket=_SEARCHED,
         runtime=RuntimeConfig(accelerator="cpu", threads=1, eval_every=10),
         overhead=700,
-        **_all_as(replace(optim, lr=0.1)),
     )
     return pareto(task, (0.0, 0.5), 0.5)
 
 
-def _cpu() -> list[TrainJob]:
-    graphs = [job for chosen in CORA_CHOSEN for job in twins(cora_task(chosen))]
+def image_task() -> Task:
+    """Return the convolutions on Fashion-MNIST."""
     optim = OptimConfig(lr=0.4, epochs=5, batch_size=128)
-    images = Task(
+    return Task(
         setting="fashion_mnist/conv_small",
         data=DataConfig(name="fashion_mnist", validation=0.1),
         model=ModelConfig(name="conv_small"),
@@ -125,12 +121,13 @@ def _cpu() -> list[TrainJob]:
         ticket=_SEARCHED,
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
         overhead=700,
-        tiny=Settings(replace(optim, lr=0.2)),
-        narrow=Settings(replace(optim, lr=0.2)),
-        sparse=Settings(replace(optim, lr=0.05)),
-        few_bits=Settings(replace(optim, lr=0.2)),
+        controls={k: Settings(replace(optim, lr=lr)) for k, lr in _DATA["images"].items()},
     )
-    return [*graphs, *pareto(images, (0.0, 0.3, 0.5, 0.7, 0.9), 0.5)]
+
+
+def _cpu() -> list[TrainJob]:
+    graphs = [job for chosen in CORA_CHOSEN for job in twins(cora_task(chosen))]
+    return [*graphs, *pareto(image_task(), (0.0, 0.3, 0.5, 0.7, 0.9), 0.5)]
 
 
 def _gpu() -> list[TrainJob]:
@@ -143,7 +140,6 @@ def _gpu() -> list[TrainJob]:
         search=optim,
         train=optim,
         overhead=2000,
-        **_all_as(optim),
         ticket=_SEARCHED,
         runtime=RuntimeConfig(accelerator="cuda", precision="bf16-mixed", threads=4, eval_every=4),
     )
@@ -164,7 +160,6 @@ def _paper() -> list[TrainJob]:
             search=cifar,
             train=cifar,
             overhead=2000,
-            **_all_as(cifar),
             ticket=replace(_SEARCHED, weight_init="kaiming_uniform"),
             runtime=RuntimeConfig(eval_every=5),
         )
@@ -179,7 +174,6 @@ def _paper() -> list[TrainJob]:
             search=arxiv,
             train=arxiv,
             overhead=2000,
-            **_all_as(arxiv),
             ticket=replace(_SEARCHED, weight_init="kaiming_uniform"),
             runtime=RuntimeConfig(),
         )
@@ -193,13 +187,7 @@ def _paper() -> list[TrainJob]:
         search=imagenet,
         train=imagenet,
         overhead=2000,
-        **_all_as(imagenet),
         ticket=replace(_SEARCHED, dynamic_scale=True),
         runtime=RuntimeConfig(eval_every=5),
     )
     return [*jobs, *pareto(task, (0.0, 0.5, 0.7), 0.5, "epl")]
-
-
-def _all_as(optim: OptimConfig) -> dict[str, Any]:
-    """Return the settings of the trained controls where nothing was chosen for each by itself."""
-    return {name: Settings(optim) for name in ("tiny", "narrow", "sparse", "few_bits")}
