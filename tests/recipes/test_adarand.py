@@ -84,6 +84,28 @@ def test_every_arm_is_tuned_with_as_many_trials_and_not_on_seeds_that_are_report
         assert all(places[s.folder(Path())] < places[job.folder(Path())] for s in job.sources)
 
 
+@pytest.mark.parametrize("scale", ["photographs", "characters"])
+def test_stages_have_as_many_trials_for_every_arm_and_three_seeds(scale):
+    jobs = load_recipe("adarand", scale).jobs
+    transfers = [job for job in jobs if isinstance(job, TunedJob)]
+    counts = {len(j.choice.grid) + sum(map(len, j.choice.then)) for j in transfers}
+    assert counts == {9}
+    assert {len(j.choice.seeds) for j in transfers} == {3}
+    assert {j.runtime.seed for j in transfers} == {1, 2, 3, 4, 5}
+    ours = next(j for j in transfers if j.arm == "adarand")
+    (first,) = {t.weight for t in ours.choice.grid}
+    weights = [first, *(first * v["weight"] for v in ours.choice.then[0])]
+    assert (min(weights), max(weights)) == (0.03, 5.0)
+    scales = [v["options"]["prior_scale"] for v in ours.choice.then[1]]
+    assert scales == pytest.approx([0.0, 1 / 3, 3.0], abs=1e-3)
+    assert ours.task.optim.epochs >= 200
+
+
+def test_a_scale_of_one_recipe_is_refused_by_others():
+    with pytest.raises(InputError, match="scale 'photographs' is unknown: expected one of smoke"):
+        load_recipe("frozen", "photographs")
+
+
 def test_the_scale_cpu_asks_what_it_must_show():
     jobs = [job for job in load_recipe("adarand", "cpu").jobs if isinstance(job, TunedJob)]
     arms = {}
@@ -271,6 +293,55 @@ def test_options_with_levels_meet_every_rate_and_every_weight_once():
     triples = [(t.lr, t.weight, t.options["prior_lr"]) for t in grid]
     for one, two in ((0, 1), (0, 2), (1, 2)):
         assert len({(t[one], t[two]) for t in triples}) == 9
+
+
+def test_later_stages_vary_the_best_so_far(finished, tmp_path):
+    found, root = finished
+    ours = found["adarand", 1][0].choice
+    link(ours.sources, root, tmp_path)
+    grid = (dataclasses.replace(ours.grid[0], lr=1e-9, weight=1.0, options={}),)
+    scales = ({"options": {"prior_scale": 0.0}}, {"options": {"prior_scale": 3.0}})
+    choice = dataclasses.replace(
+        ours, grid=grid, then=(({"lr": 1e8}, {"weight": 3.0}), scales), arm="staged"
+    )
+    result = choice.run(tmp_path)
+    kept = read_json(choice.folder(tmp_path) / "choice.json")
+    tried = [(t["lr"], t["weight"]) for t in kept["trials"]]
+    assert tried == [(1e-9, 1.0), (0.1, 1.0), (1e-9, 3.0), (0.1, 1.0), (0.1, 1.0)]
+    assert [t["options"] for t in kept["trials"][3:]] == [s["options"] for s in scales]
+    best = max(kept["trials"], key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
+    assert kept["chosen"] == {k: best[k] for k in ("lr", "weight", "options")}
+    assert result["metrics"]["least_weight"] == 1.0
+    assert result["metrics"]["most_weight"] == 3.0
+    assert choice.config() != dataclasses.replace(choice, then=()).config()
+
+
+def test_it_is_told_how_far_class_means_moved(finished):
+    moved = found_of(finished, "adarand")["means_moved"]
+    assert 0 < moved < 1
+    assert "means_moved" not in found_of(finished, "plain")
+
+
+def found_of(finished, arm):
+    return finished[0][arm, 1][1]["metrics"]
+
+
+def test_a_folder_without_a_test_part_is_tested_on_what_judges_no_trial(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            shade = 10 * i + (5 if name == "a" else 0)
+            image.new("L", (8, 8), shade).save(tmp_path / name / f"{i}.png")
+    data = dataclasses.replace(TASK.data, name=str(tmp_path), validation=0.5, only_classes=())
+    task = dataclasses.replace(TASK, data=data, shots=3, validation_images=8, test_images=10)
+    splits = task.splits(1)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (6, 8, 10)
+    parts = [
+        {float(x.float().mean()) for x in part.images}
+        for part in (splits.train, splits.validation, splits.test)
+    ]
+    assert len(set.union(*parts)) == 24
 
 
 # What goes wrong.

@@ -24,7 +24,7 @@ class Reproduce:
 
     recipe: Annotated[str, tyro.conf.Positional]
     """Name of the recipe: adarand, frozen, iterand, merging, metaticket or transfer."""
-    scale: Literal["smoke", "cpu", "gpu", "paper"] = "smoke"
+    scale: Literal["smoke", "cpu", "gpu", "paper", "photographs", "characters"] = "smoke"
     """smoke: a minute or two; cpu: under an hour on two cores; gpu; paper: the published settings."""
     seeds: int | None = None
     """Seeds for each arm; the recipe's own number by default."""

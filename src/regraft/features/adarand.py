@@ -55,6 +55,7 @@ class AdaRand(Method):
         prior_lr: Adam's rate for mu. By default 0.025 s sqrt(min(steps, 25000) / 25000), where s is
             the standard deviation of features: the paper's 1e-2 for its length of run, and what
             was best in runs of 200 steps. 0 freezes mu.
+        prior_scale: Factor of that default.
         negatives: Number of classes that stand for all in `orthogonal`, drawn anew at each step, so
             that thousands of classes cost little; None takes all. `repel` always takes all.
         seed: Seed of z.
@@ -82,11 +83,12 @@ class AdaRand(Method):
         inter: bool = True,
         spread: Spread = "diagonal",
         prior_lr: float | None = None,
+        prior_scale: float = 1.0,
         negatives: int | None = 256,
         seed: int = 0,
     ) -> None:
         super().__init__(seed=seed)
-        positive(weight=weight, prior_lr=prior_lr or 0.0)
+        positive(weight=weight, prior_lr=prior_lr or 0.0, prior_scale=prior_scale)
         one_of("prior", prior, get_args(PriorLoss))
         one_of("spread", spread, get_args(Spread))
         if not 0.0 <= alpha < 1.0:
@@ -97,7 +99,7 @@ class AdaRand(Method):
         self.prior: PriorLoss = prior
         self.intra, self.inter = intra, inter
         self.spread: Spread = spread
-        self.prior_lr, self.negatives = prior_lr, negatives
+        self.prior_lr, self.prior_scale, self.negatives = prior_lr, prior_scale, negatives
         self.total_steps: int | None = None
         self._all_present: bool | None = None
         self._pending: list[tuple[Tensor, Tensor]] = []
@@ -155,6 +157,7 @@ class AdaRand(Method):
         if rate is None:
             steps = min(self.total_steps or _PAPER_STEPS, _PAPER_STEPS)
             rate = _PAPER_RATE * math.sqrt(self.variance * steps / _PAPER_STEPS)
+            rate *= self.prior_scale
         if self.total_steps is None:
             return rate
         done = min(self._steps / self.total_steps, 1.0)

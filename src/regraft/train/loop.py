@@ -188,6 +188,8 @@ class _Training:
         self.model, self.batches, self.folder, self.fabric = model, batches, folder, fabric
         self.optim, self.runtime, self.steppers = optim, runtime, steppers
         self.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if runtime.channels_last:
+            model.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(model, optim, groups=groups)
         self.scheduler = make_scheduler(optimizer, optim, len(batches.train))
         compiled = torch.compile(model) if runtime.compile else model

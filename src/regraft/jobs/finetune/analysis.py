@@ -12,11 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regraft.features import Method
+from regraft.features import AdaRand, Method
 from regraft.features.samples import preserved
 from regraft.protocols import BatchSource
 from regraft.train import RunFolder
 from regraft.train.loop import Progress
+
+
+def means_of(method: Method) -> Tensor | None:
+    """Return a copy of AdaRand's class means, None of any other method."""
+    return method.mean.clone() if isinstance(method, AdaRand) else None
+
+
+def moved(method: Method, begun: Tensor | None) -> dict[str, float]:
+    """Return how far class means moved, a coordinate's root mean square in deviations of features."""
+    if begun is None or not isinstance(method, AdaRand):
+        return {}
+    away = (method.mean - begun)[method.present].square().mean().div(method.variance).sqrt()
+    return {"means_moved": away.item()}
+
 
 QUANTITIES = ("feature_norm", "entropy", "mutual_information")
 SPLIT = "features"

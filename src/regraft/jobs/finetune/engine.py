@@ -21,7 +21,7 @@ from regraft.protocols import BatchSource
 from regraft.train import Average, Batches, RunFolder, fit, layerwise_groups, outputs
 from regraft.train.loop import Progress
 
-from .analysis import Recorder
+from .analysis import Recorder, means_of, moved
 from .extra import Extras, ExtraTerm, TermContext
 from .methods import make_method
 from .settings import Setting
@@ -121,6 +121,7 @@ class Tuner:
         recorder = None
         if points and self.batches.validation is not None:
             recorder = Recorder(model, method, self.batches.validation, folder, points, progress)
+        begun = means_of(method)
         steppers: dict[str, Any] = {"method": method}
         if extras is not None:
             steppers["extras"] = extras
@@ -149,6 +150,7 @@ class Tuner:
             ) from error
         if recorder is not None:
             result["metrics"] |= recorder.described()
+        result["metrics"] |= moved(method, begun)
         if extras is not None and (summed := extras.summaries()):
             result["extras"] = summed
         # The last step's damage shows in no training loss.

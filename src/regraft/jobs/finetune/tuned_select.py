@@ -22,6 +22,9 @@ FILE = "choice.json"
 class SelectJob(Job):
     """Every trial of a grid at every selection seed; the best mean validation accuracy wins.
 
+    Then, stage by stage, variants of the best so far: so what matters less (AdaRand's rate for its
+    means) is chosen after what matters more, without every combination.
+
     Of equal ones the lower mean validation loss wins, then the earlier in the grid. One that
     diverges at any seed is out. The folder holds `choice.json` with all trials.
 
@@ -30,11 +33,13 @@ class SelectJob(Job):
         arm: The method's name in tables.
         task: Data and network; test images are not looked at.
         grid: What is tried, all of one method.
+        then: Stages after the grid. A variant has factors of `lr` and `weight`, and `options` of its own.
         seeds: Selection seeds, disjoint from those reported.
     """
 
     task: TunedTask
     grid: tuple[Tuning, ...]
+    then: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     seeds: tuple[int, ...] = (1001, 1002)
 
     def __post_init__(self) -> None:
@@ -43,6 +48,13 @@ class SelectJob(Job):
             runtime = replace(self.runtime, seed=self.seeds[0])
             object.__setattr__(self, "runtime", runtime)
             object.__setattr__(self, "task", self.task.with_seed(self.seeds[0]))
+
+    def config(self) -> dict[str, Any]:
+        """Return the JSON form of everything that determines the numbers."""
+        config = super().config()
+        if not self.then:
+            del config["then"]  # the folder of an earlier run is known by that
+        return config
 
     @property
     def sources(self) -> Sequence[Job]:
@@ -82,36 +94,44 @@ class SelectJob(Job):
         """
         fabric = make_fabric(self.runtime)
         folder.truncate_metrics(0)
-        trials, seconds = [], 0.0
-        for i, tuning in enumerate(self.grid):
-            found = [self._trial(i, seed, root, fabric, progress) for seed in self.seeds]
-            seconds += sum(f["seconds"] for f in found)
-            trials.append(_averaged(tuning, found))
-        usable = [t for t in trials if "diverged" not in t]
-        if not usable:
-            raise DivergenceError(
-                f"every trial of {self.arm} in {self.setting} diverged "
-                f"({trials[-1]['diverged']}): give lower learning rates"
+        trials: list[dict[str, Any]] = []
+        seconds, best = 0.0, {}
+        for stage in (None, *self.then):
+            tunings = (
+                self.grid if stage is None else [_varied(self.grid[0], best, v) for v in stage]
             )
-        best = max(usable, key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
+            for tuning in tunings:
+                at = len(trials)
+                found = [self._trial(at, tuning, s, root, fabric, progress) for s in self.seeds]
+                seconds += sum(f["seconds"] for f in found)
+                trials.append(_averaged(tuning, found))
+            usable = [t for t in trials if "diverged" not in t]
+            if not usable:
+                raise DivergenceError(
+                    f"every trial of {self.arm} in {self.setting} diverged "
+                    f"({trials[-1]['diverged']}): give lower learning rates"
+                )
+            best = max(usable, key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
         chosen = {key: best[key] for key in ("lr", "weight", "options")}
         if folder.writes:
             write_json(folder.path / FILE, {"chosen": chosen, "trials": trials})
         metrics = {"trials": len(trials) * len(self.seeds), "lr": best["lr"]}
         metrics |= {k: best[k] for k in ("validation_accuracy", "validation_loss")}
-        if best["weight"] is not None:
-            metrics["weight"] = best["weight"]
+        for key in ("lr", "weight"):
+            if best[key] is not None:
+                tried = [t[key] for t in trials]
+                metrics |= {key: best[key], f"least_{key}": min(tried), f"most_{key}": max(tried)}
         return {"metrics": metrics, "seconds": round(seconds, 3)}
 
     def _trial(
         self,
         number: int,
+        tuning: Tuning,
         seed: int,
         root: Path,
         fabric: Any,
         progress: Progress | None,
     ) -> dict[str, Any]:
-        tuning = self.grid[number]
         runtime = replace(self.runtime, seed=seed)
         with RunFolder(
             self.folder(root) / "trials" / f"{number:02d}" / f"seed{seed}",
@@ -139,6 +159,15 @@ class SelectJob(Job):
             # What a trial learned is in its result; weights would fill the disk.
             (folder.path / "checkpoint.safetensors").unlink(missing_ok=True)
         return result
+
+
+def _varied(first: Tuning, best: Mapping[str, Any], variant: Mapping[str, Any]) -> Tuning:
+    """Return the best trial so far with factors of its rate and weight, and other options."""
+    lr, weight = best["lr"] * variant.get("lr", 1.0), best["weight"]
+    if weight is not None:
+        weight = float(f"{weight * variant.get('weight', 1.0):.3g}")
+    options = {**best["options"], **variant.get("options", {})}
+    return replace(first, lr=float(f"{lr:.3g}"), weight=weight, options=options)
 
 
 def _averaged(tuning: Tuning, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

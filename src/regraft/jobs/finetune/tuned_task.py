@@ -42,7 +42,8 @@ class TunedTask:
         shots: Training images of each class, drawn by the run's seed; None for `share`.
         share: Share of the training images, stratified, drawn by the run's seed.
         validation_images: How many of the held-out images judge a trial, stratified.
-        test_images: How many of the test images give the final figure, stratified; None for all.
+        test_images: How many of the test images give the final figure, stratified; None for all. Of a
+            folder without a test part they are held-out images that judge no trial.
         optim: Optimiser and length; a run brings its own learning rate.
         mean_std: Mean and deviation that pixels are normalised by, those of the starting weights
             or of the training images where it is None.
@@ -88,11 +89,16 @@ class TunedTask:
         elif self.share < 1.0:
             size = round(self.share * len(train))
             train = train.subset(stratified_subset(train.labels, size, seed))
+        held: Any = whole.validation
+        test, split = whole.test, self.data.split_seed
+        chosen = _some(held, self.validation_images, split)
+        if test is None and held is not None:
+            # The whole and its part share files or tensors: what is left is told by position.
+            kept = set(_rows(held, self.validation_images, split).tolist())
+            left = [i for i in range(len(held)) if i not in kept]
+            test = held.subset(torch.tensor(left)) if left else None
         return replace(
-            whole,
-            train=train,
-            validation=_some(whole.validation, self.validation_images, self.data.split_seed),
-            test=_some(whole.test, self.test_images, self.data.split_seed),
+            whole, train=train, validation=chosen, test=_some(test, self.test_images, split)
         )
 
     def start(self, splits: Splits, root: Path, *, seed: int, want_source: bool) -> Start:
@@ -126,8 +132,14 @@ class TunedTask:
 def _some(images: Any, size: int | None, seed: int) -> Any:
     if images is None or size is None or size >= len(images):
         return images
+    return images.subset(_rows(images, size, seed))
+
+
+def _rows(images: Any, size: int | None, seed: int) -> torch.Tensor:
+    if size is None or size >= len(images):
+        return torch.arange(len(images))
     dense = images.labels.unique(return_inverse=True)[1]  # numbered without gaps
-    return images.subset(stratified_subset(dense, size, seed))
+    return stratified_subset(dense, size, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +205,8 @@ def tune(
 
 def tuning_metrics(tuning: Tuning) -> dict[str, float]:
     """Return the numbers of a tuning that a selection may have chosen."""
-    found = {"lr": tuning.lr, "weight": tuning.weight, "prior_lr": tuning.options.get("prior_lr")}
+    own = {name: tuning.options.get(name) for name in ("prior_lr", "prior_scale")}
+    found = {"lr": tuning.lr, "weight": tuning.weight, **own}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regraft.config import RuntimeConfig
+from regraft.features import METHODS
 from regraft.jobs.base import Job
 from regraft.jobs.finetune.tuned_job import TunedJob
 from regraft.jobs.finetune.tuned_select import SelectJob
@@ -73,6 +74,45 @@ class Budget:
                 trials.append(replace(plain, lr=lr, weight=weight, options={**arm.options, **more}))
         return tuple(trials)
 
+    def then(self, arm: TunedArm) -> tuple[tuple[Mapping[str, Any], ...], ...]:
+        """Return later stages of a selection, which it does not have."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged(Budget):
+    """As many trials for every arm, but one thing after the other, where a trial takes a minute.
+
+    Learning rate first (at a middling weight), then the weight around it, then what is the arm's own:
+    AdaRand's rate for its means, of others finer steps. An arm without a weight has rates throughout.
+    """
+
+    rates: tuple[float, ...] = (0.01, 0.03)
+    seeds: tuple[int, ...] = (1001, 1002, 1003)
+
+    def grid(self, arm: TunedArm) -> tuple[Tuning, ...]:
+        """Return the learning rates, a method's own fraction of them, at the middle weight."""
+        weight = arm.weights[len(arm.weights) // 2] if arm.weights else None
+        first = Tuning(method=arm.method, options=arm.options, weight=weight)
+        scale = arm.pace * METHODS[arm.method].rate_scale
+        return tuple(replace(first, lr=float(f"{scale * lr:.3g}")) for lr in self.rates)
+
+    def then(self, arm: TunedArm) -> tuple[tuple[Mapping[str, Any], ...], ...]:
+        """Return the two later stages."""
+        if not arm.weights:
+            return tuple(tuple({"lr": f} for f in stage) for stage in (_RATES, _FINER_RATES))
+        own: tuple[Mapping[str, Any], ...] = _FINER
+        if "prior_lr" in arm.levels:
+            own = tuple({"options": {"prior_scale": s}} for s in _PRIOR_SCALES)
+        return tuple({"weight": f} for f in _WEIGHTS), own
+
+
+_WEIGHTS = (0.03, 0.2, 2.2, 5.0)
+_RATES, _FINER_RATES = (0.1, 0.3, 2.0, 4.0), (0.6, 0.8, 1.4)
+_FINER = ({"weight": 0.6}, {"weight": 1.5}, {"lr": 0.5})
+_PRIOR_SCALES = (0.0, 0.333, 3.0)
+"""Factors: of the middle weight, of the best learning rate, of AdaRand's default rate for its means."""
+
 
 def transfer(
     setting: str,
@@ -103,6 +143,7 @@ def transfer(
             arm=name,
             task=own,
             grid=budget.grid(arm),
+            then=budget.then(arm),
             seeds=budget.seeds,
             runtime=runtime,
         )

@@ -17,7 +17,7 @@ from regraft.jobs.finetune.tuned_task import TunedTask
 from regraft.jobs.train import TrainJob
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
-from .arms import ARMS, MAIN, Budget, published, transfer
+from .arms import ARMS, MAIN, Budget, Staged, published, transfer
 from .claims import read
 
 _ANALYSED = ("plain", "adarand", "randreg_class", "randreg_uniform", "feature_norm")
@@ -30,6 +30,8 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
         "cpu": Scale(_cpu, 10),
         "gpu": Scale(_gpu, 20),
         "paper": Scale(_paper, 3),
+        "photographs": Scale(_photographs, 5),
+        "characters": Scale(_characters, 5),
     }
     title = "AdaRand and its rivals on few images"
     return assemble(__package__ or "", scales, scale, seeds, title=title, read=read)
@@ -172,6 +174,47 @@ def _gpu() -> list[Job]:
     ]
     budget = Budget(seeds=(1001, 1002, 1003))
     return _grid(starts, plan, budget=budget, runtime=runtime, steps=300, test_images=None, more=2)
+
+
+_PHOTOGRAPHS = ("plain", "adarand", "randreg_class", "linear_probe", "lp_ft")
+_CHARACTERS = ("plain", "adarand", "randreg_class")
+
+
+def _photographs() -> list[Job]:
+    """Return ImageNet's weights on few photographs: the paper's regime, as far as two cores allow."""
+    runtime = RuntimeConfig(accelerator="cpu", threads=1, channels_last=True)
+    task = TunedTask(
+        data=DataConfig(
+            name="trashnet", image_size=96, validation=0.4, augment="resized-crop-flip"
+        ),
+        model=ModelConfig(name="timm/tf_efficientnet_lite0"),
+        pretrained=True,
+        shots=5,
+        validation_images=300,
+        test_images=500,
+        optim=OptimConfig(
+            weight_decay=0.0, nesterov=True, epochs=200, batch_size=30, schedule="cosine"
+        ),
+    )
+    setting = "imagenet-to-trashnet/shots=5"
+    return [*transfer(setting, task, _PHOTOGRAPHS, budget=Staged(), runtime=runtime)]
+
+
+def _characters() -> list[Job]:
+    """Return letters to fifty characters, in runs so long that class means have time to move."""
+    runtime = RuntimeConfig(accelerator="cpu", threads=1)
+    task = TunedTask(
+        data=replace(CHARACTERS, only_classes=tuple(range(50)), validation=0.5),
+        model=MODEL,
+        source=source(LETTERS, MODEL, TRAIN, runtime),
+        shots=5,
+        optim=OptimConfig(
+            weight_decay=0.0, nesterov=True, epochs=400, batch_size=BATCH, schedule="cosine"
+        ),
+    )
+    budget = Staged(rates=(0.05, 0.15))
+    setting = "emnist-to-omniglot=50/shots=5"
+    return [*transfer(setting, task, _CHARACTERS, budget=budget, runtime=runtime)]
 
 
 _FINE_GRAINED = ("stanford_cars", "cub", "dtd", "aircraft", "flowers", "pets")
