@@ -18,9 +18,10 @@ from regraft.jobs.finetune.tuned_job import TunedJob
 from regraft.jobs.finetune.tuned_select import SelectJob
 from regraft.jobs.finetune.tuned_task import TunedTask, Tuning
 from regraft.recipes import SCALES, load_recipe, reproduce
-from regraft.recipes.adarand.arms import ARMS, MAIN, Budget, transfer
+from regraft.recipes.adarand.arms import ARMS, MAIN, transfer
 from regraft.recipes.adarand.claims import by_pair, read
 from regraft.recipes.selection import lasts
+from regraft.recipes.trials import Budget
 from regraft.report import Result, Run, rows
 from regraft.train import read_json
 

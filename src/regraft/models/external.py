@@ -87,9 +87,9 @@ def from_timm(name: str, shape: Shape, options: Mapping[str, Any]) -> nn.Module:
             "pretrained_cfg_overlay": {"state_dict": packaged_state(file, whole)},
         }
     model = call(what, timm.create_model, {**given, **options, "model_name": name})
-    found = getattr(model, "pretrained_cfg", None)
-    if file is not None and isinstance(found, dict):
-        found.pop("state_dict", None)  # every copy of the network would hold them again
+    own = getattr(model, "pretrained_cfg", None)
+    if file is not None and isinstance(own, dict):
+        own.pop("state_dict", None)  # every copy of the network would hold them again
     return _tried(what, model, shape)
 
 

@@ -43,8 +43,8 @@ def packaged_state(file: Path, model: nn.Module) -> dict[str, Tensor]:
     Raises:
         InputError: The file is of another network.
     """
-    given: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    theirs = [(k, v) for k, v in given.items() if not k.endswith(_COUNTERS)]
+    state: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    theirs = [(k, v) for k, v in state.items() if not k.endswith(_COUNTERS)]
     own = [(k, v) for k, v in model.state_dict().items() if not k.endswith(_COUNTERS)]
     same = len(own) == len(theirs) and all(
         a.shape == b.shape and k.rpartition(".")[2] == j.rpartition(".")[2]

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regraft.config import RuntimeConfig
 from regraft.errors import InputError, MissingExtraError
@@ -79,3 +79,10 @@ def cast(x: Tensor, fabric: Any) -> Tensor:
     """Return images in the dtype that a model set up by `fabric` computes in; nodes as they are."""
     double = x.is_floating_point() and fabric._precision.precision == "64-true"
     return x.double() if double else x
+
+
+def laid_out(model: nn.Module, runtime: RuntimeConfig) -> nn.Module:
+    """Return the network as it is trained: laid out in memory, in place, and compiled."""
+    if runtime.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyrefly: ignore
+    return torch.compile(model) if runtime.compile else model  # pyrefly: ignore

@@ -23,7 +23,7 @@ from regraft.protocols import BatchSource, Stepper
 
 from .average import Average
 from .checkpoint import random_state, set_random_state
-from .fabric import cast, make_fabric
+from .fabric import cast, laid_out, make_fabric
 from .measure import evaluate
 from .memory import peak_bytes, reset_peak
 from .optim import make_optimizer, make_scheduler
@@ -188,11 +188,9 @@ class _Training:
         self.model, self.batches, self.folder, self.fabric = model, batches, folder, fabric
         self.optim, self.runtime, self.steppers = optim, runtime, steppers
         self.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        if runtime.channels_last:
-            model.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(model, optim, groups=groups)
         self.scheduler = make_scheduler(optimizer, optim, len(batches.train))
-        compiled = torch.compile(model) if runtime.compile else model
+        compiled = laid_out(model, runtime)
         self.forward, self.optimizer = fabric.setup(compiled, optimizer)
         self.at = _Position()
         self.best: _Best | None = None

@@ -16,8 +16,9 @@ from regraft.jobs.base import Job
 from regraft.jobs.finetune.tuned_task import TunedTask
 from regraft.jobs.train import TrainJob
 from regraft.recipes.recipe import Recipe, Scale, assemble
+from regraft.recipes.trials import Budget, Staged
 
-from .arms import ARMS, MAIN, Budget, Staged, published, transfer
+from .arms import ARMS, MAIN, published, transfer
 from .claims import read
 
 _ANALYSED = ("plain", "adarand", "randreg_class", "randreg_uniform", "feature_norm")
@@ -37,13 +38,17 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
     return assemble(__package__ or "", scales, scale, seeds, title=title, read=read)
 
 
+def _tuned(epochs: int, batch_size: int) -> OptimConfig:
+    steps: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size}
+    return OptimConfig(weight_decay=0.0, nesterov=True, schedule="cosine", **steps)
+
+
 def source(
     data: DataConfig, model: ModelConfig, optim: OptimConfig, runtime: RuntimeConfig
 ) -> TrainJob:
     """Return the training of a source network."""
-    classes = ""
-    if data.only_classes:
-        classes = f"/classes={data.only_classes[0]}-{data.only_classes[-1]}"
+    only = data.only_classes
+    classes = f"/classes={only[0]}-{only[-1]}" if only else ""
     return TrainJob(
         setting=f"sources/{data.name}{classes}/{model.name}",
         arm="dense",
@@ -70,14 +75,11 @@ def _smoke() -> list[Job]:
         model=model,
         source=start,
         shots=5,
-        optim=OptimConfig(
-            weight_decay=0.0, nesterov=True, epochs=40, batch_size=25, schedule="cosine"
-        ),
+        optim=_tuned(40, 25),
     )
     budget = Budget(rates=(0.1, 0.3), fine=(0.01, 0.03, 0.1, 0.2, 0.3, 0.6), seeds=(1001,))
     common: dict[str, Any] = {"budget": budget, "runtime": runtime}
-    points = dict.fromkeys(_ANALYSED, 4)
-    pair = "digits=5-9-to-digits=0-4"
+    points, pair = dict.fromkeys(_ANALYSED, 4), "digits=5-9-to-digits=0-4"
     jobs = transfer(f"{pair}/shots=5", task, tuple(ARMS), points=points, **common)
     more = replace(task, shots=20, optim=replace(task.optim, epochs=10))
     return [*jobs, *transfer(f"{pair}/shots=20", more, MAIN[:4], **common)]
@@ -106,9 +108,7 @@ def target(
         source=start,
         shots=shots,
         test_images=test_images,
-        optim=OptimConfig(
-            weight_decay=0.0, nesterov=True, epochs=epochs, batch_size=BATCH, schedule="cosine"
-        ),
+        optim=_tuned(epochs, BATCH),
     )
 
 
@@ -148,9 +148,8 @@ def _grid(
 def _cpu() -> list[Job]:
     runtime = RuntimeConfig(accelerator="cpu", threads=1)
     starts = {"emnist": source(LETTERS, MODEL, TRAIN, runtime)}
-    both = ("mnist", "fashion_mnist")
     plan = [
-        *(("emnist", onto, 5, tuple(ARMS)) for onto in both),
+        *(("emnist", onto, 5, tuple(ARMS)) for onto in ("mnist", "fashion_mnist")),
         ("emnist", "digits", 5, MAIN),
         *(("emnist", onto, shots, MAIN) for onto in TARGETS for shots in (10, 25, 100)),
     ]
@@ -177,7 +176,6 @@ def _gpu() -> list[Job]:
 
 
 _PHOTOGRAPHS = ("plain", "adarand", "randreg_class", "linear_probe", "lp_ft")
-_CHARACTERS = ("plain", "adarand", "randreg_class")
 
 
 def _photographs() -> list[Job]:
@@ -192,12 +190,10 @@ def _photographs() -> list[Job]:
         shots=5,
         validation_images=300,
         test_images=500,
-        optim=OptimConfig(
-            weight_decay=0.0, nesterov=True, epochs=200, batch_size=30, schedule="cosine"
-        ),
+        optim=_tuned(200, 30),
     )
-    setting = "imagenet-to-trashnet/shots=5"
-    return [*transfer(setting, task, _PHOTOGRAPHS, budget=Staged(), runtime=runtime)]
+    more: dict[str, Any] = {"budget": Staged(), "runtime": runtime}
+    return [*transfer("imagenet-to-trashnet/shots=5", task, _PHOTOGRAPHS, **more)]
 
 
 def _characters() -> list[Job]:
@@ -208,13 +204,10 @@ def _characters() -> list[Job]:
         model=MODEL,
         source=source(LETTERS, MODEL, TRAIN, runtime),
         shots=5,
-        optim=OptimConfig(
-            weight_decay=0.0, nesterov=True, epochs=400, batch_size=BATCH, schedule="cosine"
-        ),
+        optim=_tuned(400, BATCH),
     )
-    budget = Staged(rates=(0.05, 0.15))
-    setting = "emnist-to-omniglot=50/shots=5"
-    return [*transfer(setting, task, _CHARACTERS, budget=budget, runtime=runtime)]
+    more: dict[str, Any] = {"budget": Staged(rates=(0.05, 0.15)), "runtime": runtime}
+    return [*transfer("emnist-to-omniglot=50/shots=5", task, _PHOTOGRAPHS[:3], **more)]
 
 
 _FINE_GRAINED = ("stanford_cars", "cub", "dtd", "aircraft", "flowers", "pets")
