@@ -76,6 +76,16 @@ def test_a_written_file_makes_the_same_run_and_options_override_it(answer, pair,
     assert "9" in json.dumps(other)
 
 
+def test_a_result_changed_by_hand_is_an_input(regraft, refused, pair):
+    assert regraft("ticket", "find", *commands("ticket find", pair), "--out", "one")[0] == 0
+    text = Path("one/regraft.json").read_text()
+    assert '"epochs": 1' in text
+    Path("one/regraft.json").write_text(text.replace('"epochs": 1', '"epochs": 2'))
+    assert regraft("ticket", "find", "--config", "one/regraft.json", "--out", "two")[0] == 0
+    assert config_of("two")["optim"]["epochs"] == 2
+    assert "not as Regraft wrote it" in refused("report", "one")
+
+
 def test_what_may_be_said_twice_is_replaced(regraft, pair):
     from regraft.cli import _command
 

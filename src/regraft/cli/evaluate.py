@@ -44,20 +44,21 @@ class Evaluate(Options):
 
         device = self.runtime.for_inference()
         tuned = load_finetuned(self.result, model=self.model, device=device)
+        listed = None if self.all_images else Seen.of(tuned.path)
         given = labelled(
             tuned,
             tuned.path,
             self.data,
             self.sets.data_root,
             download=not self.sets.offline,
-            seen=None if self.all_images else Seen.of(tuned.path),
+            seen=listed,
             unreadable=self.sets.unreadable,
         )
         logits = tuned.logits(map(tuned.preparation.normalised, given.pixels(_BATCH)))
         found = {
             "data": given.name,
             "split": given.split,
-            "note": given.note,
+            "note": given.note or self._of_training(tuned, given, listed),
             **evaluation(logits, given.labels, tuned.classes, temperature=tuned.temperature),
         }
         if self.out is not None:
@@ -67,6 +68,16 @@ class Evaluate(Options):
         else:
             self._tell(found)
         return 0
+
+    def _of_training(self, tuned: Any, given: Any, listed: Any) -> str:
+        """Return what has to be said where a network may have been trained on these images."""
+        same = given.split != "test" and tuned.about.get("data") == given.name
+        if listed is not None or self.all_images or not same:
+            return ""
+        return (
+            f"the network was trained on images of {given.name}, and no split.csv beside it says which: "
+            "some of these may be among them, and new ones do worse"
+        )
 
     def _tell(self, found: dict[str, Any]) -> None:
         from regraft.report.finetuned import by_class, confusions

@@ -156,7 +156,7 @@ class Find(Options):
         result = run_search(self.job(), out, bar=not self.output.json)
         if not is_first_process():
             return 0
-        keys = ("metrics", "seconds", "trainable_parameters", "stored_bytes", "notes")
+        keys = ("metrics", "seconds", "trainable_parameters", "stored_bytes", "notes", "next")
         if self.output.json:
             print_json(
                 {"out": str(out), "method": self.method, **{key: result[key] for key in keys}}
@@ -172,7 +172,9 @@ class Find(Options):
             kind, file = "model", out / "model.safetensors"
         say(f"{kind}: {file} ({size(result['stored_bytes'])})")
         if self.record:
-            say(f"recorded: {out / 'trajectory'}; carry it over: regraft transfer {out} --to FILE")
+            say(f"recorded: {out / 'trajectory'}")
+        for command in result["next"]:
+            say(f"next: {command}")
         return 0
 
     def folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from regraft.errors import InputError
 from regraft.models.bounded import bounded
+from regraft.report.card import command_of
 
 from .network import facts_of, sketched
 from .pictures import Preparation
@@ -64,11 +66,19 @@ def load_finetuned(path: Path, *, model: str | None, device: Any) -> Finetuned:
     if not file.is_file():
         raise InputError(_without_model(path, file))
     if file.suffix == ".ticket":
-        raise InputError(f"{file} is a ticket: `regraft ticket run {file}` predicts with it")
+        raise InputError(f"{file} {_ticket(file)}")
+    if file.name == "spec.json":
+        raise InputError(f"{file} holds symmetries, which `regraft align --spec` and merge take")
     stored = read_checkpoint(file)
+    for key, what in _FILES.items():
+        if key in stored.about or key in stored.metadata:
+            raise InputError(f"{file} holds {what.format(shlex.quote(str(file)))}")
     config, shape = facts_of(stored, file)
     if shape.get("graph"):
-        raise InputError(f"{file} is a network for graphs: expected one for images")
+        raise InputError(
+            f"{file} is a network for graphs, which predict no images: its accuracy is in result.json, and "
+            "`regraft ticket run TICKET --data GRAPH` predicts with tickets of graphs"
+        )
     if model is None and is_elsewhere(config.name):
         raise InputError(
             f"{file} names the factory {config.name}, which is code outside the file: pass "
@@ -100,23 +110,62 @@ def load_finetuned(path: Path, *, model: str | None, device: Any) -> Finetuned:
 
 
 _USED_BY = {
-    "align": "`regraft merge` and `regraft evaluate` take the files of networks in it",
+    "align": "it holds a network for each further model: name its file, such as {0}/aligned.safetensors",
+    "transfer": "it holds several networks: name the file of one",
     "condense": "it holds images, to train or to merge with, and no network",
+    "bank": "it holds generated images: `regraft pretrain --source {0}` learns from them",
+    "inspect": "it holds figures of a generator, which `regraft synth make` makes images with",
+    "fewshot-train": "`regraft fewshot adapt {0} SUPPORT` makes a classifier of it",
 }
-"""What to do with the folders that hold no network, by the kind of their card."""
+"""What to do with the folders that hold no single classifier, by the kind of their card."""
+
+_FILES = {
+    "fewshot": "a few-shot learner: `regraft fewshot adapt {0} SUPPORT` makes a classifier of it",
+    "regraft": "a result of `regraft condense`: images, or networks that it matched in",
+    "regraft.permutation": "a permutation that `regraft align` and others used: take the model beside it",
+    "tree": "the state of a training, which the same command goes on from: take the model beside it",
+}
+"""What files of ours hold that are no classifier, by an entry of their headers."""
+
+_HOLDING = {
+    "ticket.json": "an unpacked ticket: `regraft ticket pack {0}` makes one to run",
+    "index.json": "a recorded training: `regraft transfer {0} --to FILE` carries it over",
+}
+"""What folders without a card hold, by a file of theirs."""
+
+
+def _ticket(path: Path) -> str:
+    """Return in words that a file or a folder holds a ticket, and which verb takes it."""
+    from regraft.tickets import load_ticket
+
+    holds = "holds" if path.is_dir() else "is"
+    if "fewshot" in load_ticket(path).about:
+        use = command_of("fewshot adapt", str(path), "SUPPORT")
+        return f"{holds} a few-shot learner: `{use}` makes a classifier of it"
+    return f"{holds} a ticket: `{command_of('ticket run', str(path))}` predicts with it"
 
 
 def _without_model(path: Path, file: Path) -> str:
     """Return in one sentence why there is no network at a path, and what to do."""
     from regraft.train import read_json
 
-    if (path / "model.ticket").is_file():
-        return f"{path} holds a ticket: `regraft ticket run {path}` predicts with it"
-    if not (path / "regraft.json").exists():
-        return f"{file}: no such file; give the folder that `regraft finetune` made"
-    if not any((path / name).exists() for name in ("result.json", "card.json")):
-        return f"{path} has not finished: start the same command again ({file.name} is missing)"
+    quoted = shlex.quote(str(path))
     kind = (read_json(path / "card.json") or {}).get("kind")
+    holding = next((what for name, what in _HOLDING.items() if (path / name).is_file()), None)
     if kind in _USED_BY:
-        return f"{path} is a result of `regraft {kind}`: {_USED_BY[kind]}"
-    return f"{path} has no {file.name}: it holds figures and no network"
+        verb = {"bank": "synth make", "inspect": "synth inspect"}.get(kind, kind.replace("-", " "))
+        said = f"is a result of `regraft {verb}`: {_USED_BY[kind].format(quoted)}"
+    elif (path / "model.ticket").is_file():
+        said = _ticket(path)
+    elif holding is not None:
+        said = f"holds {holding.format(quoted)}"
+    elif (path / "regraft.json").exists():
+        done = any((path / name).exists() for name in ("result.json", "card.json"))
+        said = f"has no {file.name}: it holds figures and no network"
+        if not done:
+            said = f"has not finished: start the same command again ({file.name} is missing)"
+    elif path.is_dir() and next(path.rglob("regraft.json"), None) is not None:
+        said = f"holds several runs: name one, or compare them by `regraft report {quoted}`"
+    else:
+        return f"{file}: no such file; give the folder that `regraft finetune` made"
+    return f"{path} {said}"

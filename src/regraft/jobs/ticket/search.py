@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from regraft.checkpoints.model_card import header
+from regraft.checkpoints.model_card import header, is_elsewhere
 from regraft.config import DataConfig, OptimConfig, TicketConfig
 from regraft.data import Graph, graph_names
 from regraft.errors import InputError
@@ -17,7 +17,8 @@ from regraft.jobs.data import load_once
 from regraft.jobs.progress import Bar
 from regraft.jobs.record import RecordJob
 from regraft.jobs.train import TrainJob, facts
-from regraft.machine import is_first_process
+from regraft.machine import expanded, is_first_process
+from regraft.report.card import command_of
 from regraft.tickets import Freezing
 from regraft.train import RunFolder, finished_state, keep_freed_memory, load_state
 from regraft.train.loop import Progress
@@ -135,7 +136,7 @@ class RecordedJob(RecordJob):
 
 
 def run_search(job: Job, out: Path, *, bar: bool) -> dict[str, Any]:
-    """Search in a folder, go on, or read what has finished; return the result with `notes`.
+    """Search in a folder, go on, or read what has finished; return the result with `notes` and `next`.
 
     Args:
         job: The `TrainJob` or `RecordedJob`.
@@ -150,7 +151,24 @@ def run_search(job: Job, out: Path, *, bar: bool) -> dict[str, Any]:
         result = job.run_in(out, progress=shown.update)
     if not is_first_process():
         return result
-    return {**result, "notes": _notes(job, result["metrics"])}
+    return {**result, "notes": _notes(job, result["metrics"]), "next": _next(job, out)}
+
+
+def _next(job: Job, out: Path) -> list[str]:
+    """Return the commands that take what a search or a training left."""
+    network: Any = job
+    model = network.model.name if is_elsewhere(network.model.name) else None
+    graph = network.data.name if network.data.name in graph_names() else None
+    if (out / "model.ticket").exists():
+        return [
+            command_of("ticket run", out, *([] if graph else ["IMAGES"]), data=graph, model=model)
+        ]
+    use = [] if graph else [command_of("predict", out, "IMAGES", model=model)]
+    if isinstance(job, RecordedJob):
+        data = network.data.name
+        data = str(Path(data).absolute()) if expanded(data).is_dir() else data
+        use.append(command_of("transfer", out, to="FILE", data=data, model=model))
+    return use
 
 
 def _notes(job: Job, metrics: dict[str, Any]) -> list[str]:
