@@ -150,6 +150,21 @@ def test_auto_keeps_the_probe_where_training_adds_nothing(answer, tmp_path, monk
     assert "linear_probe" in out
 
 
+def test_auto_keeps_the_probe_where_the_budget_holds_no_trial(regraft, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine.Tuner, "measure", lambda self: (1000.0, 0.0))
+    data = images(tmp_path / "clear", {"ant": 6, "bee": 6})
+    words = ("finetune", "--data", data, "--model", "conv_small", *QUICK, "--budget", "10s")
+    code, _, err = regraft(*words, "--method", "plain", "--out", "plain")
+    assert code == 2
+    assert "--budget of 10 seconds: one trial takes about" in err
+    code, said, err = regraft(*words, "--method", "auto", "--out", "run")
+    assert code == 0, err
+    assert "note: no fine-tuning was tried, and the linear probe is kept: --budget of 10" in said
+    assert "linear_probe" in said
+    assert "no fine-tuning was tried" in Path("run/README.md").read_text()
+    assert regraft("predict", "run", data)[0] == 0
+
+
 def test_auto_keeps_what_training_made_better(answer, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_net.py").write_text(FACTORY)

@@ -357,8 +357,12 @@ def _seconds(text: str) -> float:
 
 def _tell(out: Path, result: dict[str, Any]) -> None:
     from regraft.report import read_card
+    from regraft.train import read_json
 
     metrics, chosen = result["metrics"], result["chosen"]
+    searched = read_json(out / "search.json") or {}
+    if "untried" in searched:
+        say(f"note: {searched['basis']}")
     rate = [] if chosen["lr"] is None else [f"learning rate {chosen['lr']:g}"]
     weight = [] if chosen["weight"] is None else [f"weight {chosen['weight']:g}"]
     epoch = metrics.get("selected_epoch")

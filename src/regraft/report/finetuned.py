@@ -197,7 +197,11 @@ def _choice(facts: dict[str, Any]) -> str:
         text += f", learning rate {chosen['lr']:g}"
     if chosen["weight"] is not None:
         text += f", weight {chosen['weight']:g}"
-    how = searched["basis"] if searched["trials"] else f"as given; {searched['basis']}"
+    how = (
+        searched["basis"]
+        if searched["trials"] or "untried" in searched
+        else f"as given; {searched['basis']}"
+    )
     text += f", {how}; {result['optimizer']}."
     epoch = metrics.get("selected_epoch")
     if epoch is not None:

@@ -18,7 +18,7 @@ from regraft.train import RunFolder, evaluate, outputs
 from .engine import Tuner
 from .folds import FEWEST, FOLDS, pooled, stratified_folds
 from .probe import Probe, probe_of
-from .search import Stage, search
+from .search import BudgetError, Stage, search
 from .settings import Setting, settings
 from .trials import Trials, judged
 
@@ -89,9 +89,19 @@ class Choice:
         probe = probe_of(self.tuner) if self.probes else None
         searched: dict[str, Any] = {"trials": []}
         if len(self.candidates) > 1:
-            setting, searched = search(
-                self.trials, self.candidates, self.config, file, epochs=epochs, stage=stage
-            )
+            try:
+                setting, searched = search(
+                    self.trials, self.candidates, self.config, file, epochs=epochs, stage=stage
+                )
+            except BudgetError as error:
+                if probe is None or not self.several:
+                    raise
+                searched |= {
+                    "metric": self.tuner.metric,
+                    "folds": self.folds,
+                    "untried": str(error),
+                }
+                return self._probe(probe, searched | {"probe": self._judged(probe)}, folder)
         else:
             setting = self.candidates[0]
             searched["chosen"] = asdict(setting)
@@ -197,6 +207,8 @@ class Choice:
     def _basis(self, searched: dict[str, Any]) -> str:
         """Return in a sentence what the choice rested on."""
         figure = "mean over classes" if self.tuner.metric == "balanced_accuracy" else "accuracy"
+        if "untried" in searched:
+            return f"no fine-tuning was tried, and the linear probe is kept: {searched['untried']}"
         if not searched["trials"]:
             return "nothing was chosen but the state that is kept, on the validation images"
         count = len(searched["trials"])

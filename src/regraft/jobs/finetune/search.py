@@ -28,6 +28,12 @@ from .settings import SHORT, Rung, Setting, halving, plan
 from .trials import Trials
 
 Stage = Callable[[str], Progress | None]
+
+
+class BudgetError(InputError):
+    """The budget holds no two trials."""
+
+
 """Called with what begins now; returns what to call after each of its steps."""
 
 _REPEATS = 3
@@ -51,7 +57,7 @@ def search(
     `candidates` have the most promising first, and `epochs` is full length.
 
     Raises:
-        InputError: The budget is too small for two trials.
+        BudgetError: The budget is too small for two trials.
         DivergenceError: Every trial diverged.
     """
     kept: dict[str, Any] = read_json(file) or {}
@@ -102,7 +108,7 @@ def _planned(
     rungs = plan(len(candidates), epochs, config.seconds, epoch=epoch, start=start)
     if rungs is None:
         one = start + max(1, epochs // SHORT) * epoch
-        raise InputError(
+        raise BudgetError(
             f"--budget of {config.seconds:g} seconds: one trial takes about {one:.2g} seconds and a choice "
             f"needs two: give at least --budget {math.ceil(2.2 * one)}s, or name the values with --lr "
             "and --weight, or take the first ones with --trials 1"
