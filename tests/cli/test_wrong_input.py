@@ -10,6 +10,8 @@ from torch import nn
 
 from regraft.cli import main
 from regraft.cli.doctor import Doctor
+from regraft.config import ModelConfig
+from regraft.models import build
 
 QUICK = ("--epochs", 1, "--train-size", 40, "--model", "mlp")
 
@@ -279,3 +281,17 @@ def test_an_unforeseen_error_is_one_sentence_too(refused, monkeypatch):
     monkeypatch.setenv("REGRAFT_TRACEBACK", "1")
     with pytest.raises(MemoryError):
         main(["doctor"])
+
+
+def test_a_checkpoint_with_a_nan_is_named_before_training(refused, image_folder, tmp_path):
+    model = build(ModelConfig(name="conv_small"), num_classes=3, channels=3, image_size=10)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    state["features.3.weight"].view(-1)[5] = float("nan")
+    save_file(state, tmp_path / "start.safetensors")
+    said = refused(
+        "finetune", "--data", image_folder, "--model", "conv_small", "--checkpoint",
+        tmp_path / "start.safetensors", "--image-size", 10, "--method", "plain", "--out", "run",
+    )  # fmt: skip
+    assert "features.3.weight" in said
+    assert "nan" in said.lower()
+    assert not (tmp_path / "run").exists()

@@ -150,6 +150,14 @@ def sealed(text):
         return text
 
 
+def test_a_small_spec_that_claims_gigabytes_is_refused_before_they_are_taken():
+    at = {"shape": [1, 24, 150_000_000], "start": 0, "strides": [0, 1, 0]}
+    data = json.loads(SPEC.to_json())
+    data["groups"][0]["sites"][0]["at"] = at
+    with pytest.raises(InputError, match=r"it claims 3600000.* positions"):
+        PermutationSpec.from_json(json_text(data))
+
+
 def test_a_spec_whose_digest_is_of_other_content_is_refused():
     changed = SPEC.to_json().replace('"start": 0', '"start": 1')
     with pytest.raises(InputError, match="not as Regraft wrote it: its digest is of other content"):
