@@ -101,9 +101,11 @@ def stepper(loss: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Calla
     return step
 
 
-def maml_arms(network: nn.Module, tasks: Episodes, path: str) -> dict[str, tuple[Any, list[Any]]]:
+def maml_arms(
+    network: nn.Module, tasks: Episodes, path: str, **how: Any
+) -> dict[str, tuple[Any, list[Any]]]:
     """Return loss and parameters of ours and of the loop, by name."""
-    ours = MAML(copy.deepcopy(network), lr=ALPHA, path=path)  # pyrefly: ignore
+    ours = MAML(copy.deepcopy(network), lr=ALPHA, path=path, **how)  # pyrefly: ignore
     plain = plain_network(network)
     values: dict[str, Tensor] = dict(plain.named_parameters())
     return {
@@ -112,9 +114,11 @@ def maml_arms(network: nn.Module, tasks: Episodes, path: str) -> dict[str, tuple
     }
 
 
-def ticket_arms(network: nn.Module, tasks: Episodes, path: str) -> dict[str, tuple[Any, list[Any]]]:
+def ticket_arms(
+    network: nn.Module, tasks: Episodes, path: str, **how: Any
+) -> dict[str, tuple[Any, list[Any]]]:
     """Return loss and parameters of ours and of the loop, by name."""
-    ours = MetaTicket(copy.deepcopy(network), seed=1, sparsity=0.4, lr=ALPHA, path=path)
+    ours = MetaTicket(copy.deepcopy(network), seed=1, sparsity=0.4, lr=ALPHA, path=path, **how)
     if tasks.support_x.dtype == torch.float64:
         ours = ours.double()
     plain = plain_network(bake(ours.network))
@@ -239,6 +243,10 @@ def main() -> None:
                 tasks = episodes(t, shots)
                 arms = make(mlp(), tasks, "auto")
                 others = {"loop": stepper(*arms["loop"])}
+                if t == 4 and not options.quick:
+                    others["ours, compiled"] = stepper(
+                        *make(mlp(), tasks, "auto", compiled=True)["ours"]
+                    )
                 if method == "maml":
                     others |= {n: step for n, (step, _) in rival_arms("mlp", tasks).items()}
                 rows += timed(

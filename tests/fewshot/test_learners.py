@@ -5,7 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from regraft.errors import InputError
 from regraft.fewshot import MAML, Clone, EpisodeSampler, MetaTicket, ProtoNet, Reptile
+from regraft.fewshot.batchnorm import episodic
+from regraft.fewshot.expansion import ExpandedConv
+from regraft.fewshot.linear_step import adapted_logits
 from regraft.models import MLP
 from regraft.tickets import named_masks
 
@@ -240,3 +244,43 @@ def test_weight_free_networks_differ_by_their_masks_alone():
     assert len(weights) == 3
     for w in weights:
         torch.testing.assert_close(w, torch.full_like(w, (2 / w.shape[1]) ** 0.5))
+
+
+@pytest.mark.parametrize("channels", [1, 4])  # expanded, and left a convolution
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2, "padding": (2, 1)}, {"dilation": 2, "bias": False}]
+)
+def test_a_convolution_of_few_channels_is_an_exact_product(channels, options):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, 5, 3, **options).double()
+    plain = episodic(nn.Sequential(layer))[0]
+    assert isinstance(plain, ExpandedConv) == (channels == 1)
+    x = torch.randn(4, channels, 9, 8, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(plain(x), layer(x))
+    ours, theirs = (torch.autograd.grad(m(x).square().sum(), x)[0] for m in (plain, layer))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch asks itself
+@pytest.mark.parametrize("kind", ["maml", "ticket"])
+def test_a_compiled_step_has_the_same_gradients(kind, monkeypatch):
+    torch._dynamo.reset()
+    quick = torch.compile(adapted_logits, dynamic=False, backend="aot_eager")
+    monkeypatch.setattr("regraft.fewshot.maml._compiled", lambda: quick)
+    tasks = episodes(shots=2, queries=2)
+    grads = {}
+    for compiled in (False, True):
+        network = mlp()
+        if kind == "maml":
+            learner = MAML(network, lr=0.3, compiled=compiled)
+        else:
+            learner = masked(network, compiled=compiled)
+        trained = [p for p in learner.parameters() if p.requires_grad]
+        grads[compiled] = torch.autograd.grad(learner(tasks), trained)
+        assert learner.logits(tasks).shape == (4, 6, WAYS)
+    close(grads[True], grads[False])
+
+
+def test_only_the_exact_step_is_compiled():
+    with pytest.raises(InputError, match="compiled=True is for stacks of Linear"):
+        MAML(conv(), compiled=True)
