@@ -1,12 +1,13 @@
 """Outer steps of MAML and Meta-ticket against a plain loop over tasks, and against a vectorised rival.
 
-    python benchmarks/fewshot.py [--rival FOLDER] [--results docs/results] [--rounds 7] [--quick]
+    python benchmarks/fewshot.py [--rival FOLDER] [--results docs/results] [--rounds 41] [--quick]
 
 An outer step is loss, meta-gradient and optimiser step, on one thread. The loop is what users write:
 `torch.autograd.grad(..., create_graph=True)` and `functional_call`, task after task. The rival is
 `parallel-metalearn` of the package index (module `metalearn`; FOLDER is where it was installed with
 `pip install --no-deps --target FOLDER parallel-metalearn`), with its vmap and with its sequential backend.
-All calls of a setting are timed in turn, in one process. Before that the meta-gradients are compared in
+All calls of a setting are timed in turn, in one process, --rounds times up to four tasks and less
+often above. Before that the meta-gradients are compared in
 float64; a rival whose gradient is another is named.
 """
 
@@ -227,7 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rival", type=Path)
     parser.add_argument("--results", type=Path)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--note", default="")
     options = parser.parse_args()
@@ -249,9 +250,8 @@ def main() -> None:
                     )
                 if method == "maml":
                     others |= {n: step for n, (step, _) in rival_arms("mlp", tasks).items()}
-                rows += timed(
-                    method, f"mlp, 5-way {shots}-shot, T={t}", arms, others, options.rounds
-                )
+                n = options.rounds if t <= 4 else max(5, options.rounds // t)
+                rows += timed(method, f"mlp, 5-way {shots}-shot, T={t}", arms, others, n)
                 goal = GOALS[method, shots] if t == 4 else None
                 if goal is not None:
                     rows[-len(others)] = with_goal(rows[-len(others)], goal)
@@ -262,7 +262,8 @@ def main() -> None:
         others = {"loop": stepper(*arms["loop"])}
         others |= {f"ours, path={p}": stepper(*arm) for p, arm in paths.items()}
         others |= {n: step for n, (step, _) in rival_arms("conv4", tasks).items()}
-        rows += timed("maml", f"conv4, 5-way 1-shot, T={t}", arms, others, options.rounds)
+        n = max(5, options.rounds // (4 * t))
+        rows += timed("maml", f"conv4, 5-way 1-shot, T={t}", arms, others, n)
     reading = "Largest difference of meta-gradients in float64, over their largest value:\n\n"
     reading += "\n".join(f"- {line}" for line in said) + (
         f"\n\n{options.note}" if options.note else ""

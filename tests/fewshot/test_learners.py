@@ -284,3 +284,46 @@ def test_a_compiled_step_has_the_same_gradients(kind, monkeypatch):
 def test_only_the_exact_step_is_compiled():
     with pytest.raises(InputError, match="compiled=True is for stacks of Linear"):
         MAML(conv(), compiled=True)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv", "ticket", "meta-sgd"])
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_what_is_computed_again_has_the_same_gradients(kind, chunk):
+    tasks, grads = episodes(shots=2, queries=2), {}
+    for recompute in (False, True):
+        how = {"steps": 2, "recompute": recompute, "chunk": chunk}
+        if kind == "ticket":
+            learner = masked(mlp(), **how)
+        else:
+            network = conv() if kind == "conv" else mlp()
+            path = "vmap" if kind == "meta-sgd" else "auto"
+            learner = MAML(network, lr=0.2, learn_rates=kind == "meta-sgd", path=path, **how)
+        trained = [p for p in learner.parameters() if p.requires_grad]
+        grads[recompute] = torch.autograd.grad(learner(tasks), trained)
+    close(grads[True], grads[False])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_computing_again_keeps_less_between_the_passes(kind):
+    """What the graph holds on to until the backward pass, in elements."""
+    tasks, kept = episodes(tasks=6, shots=2, queries=2), {}
+    for recompute in (False, True):
+        learner = MAML(conv() if kind == "conv" else mlp(), lr=0.2, steps=4, recompute=recompute)
+        kept[recompute] = held(learner(tasks))
+    assert kept[True] < kept[False] / 3
+
+
+def held(loss):
+    """Elements of all different tensors that the nodes of a graph saved."""
+    storages, seen, todo = {}, set(), [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo += [below for below, _ in node.next_functions]
+        saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+        saved += list(getattr(node, "saved_tensors", ()))
+        for tensor in (t for t in saved if isinstance(t, torch.Tensor)):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())

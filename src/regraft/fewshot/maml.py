@@ -18,12 +18,11 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from regraft.errors import DivergenceError, InputError
 
@@ -31,6 +30,8 @@ from .batchnorm import Policy, with_statistics
 from .episodes import Episodes
 from .learner import Learner, as_network, in_ways, objective
 from .linear_step import Rate, adapted_logits, read_stack
+from .recompute import recomputed
+from .weights import effective, weights_and_rates
 
 Adapts = Literal["all", "head", "body"]
 Path = Literal["auto", "exact", "vmap", "loop"]
@@ -54,6 +55,8 @@ class MAML(Learner):
             stacks of Linear, BatchNorm and ReLU and is taken for them by `auto`; `vmap` runs tasks side
             by side, `loop` one after the other. All give the same gradients.
         chunk: Tasks at a time with `vmap`: less memory.
+        recompute: Keep no graph of the inner loop: tasks are computed `chunk` at a time (one by default),
+            and those without an exact step an inner step at a time, once more in the backward pass.
         compiled: Compile the exact step for training: minutes for the first call, then faster for
             small networks, whose time is in the number of operations. Episodes must keep their shape.
 
@@ -81,6 +84,7 @@ class MAML(Learner):
         batchnorm: Policy = "transductive",
         path: Path = "auto",
         chunk: int | None = None,
+        recompute: bool = False,
         compiled: bool = False,
     ) -> None:
         super().__init__(network, head=head, batchnorm=batchnorm)
@@ -94,7 +98,7 @@ class MAML(Learner):
         self.lr, self.steps = lr, steps
         self.test_steps = steps if test_steps is None else test_steps
         self.first_order, self.adapts = first_order, adapts
-        self.path, self.chunk, self.compiled = path, chunk, compiled
+        self.path, self.chunk, self.compiled, self.recompute = path, chunk, compiled, recompute
         self._layers = read_stack(self._plain[0])
         if (path == "exact" or compiled) and self._layers is None:
             asked = "compiled=True" if compiled else "path='exact'"
@@ -181,20 +185,42 @@ class MAML(Learner):
                 self._detached(self.values()), masks, x, y, chosen, self.step_sizes()
             )
             check_inner(inner[:, None])
-            network = as_network(self._ordinary(), _effective(values, masks))
+            network = as_network(self._ordinary(), effective(values, masks))
         return with_statistics(network, x)
 
     @torch.no_grad()
     def _outputs(self, x: Tensor) -> int:
-        values = {**self.buffers_of(), **_effective(self.values(), self.masks())}
+        values = {**self.buffers_of(), **effective(self.values(), self.masks())}
         return self.call(values, x[:2].expand(2, *x.shape[1:])).shape[-1]
 
     def _run(self, episodes: Episodes, steps: int, policy: Policy) -> tuple[Tensor, Tensor]:
         """Return the query outputs [T, Q, ...] and the support losses before each step, [K, T]."""
-        values, masks, rates = self.values(), self.masks(), self.step_sizes()
+        parts = self.values(), self.masks(), self.step_sizes()
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._tasks(*parts, episodes, steps, policy)
+        size = self.chunk or 1
+        each = [
+            recomputed(
+                partial(self._tasks, episodes=episodes[i : i + size], steps=steps, policy=policy),
+                parts,
+            )
+            for i in range(0, len(episodes), size)
+        ]
+        return torch.cat([o for o, _ in each]), torch.cat([inner for _, inner in each], 1)
+
+    def _tasks(
+        self,
+        values: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        rates: Mapping[str, Rate],
+        episodes: Episodes,
+        steps: int,
+        policy: Policy,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `_run` does, of tasks that are computed together."""
         support = (episodes.support_x, episodes.support_y)
         if self._layers is not None and self.path in ("auto", "exact"):
-            weights, scaled = _weights_and_rates(values, masks, rates)
+            weights, scaled = weights_and_rates(values, masks, rates)
             # Only training has the same shapes and steps all the time.
             compiled = self.compiled and torch.is_grad_enabled()
             return (_compiled() if compiled else adapted_logits)(
@@ -210,13 +236,14 @@ class MAML(Learner):
 
         def one(x: Tensor, y: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
             moved, inner = self._inner(values, masks, x, y, steps, rates)
-            final = {**self.buffers_of(), **_effective(moved, masks)}
+            final = {**self.buffers_of(), **effective(moved, masks)}
             if policy == "transductive":
                 return self.call(final, query), inner
             return self.call(final, torch.cat([x, query]), rows=len(x))[len(x) :], inner
 
         tensors = (*support, episodes.query_x)
-        self._alone = self.path == "loop" or (self.path == "auto" and len(episodes) == 1)
+        alone = self.path == "loop" or self.recompute
+        self._alone = alone or (self.path == "auto" and len(episodes) == 1)
         if self._alone:
             pairs = [one(*(t[i] for t in tensors)) for i in range(len(episodes))]
             outputs, inner = (torch.stack(parts) for parts in zip(*pairs, strict=True))
@@ -238,17 +265,27 @@ class MAML(Learner):
         moving = {n: v for n, v in values.items() if n in rates}
         buffers = self.buffers_of()
 
-        def support_loss(moving: dict[str, Tensor]) -> Tensor:
-            every = _effective({**still, **moving}, masks)
-            return objective(self.call({**buffers, **every}, x), y)
+        def step(
+            moving: Mapping[str, Tensor],
+            still: Mapping[str, Tensor],
+            masks: Mapping[str, Tensor],
+            rates: Mapping[str, Rate],
+        ) -> tuple[dict[str, Tensor], Tensor]:
+            def support_loss(moving: dict[str, Tensor]) -> Tensor:
+                every = effective({**still, **moving}, masks)
+                return objective(self.call({**buffers, **every}, x), y)
 
-        losses = []
-        for _ in range(steps):
-            grads, loss = torch.func.grad_and_value(support_loss)(moving)
-            losses.append(loss.detach())
+            grads, loss = torch.func.grad_and_value(support_loss)(dict(moving))
             if self.first_order:
                 grads = {n: g.detach() for n, g in grads.items()}
-            moving = {n: v - rates[n] * grads[n] for n, v in moving.items()}
+            return {n: v - rates[n] * grads[n] for n, v in moving.items()}, loss.detach()
+
+        again = self.recompute and torch.is_grad_enabled()
+        losses = []
+        for _ in range(steps):
+            state = (moving, still, masks, rates)
+            moving, loss = recomputed(step, state) if again else step(*state)
+            losses.append(loss)
         inner = torch.stack(losses) if losses else x.new_zeros(0)
         return {**still, **moving}, inner
 
@@ -295,7 +332,7 @@ class Clone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs with the clone's parameters; BatchNorm takes the batch's statistics."""
         learner = self._learner[0]
-        every = _effective(self._values, self._masks)
+        every = effective(self._values, self._masks)
         return learner.call({**learner.buffers_of(), **every}, x)
 
     def adapt(self, loss: Tensor, *, first_order: bool | None = None) -> None:
@@ -350,48 +387,3 @@ def check_inner(inner: Tensor, after: Tensor | None = None) -> None:
 @cache
 def _compiled() -> Any:
     return torch.compile(adapted_logits, dynamic=False)
-
-
-def _effective(values: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights that the network computes with, m * phi."""
-    return {n: v * masks[n] if n in masks else v for n, v in values.items()}
-
-
-def _weights_and_rates(
-    values: Mapping[str, Tensor], masks: Mapping[str, Tensor], rates: Mapping[str, Rate]
-) -> tuple[dict[str, Tensor], dict[str, Rate]]:
-    """Return m * phi, and the step sizes alpha m^2 that it moves by."""
-    weights, scaled = dict(values), dict(rates)
-    for n, mask in masks.items():
-        rate = rates.get(n, 0.0)
-        if isinstance(rate, Tensor):
-            weights[n], scaled[n] = values[n] * mask, rate * mask.square()
-        else:
-            weights[n], scaled[n] = _Masked.apply(values[n], mask, rate)
-    return weights, scaled
-
-
-class _Masked(torch.autograd.Function):
-    """m * phi and alpha m^2 in two passes over the weight, and three back."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, mask: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(value, mask)
-        ctx.rate = rate
-        ctx.set_materialize_grads(False)
-        scaled = torch.addcmul(mask.new_zeros(()), mask, mask, value=rate)
-        return value * mask, scaled
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:  # pyrefly: ignore
-        to_weight, to_rate = grads
-        value, mask = ctx.saved_tensors
-        to_value = to_mask = None
-        if to_weight is not None:
-            to_value = to_weight * mask if ctx.needs_input_grad[0] else None
-            to_mask = to_weight * value if ctx.needs_input_grad[1] else None
-        if to_rate is not None and ctx.needs_input_grad[1]:
-            base = mask.new_zeros(()) if to_mask is None else to_mask
-            to_mask = torch.addcmul(base, to_rate, mask, value=2 * ctx.rate)
-        return to_value, to_mask, None

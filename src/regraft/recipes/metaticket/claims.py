@@ -11,8 +11,29 @@ from regraft.recipes.selection import SELECTION
 from regraft.report import Claim, Line, Panel, Row, Run, estimate, lines
 
 DOMAINS = ("emnist", "mnist", "fashion_mnist", "digits")
-_ARMS = ("untrained", "meta-ticket", "random-mask", "maml", "anil", "boil", "shuffled-mask")
+_ARMS = (
+    "untrained",
+    "meta-ticket",
+    "random-mask",
+    "maml",
+    "maml-equal-time",
+    "anil",
+    "boil",
+    "shuffled-mask",
+)
 _BY_SUPPORT = "_by_support"
+_BY = {"transductive": "test_accuracy", "support": f"test_accuracy{_BY_SUPPORT}"}
+_JUDGED = {"": "judged with transductive BatchNorm", _BY_SUPPORT: "judged image by image"}
+_IN_DOMAIN = (
+    *(
+        (other, f"A meta-learned mask is better than the control {other}")
+        for other in ("random-mask", "shuffled-mask", "untrained")
+    ),
+    ("maml", "Meta-ticket is better than MAML on new classes of its own domain, at equal steps"),
+    ("maml-equal-time", "Meta-ticket is better than MAML of as many seconds on new classes"),
+    ("anil", "Meta-ticket is better than ANIL on new classes of its own domain, at equal steps"),
+    ("boil", "Meta-ticket is better than BOIL on new classes of its own domain, at equal steps"),
+)
 
 
 def read(runs: list[Run], rows: list[Row]) -> Findings:
@@ -20,34 +41,60 @@ def read(runs: list[Run], rows: list[Row]) -> Findings:
     del rows
     settings = [s for s in dict.fromkeys(r.setting for r in runs) if not s.startswith(SELECTION)]
     claims: list[Claim] = []
-    for setting in settings:
-        metric = _metric(setting)
-        for control in ("random-mask", "shuffled-mask", "untrained"):
-            claims += difference(
+    for how in ("transductive", "support"):
+        of_it = [s for s in settings if _own(s) and ("/support/" in s) == (how == "support")]
+        group = {s: s.removeprefix("omniglot/") for s in of_it}
+        for other, paper in _IN_DOMAIN:
+            claims += over_settings(
                 runs,
-                setting,
+                group,
                 "meta-ticket",
-                control,
-                f"A meta-learned mask is better than the control {control}",
-                metric=metric,
-                levels=True,
+                other,
+                f"{paper}, trained with {how} BatchNorm",
+                metric=_BY[how],
+                each=True,
             )
-        claims += difference(
-            runs,
-            setting,
-            "meta-ticket",
-            "maml",
-            "Meta-ticket is better than MAML on new classes of its own domain, at equal steps",
-            metric=metric,
-            levels=True,
-        )
+    for setting in (s for s in settings if not _own(s)):
+        for arm, other in (
+            ("meta-ticket", "untrained"),
+            ("maml", "untrained"),
+            ("meta-ticket", "maml"),
+        ):
+            for end in ("", _BY_SUPPORT):
+                claims += difference(
+                    runs,
+                    setting,
+                    arm,
+                    other,
+                    f"Trained on EMNIST, {arm} is better on Omniglot than {other}, {_JUDGED[end]}",
+                    metric=f"test_accuracy{end}",
+                    levels=True,
+                )
     pairs = (("meta-ticket", "untrained"), ("maml", "untrained"), ("meta-ticket", "maml"))
+    own = [s for s in settings if _own(s)]
     for domain in DOMAINS:
         for arm, other in pairs:
             for end in ("", _BY_SUPPORT):
-                claims += _across(runs, settings, domain, arm, other, end)
-    text = "\n\n".join(part for s in settings if (part := _text(runs, s)))
+                claims += _across(runs, own, domain, arm, other, end)
+    parts = [*(_text(runs, s) for s in settings), _rates(runs)]
+    text = "\n\n".join(part for part in parts if part)
     return Findings(claims=claims, text=text, figures=_figures(runs, settings))
+
+
+def _own(setting: str) -> bool:
+    """Whether the first test of a setting is of the domain that was trained on."""
+    return "-to-" not in setting
+
+
+def _rates(runs: list[Run]) -> str:
+    """Say which outer rate was chosen for each arm; an edge of what was tried is marked."""
+    said = []
+    for run in runs:
+        if run.setting.startswith(SELECTION) and run.result is not None:
+            edge = " (edge)" if run.result.metrics["edge"] else ""
+            where = run.setting.removeprefix(SELECTION)
+            said.append(f"{where} {run.arm} {run.result.metrics['lr']:g}{edge}")
+    return f"Outer rates that were chosen: {'; '.join(said)}." if said else ""
 
 
 def _metric(setting: str) -> str:
@@ -67,13 +114,12 @@ def _across(
     ]
     if not shared:
         return []
-    how = "judged image by image" if end else "judged with transductive BatchNorm"
     return over_settings(
         runs,
         {s: s.removeprefix("omniglot/") for s in shared},
         arm,
         other,
-        f"Trained on Omniglot, {arm} is better on {domain} than {other}, {how}",
+        f"Trained on Omniglot, {arm} is better on {domain} than {other}, {_JUDGED[end]}",
         metric=metric,
         each=True,
     )
@@ -83,7 +129,10 @@ def _text(runs: list[Run], setting: str) -> str:
     """Return a setting's accuracies in a table: arms against domains, both BatchNorm policies."""
     arms = [a for a in _ARMS if values(runs, setting, a)]
     names = ["test", *(d for d in DOMAINS if level(runs, setting, arms[0], f"{d}_accuracy"))]
-    heads = [n if n != "test" else "own domain" for n in names]
+    first = (
+        "own domain" if _own(setting) else setting.split("/", maxsplit=1)[0].partition("-to-")[2]
+    )
+    heads = [n if n != "test" else first for n in names]
     parts = [
         f"**{setting}**: accuracy under the transductive policy / by the support set's statistics, %."
     ]
@@ -103,7 +152,7 @@ def _text(runs: list[Run], setting: str) -> str:
         parts.append(f"Learned sparsity by layer, from the input on: {said}.")
     pair = gap(runs, setting, "meta-ticket", "maml", _metric(setting))
     if pair is not None:
-        parts.append(f"Meta-ticket minus MAML in its own domain: {signed(pair, 1)} points.")
+        parts.append(f"Meta-ticket minus MAML, {first}: {signed(pair, 1)} points.")
     return "\n\n".join([parts[0], "\n".join(table), *parts[1:]])
 
 
@@ -130,6 +179,8 @@ def _figures(runs: list[Run], settings: Sequence[str]) -> dict[str, str]:
         figures["domains"] = lines(
             panels, x_label=_domain_label(), y_label="Accuracy (%)", spread="bars"
         )
+    if widths := _width_panels(runs, settings):
+        figures["width"] = lines(widths, x_label="Width", y_label="Accuracy (%)", spread="bars")
     matched = [p for s in settings for p in _matched(runs, s)]
     if matched:
         figures["matched"] = lines(
@@ -138,6 +189,31 @@ def _figures(runs: list[Run], settings: Sequence[str]) -> dict[str, str]:
             y_label="Accuracy in the other domain (%)",
         )
     return figures
+
+
+def _width_panels(runs: list[Run], settings: Sequence[str]) -> list[Panel]:
+    """Return the arms by width, for the own domain and for each other, under both policies."""
+    sizes = {
+        s: float(s.rpartition("=")[2])
+        for s in settings
+        if s.startswith("omniglot/5way-1shot/transductive/width=")
+    }
+    panels = []
+    for name in ("test", *DOMAINS) if len(sizes) > 1 else ():
+        for end in ("", _BY_SUPPORT):
+            drawn = []
+            for arm in ("untrained", "meta-ticket", "random-mask", "maml"):
+                points = {
+                    x: own
+                    for s, x in sorted(sizes.items(), key=lambda pair: pair[1])
+                    if (own := level(runs, s, arm, f"{name}_accuracy{end}")) is not None
+                }
+                if len(points) > 1:
+                    drawn.append(line_of(arm, points))
+            if drawn:
+                where = "own domain" if name == "test" else name
+                panels.append(Panel(title=f"{where}, {_JUDGED[end]}", lines=drawn))
+    return panels
 
 
 def _domain_label() -> str:
