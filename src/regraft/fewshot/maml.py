@@ -101,9 +101,9 @@ class MAML(Learner):
         self.path, self.chunk, self.compiled, self.recompute = path, chunk, compiled, recompute
         self._layers = read_stack(self._plain[0])
         if (path == "exact" or compiled) and self._layers is None:
-            asked = "compiled=True" if compiled else "path='exact'"
+            option = "compiled=True" if compiled else "path='exact'"
             raise InputError(
-                f"{asked} is for stacks of Linear, BatchNorm and ReLU (an nn.Sequential or "
+                f"{option} is for stacks of Linear, BatchNorm and ReLU (an nn.Sequential or "
                 "regraft.models.MLP), which this network is not: take auto, vmap or loop"
             )
         for name, mask in (masks or {}).items():
