@@ -199,6 +199,21 @@ def _digest_of(file: Any, head: bytes, match: re.Match[bytes]) -> str:
     return state.hexdigest()
 
 
+def file_digest(path: str | Path, size: int = 8) -> str:
+    """Return the BLAKE2b digest of a file's bytes, wherever it lies, as 2 * `size` hex digits.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as opened:
+            return hashlib.file_digest(
+                opened, lambda: hashlib.blake2b(digest_size=size)
+            ).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def json_text(value: Mapping[str, Any], *, indent: int = 2) -> str:
     """Return an object as JSON text with a digest of all its entries, which `parse_json` compares."""
     plain = {key: item for key, item in value.items() if key != DIGEST}
@@ -301,6 +316,7 @@ def reading(what: Path | str, cure: str) -> Iterator[None]:
         AttributeError,
         ArithmeticError,
         RuntimeError,
+        EOFError,
     ) as error:
         text = " ".join(str(error).split())[:200]
         reason = f"{error!r:.200}" if isinstance(error, KeyError) else text

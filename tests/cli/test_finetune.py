@@ -445,7 +445,7 @@ def test_a_full_disk_ends_in_one_sentence_and_the_command_goes_on(regraft, clear
         raise RegraftError(f"writing {path} failed (No space left on device): free some space")
 
     with monkeypatch.context() as patch:
-        patch.setattr("regraft.jobs.finetune.files.write_tensors", full)
+        patch.setattr("regraft.checkpoints.write.write_tensors", full)
         code, _, err = regraft(*words)
     assert code == 1
     assert "No space left" in err.splitlines()[-1]

@@ -109,7 +109,7 @@ def test_a_folder_and_a_generator_of_ones_own_make_a_model_that_predict_opens(
         (["--method", "mgr+pcr"], "one method of features, mgr or pcr"),
         (["--method", "mgr", "--mgr-options", '{"folds": 50}'], "no image of class 'above'"),
         (["--method", "mgr", "--mgr-options", '{"fold": 5}'], "--mgr-options has 'fold'"),
-        (["--method", "mgr", "--generator", "nothing"], "neither a folder nor a file"),
+        (["--method", "mgr", "--generator", "nothing"], "is no factory, folder or file"),
         (["--method", "mgr", "--generator-weight", "-1"], "--generator-weight -1"),
         (["--method", "mgr", "--generator-options", '{"labels": "onehot"}'], "cannot be called"),
     ],
@@ -124,6 +124,15 @@ def test_wrong_input_is_one_sentence(folder, capsys, arguments, message):
 def test_a_method_of_images_without_a_generator_is_refused(folder, capsys):
     assert main(["finetune", "--data", "photos", "--method", "mgr"]) != 0
     assert "needs a generator" in capsys.readouterr().err
+
+
+def test_a_bank_serves_pcr(folder, capsys):
+    made = ["toy_generator_mgr:build", "--count", "40", "--out", "bank", "--accelerator", "cpu"]
+    assert main(["synth", "make", *made]) == 0
+    assert finetune("--method", "pcr", "--generator", "bank", "--out", "out") == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert finetune("--method", "mgr", "--generator", "bank", "--out", "out2") == 2
+    assert "passes no gradients to its latents" in capsys.readouterr().err
 
 
 def test_a_source_without_gradients_serves_pcr_and_a_pool(folder, capsys):

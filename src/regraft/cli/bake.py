@@ -28,19 +28,17 @@ class Bake(Options):
 
     def run(self) -> int:
         """Rebuild the weights, check them against the architecture, and write them."""
-        from regraft.checkpoints.model_card import header
-        from regraft.files import write_tensors
+        from regraft.checkpoints.write import write_model
         from regraft.report.wording import size
         from regraft.tickets import load_ticket
 
         ticket = load_ticket(self.ticket)
         state = network_of(ticket, self.ticket, self.model).state_dict()
-        tensors = {k: v.contiguous().clone() for k, v in state.items()}
         out = self.out or default_out("bake", self.ticket).with_suffix(".safetensors")
-        write_tensors(out, tensors, header(ticket.about))
+        write_model(out, state, ticket.about)
         bytes_written = out.stat().st_size
         if self.output.json:
-            print_json({"out": str(out), "bytes": bytes_written, "tensors": len(tensors)})
+            print_json({"out": str(out), "bytes": bytes_written, "tensors": len(state)})
         else:
-            say(f"{out}: {len(tensors)} tensors, {size(bytes_written)}")
+            say(f"{out}: {len(state)} tensors, {size(bytes_written)}")
         return 0

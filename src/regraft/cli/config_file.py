@@ -14,6 +14,7 @@ import tyro
 from regraft.config.check import option_of
 from regraft.config.command import Command
 from regraft.errors import InputError
+from regraft.files import load_json
 
 from .json_option import Values
 from .options import Options, groups_of
@@ -90,10 +91,10 @@ def _read(path: Path, verb: str) -> tuple[Path, Values]:
     if file.name == "card.json":
         file = file.with_name(_FILE)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
     except OSError as error:
         raise InputError(f"--config {path}: {file} cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"--config {path}: {file} is no JSON ({error})") from error
     options = content.get("options") if isinstance(content, dict) else None
     if not isinstance(options, dict) or not isinstance(content.get("verb"), str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -228,9 +227,10 @@ class FinetuneVerb(Options):
     def run(self) -> int:
         """Fine-tune, show progress, and tell what was found."""
         from regraft.errors import InputError
+        from regraft.machine import world_size
         from regraft.train import keep_freed_memory
 
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if world_size() > 1:
             raise InputError("regraft finetune runs in one process: start it without torchrun")
         keep_freed_memory()
         job = self.job()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
+
+from regraft.files import file_digest
 
 from .check import AT_LEAST_1, AT_LEAST_2, BELOW_1, NOT_NEGATIVE, POSITIVE
 from .data import DataConfig
+from .identity import to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,20 @@ class SourceConfig:
     pixels: Literal["[-1,1]", "[0,1]", "[0,255]"] | None = None
     image_shape: tuple[int, int, int] | None = None
     """Channels, height and width, where the generator's output does not tell."""
+
+    def config(self) -> dict[str, Any]:
+        """Return the JSON form by which a run knows its generator again, files by what they hold.
+
+        Raises:
+            InputError: The weights cannot be read.
+        """
+        values, path = to_dict(self), Path(self.name).expanduser()
+        file = path / "generator.safetensors" if path.is_dir() else path
+        if file.is_file():
+            values["name"] = file_digest(file)
+        if self.weights is not None:
+            values["weights"] = file_digest(self.weights)
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)

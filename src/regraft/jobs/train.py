@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from regraft.checkpoints.model_card import header
+from regraft.checkpoints.write import write_model
 from regraft.config import (
     DataConfig,
     ModelConfig,
@@ -22,7 +22,6 @@ from regraft.data import (
     Graph,
 )
 from regraft.errors import InputError
-from regraft.files import write_tensors
 from regraft.models import Transductive, build
 from regraft.tickets import (
     bake,
@@ -214,8 +213,7 @@ def _store(model: nn.Module, job: TrainJob, splits: Data, path: Path, root: Path
         return load_ticket(job.source.folder(root)).size
     sparse = masks(model) if _is_masked(model) else {}
     plain = _plain(model)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in plain.state_dict().items()}
-    write_tensors(path / "model.safetensors", tensors, header(about))
+    write_model(path / "model.safetensors", plain, about)
     size = stored_bytes(plain)
     size -= sum(4 * int((~mask).sum()) for mask in sparse.values())
     if job.ticket.method == "random_mask_trained":

@@ -21,7 +21,10 @@ from regraft.errors import InputError, RegraftError
 
 from .packaged import package_of, packaged_file, packaged_state
 
-FETCHING = ("pretrained", "weights", "checkpoint_path")
+ONLINE = ("pretrained", "weights")
+"""Options that fetch weights from a hub."""
+
+FETCHING = (*ONLINE, "checkpoint_path")
 """Options that fetch weights, which the file of a trained network brings along."""
 
 
@@ -153,7 +156,7 @@ def call(what: str, factory: Callable[..., Any], arguments: Mapping[str, Any]) -
         raise
     # A factory is somebody else's code, which may raise anything.
     except Exception as error:
-        if any(arguments.get(name) for name in FETCHING[:2]) and _is_of_the_network(error):
+        if any(arguments.get(name) for name in ONLINE) and _is_of_the_network(error):
             package = package_of(what)
             install = f"pip install {package}, which holds them, or " if package else ""
             raise InputError(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from regraft.errors import InputError
+from regraft.files import load_json
 from regraft.jobs.base import with_sources
 from regraft.jobs.pool import default_workers, run_all
 from regraft.report import Run, find_runs
@@ -91,8 +91,8 @@ def read_committed(path: Path, name: str) -> dict[str, Any]:
         InputError: It cannot be read, or is of something else.
     """
     try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        data = load_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
     rows = data.get("rows") if isinstance(data, Mapping) else None
     if not isinstance(data, dict) or not isinstance(rows, list) or "scale" not in data:

@@ -60,7 +60,7 @@ def test_a_checkpoint_that_does_not_fit_its_class_is_refused(tmp_path):
     ("more", "message"),
     [
         ({"name": "foreign_generators:Nothing"}, "has no 'Nothing'"),
-        ({"name": "nowhere"}, "--weights .* are of a factory and nowhere is none"),
+        ({"name": "nowhere"}, "weights .* are of a factory and nowhere is none"),
         ({"name": "nowhere", "weights": None}, "is no factory, folder or file"),
         ({"latent": 7}, "set the latent, the classes or the labels"),
     ],
@@ -132,7 +132,7 @@ def test_a_bank_of_images_that_are_not_finite_is_refused(tmp_path):
 def test_a_damaged_bank_is_refused(tmp_path):
     bank(tmp_path)
     np.save(tmp_path / "bank" / "labels.npy", np.zeros(3, dtype=np.int64))
-    with pytest.raises(InputError, match="damaged bank"):
+    with pytest.raises(InputError, match=r"is damaged .*make the bank again"):
         load_source(SourceConfig(name=str(tmp_path / "bank")))
     with pytest.raises(InputError, match="at least one image of each of 4 classes"):
         write_bank(load_source(config(tmp_path)), tmp_path / "c", count=3, seed=0)
@@ -173,6 +173,48 @@ def test_tar_shards_are_images_with_labels(tmp_path, json_labels):
     (tmp_path / "1.tar").write_bytes(b"no tar")
     with pytest.raises(InputError, match="cannot be read as a tar shard"):
         load_source(SourceConfig(name=str(tmp_path / "1.tar")))
+
+
+def labelled_shard(path, labels):
+    """One grey picture for each text that stands in its .json."""
+    picture = pytest.importorskip("PIL.Image").new("L", (8, 8), 90)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    with tarfile.open(path, "w") as tar:
+        for i, label in enumerate(labels):
+            for ending, data in {"png": buffer.getvalue(), "json": label.encode()}.items():
+                member = tarfile.TarInfo(f"{i:04}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return SourceConfig(name=str(path))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["0", "1", "1000000000000"], "holds 3 images and one of class 1000000000000"),
+        (["0", "1", "3"], "holds 3 images and one of class 3"),
+        (["0", '{"label": -1}'], "is class -1"),
+        (["0", '{"label": 0.5}'], "has the label 0.5: expected a number or a name"),
+        (["0", '{"label": true}'], "has the label True"),
+        (["0", "[" * 100000], "is damaged"),
+    ],
+)
+def test_labels_of_shards_that_mean_no_class_are_refused(tmp_path, labels, message):
+    with pytest.raises(InputError, match=message):
+        load_source(labelled_shard(tmp_path / "x.tar", labels))
+
+
+def test_labels_of_shards_may_be_numbers_and_names(tmp_path):
+    source = load_source(labelled_shard(tmp_path / "x.tar", ["0", '{"cls": "cat"}', "0"]))
+    assert source.class_names == ("0", "cat")
+
+
+def test_a_huge_member_of_a_shard_is_refused_unread(tmp_path, monkeypatch):
+    config = labelled_shard(tmp_path / "x.tar", ["0", "1"])
+    monkeypatch.setattr("regraft.generators.sources.shards.MOST_BYTES", 50)
+    with pytest.raises(InputError, match=r"0000\.png has more than"):
+        load_source(config)
 
 
 class Images:

@@ -115,6 +115,34 @@ def test_generators_and_bodies_go_on_to_the_same_bits(tmp_path, kind):
     assert [r["step"] for r in rows] == ([2, 4] if kind == "generator" else [2, 3])
 
 
+@pytest.mark.parametrize("kind", ["generator", "body", "target"])
+def test_a_run_killed_between_its_last_step_and_its_result_comes_to_the_same(
+    tmp_path, monkeypatch, kind
+):
+    job = {"generator": jobs().generator, "body": jobs().start, "target": jobs()}[kind]
+    whole = run(tmp_path / "a", job)
+    for source in job.sources:
+        run(tmp_path / "b", source)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("regraft.train.RunFolder.finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            job.run(tmp_path / "b")
+    steps = []
+    again = job.run(tmp_path / "b", progress=lambda *row: steps.append(row))
+    assert not steps  # nothing is trained again
+    for figures in ("metrics", "confidence"):
+        assert again.get(figures) == whole.get(figures)
+    name = "generator.safetensors" if kind == "generator" else "model.safetensors"
+    files = [job.folder(tmp_path / n) / name for n in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    rows = [(f.parent / "metrics.jsonl").read_text() for f in files]
+    assert rows[0] == rows[1]
+
+
 def test_without_a_confident_image_p_ssl_is_the_plain_training(tmp_path):
     certain = SslConfig(ssl_batch=8, ssl_threshold=0.9999)
     none = run(tmp_path, jobs(ssl=certain))

@@ -116,8 +116,8 @@ def test_a_generator_of_another_image_size_is_refused():
 
 
 def test_a_classifier_of_other_labels_than_the_generator_is_refused(tmp_path):
+    from regraft.checkpoints.write import write_model
     from regraft.config import ModelConfig
-    from regraft.jobs.generate.pretrain import write_network
     from regraft.models import build
 
     model = ModelConfig(name="mlp", options={"widths": [8]})
@@ -129,7 +129,7 @@ def test_a_classifier_of_other_labels_than_the_generator_is_refused(tmp_path):
         "std": [0.5],
     }
     file = tmp_path / "classifier.safetensors"
-    write_network(file, build(model, num_classes=3, channels=1, image_size=8), about)
+    write_model(file, build(model, num_classes=3, channels=1, image_size=8), about)
     source = SourceConfig(name="foreign_generators:EmbeddedLabels", latent=6)
     with pytest.raises(InputError, match=r"gives \(3,\) numbers an image and the generator has 4"):
         UnlabelledTerm(source=source, classifier=str(file)).term(net(), context())

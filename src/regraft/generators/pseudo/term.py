@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from regraft.config import SslConfig
 from regraft.data.views import Views, strong, weak
 from regraft.errors import InputError
 from regraft.models.classifier import find_classifier, unwrap
 from regraft.streams import Counter
 
 from .conditional import Unlabelled
-from .losses import SslLoss
+from .losses import SslLoss, ssl_loss
 
 
 class PseudoTerm:
@@ -81,6 +82,22 @@ class PseudoTerm:
         self.head: nn.Linear | None = None
         self._optimizer: torch.optim.SGD | None = None
         self._waiting: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, unlabelled: Unlabelled, config: SslConfig, **more: Any) -> Self:
+        """Return the term that a config tells of; `more` are arguments that it does not hold."""
+        ssl = ssl_loss(
+            config.ssl, temperature=config.ssl_temperature, threshold=config.ssl_threshold
+        )
+        return cls(
+            unlabelled,
+            ssl,
+            weight=config.ssl_weight,
+            warmup=config.ssl_warmup,
+            batch_size=config.ssl_batch,
+            own_head=config.own_head,
+            **more,
+        )
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
         """Return the term of step `step`, counted from 0, a scalar.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from regraft.data import ImageSet
 from regraft.errors import InputError
-from regraft.files import make_folder, write_text
+from regraft.files import load_json, make_folder, reading, write_text
 from regraft.streams import Counter
 
 from .images import ImageSource
@@ -116,27 +116,27 @@ class CachedBank(ImageSource):
 
     def __init__(self, folder: Path | str, *, device: torch.device | str | None = None) -> None:
         folder = Path(folder)
-        try:
-            self.about: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        with reading(folder, "make the bank again, into another folder"):
+            self.about: dict[str, Any] = load_json(folder / MANIFEST)
             if int(self.about["schema"]) > SCHEMA:
                 raise InputError(f"{folder} is a bank of a newer version: update regraft")
             # Copy on write: torch wants memory that it may write to, and the file stays as it is.
             images = np.load(folder / "images.npy", mmap_mode="c")
-            labels = np.load(folder / "labels.npy")
-            shape = (self.about["count"], *self.about["image_shape"])
+            labels = np.load(folder / "labels.npy", mmap_mode="c")
+            about, classes = self.about, int(self.about["classes"])
+            shape = (about["count"], *about["image_shape"])
             if images.shape != shape or images.dtype != np.uint8 or labels.shape != shape[:1]:
                 raise ValueError(f"images of {images.shape} and {labels.shape} labels")
-            pool = ImageSet(
-                torch.from_numpy(images), torch.from_numpy(labels), int(self.about["classes"])
-            )
-            names = tuple(map(str, self.about["class_names"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{folder} is a damaged bank ({error}): make it again") from error
+            names = tuple(map(str, about["class_names"]))
+            if len(names) not in (0, classes) or not 0 <= labels.min() <= labels.max() < classes:
+                raise ValueError(
+                    f"labels from {labels.min()} to {labels.max()} of {classes} classes"
+                )
+            pool = ImageSet(torch.from_numpy(images), torch.from_numpy(labels), classes)
+            self._digest = f"{about['digest']}-{about['seed']}-{about['count']}"
         super().__init__(pool, device=device)
         self.class_names = names
-        self.notes = [f"a bank of {len(pool)} images of generator {self.about['digest']}"]
+        self.notes = [f"a bank of {len(pool)} images of generator {about['digest']}"]
 
     @property
     def pixels(self) -> Tensor:
@@ -145,15 +145,15 @@ class CachedBank(ImageSource):
 
     def digest(self) -> str:
         """Return what tells which images these are, without reading them."""
-        return f"{self.about['digest']}-{self.about['seed']}-{self.about['count']}"
+        return self._digest
 
 
 def _made(folder: Path, identity: dict[str, Any]) -> int:
     """Return how many images an interrupted bank has."""
     try:
-        state = json.loads((folder / "making.json").read_text())
+        state = load_json(folder / "making.json")
         made = int(state.pop("made"))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return 0
     if state != identity:
         raise InputError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from regraft.checkpoints.read import fit_names, read_checkpoint
 from regraft.config import DataConfig, SourceConfig
@@ -44,7 +45,7 @@ def load_source(config: SourceConfig, *, device: torch.device | str | None = Non
         return _of_factory(config, device)
     if config.weights is not None:
         raise InputError(
-            f"--weights {config.weights} are of a factory and {name} is none: name package.module:factory"
+            f"weights {config.weights} are of a factory and {name} is none: name package.module:factory"
         )
     if (path / MANIFEST).exists():
         return CachedBank(path, device=device)
@@ -75,15 +76,15 @@ def load_source(config: SourceConfig, *, device: torch.device | str | None = Non
 
 
 def _of_factory(config: SourceConfig, device: torch.device | str | None) -> ModuleSource:
-    factory = imported(config.name, "generator")
-    module = call(config.name, factory, config.options)
+    made = imported(config.name, "generator")
+    module = made if isinstance(made, nn.Module) else call(config.name, made, config.options)
     notes: list[str] = []
     if config.weights is None:
         notes.append("no weights were loaded: it makes what its factory made it")
     else:
         # Whatever device they were saved on, they are read to the CPU.
         stored = fit_names(read_checkpoint(config.weights), module)
-        module.load_state_dict({name: stored[name] for name in stored})
+        module.load_state_dict(dict(stored))
         notes += stored.notes
     options: dict[str, Any] = {
         key: getattr(config, key)

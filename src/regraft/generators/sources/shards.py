@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 import tempfile
 from pathlib import Path
@@ -14,6 +13,10 @@ from torch import Tensor
 from regraft.data import ImageSet, decode
 from regraft.data.decode import picture_endings
 from regraft.errors import InputError
+from regraft.files import parse_json
+
+MOST_BYTES = 1 << 28
+"""Bytes of a member above which a shard is refused: 256 MiB."""
 
 
 def shards_of(path: Path) -> list[Path]:
@@ -54,11 +57,18 @@ def read_shards(
     images = torch.stack(pixels)
     if bool((images[:, :1] == images).all()):
         images = images[:, :1].contiguous()
-    numbers = all(isinstance(label, int) for label in labels)
-    names = sorted(set(labels)) if not numbers else list(range(max(labels) + 1))
+    if all(isinstance(label, int) for label in labels):
+        if max(labels) >= len(labels):
+            raise InputError(
+                f"{shards[0].parent} holds {len(labels)} images and one of class {max(labels)}: classes "
+                "are numbered from 0, and each needs an image"
+            )
+        names = tuple(map(str, range(max(labels) + 1)))
+    else:
+        names = tuple(sorted(set(map(str, labels))))
     places = {name: i for i, name in enumerate(names)}
-    y = torch.tensor([places[label] for label in labels])
-    return ImageSet(images, y, len(names)), tuple(map(str, names))
+    y = torch.tensor([places[str(label)] for label in labels])
+    return ImageSet(images, y, len(names)), names
 
 
 def _read(
@@ -69,6 +79,11 @@ def _read(
     for member in tar:
         if not member.isfile():
             continue
+        if member.size > MOST_BYTES:
+            raise InputError(
+                f"{shard}: {member.name} has more than {MOST_BYTES >> 20} MiB: expected images and their "
+                "labels"
+            )
         folder, _, name = member.name.rpartition("/")
         key, _, ending = name.partition(".")
         key, data = f"{folder}/{key}", tar.extractfile(member)
@@ -105,13 +120,15 @@ def _decoded(content: bytes, ending: str, size: int | None) -> Tensor:
 def _label(content: bytes, ending: str, where: str) -> Any:
     text = content.decode("utf-8", "replace").strip()
     try:
-        value = json.loads(text) if ending == "json" else text
+        value = parse_json(text) if ending == "json" else text
         if isinstance(value, dict):
             value = value.get("label", value.get("cls"))
         if isinstance(value, str) and value.lstrip("-").isdigit():
             value = int(value)
     except ValueError as error:
         raise InputError(f"{where} is damaged ({error})") from error
-    if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+    if value is not None and type(value) not in (int, str):
+        raise InputError(f"{where} has the label {str(value)[:60]}: expected a number or a name")
+    if isinstance(value, int) and value < 0:
         raise InputError(f"{where} is class {value}: classes are numbered from 0")
     return value

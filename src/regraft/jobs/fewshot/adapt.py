@@ -9,14 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from regraft.checkpoints.model_card import header, is_elsewhere
+from regraft.checkpoints.model_card import is_elsewhere
 from regraft.checkpoints.read import check_state, read_checkpoint
+from regraft.checkpoints.write import write_model
 from regraft.config import FewshotConfig, check, to_dict
 from regraft.data import scan_folder
 from regraft.data.folder import Folder, joined
 from regraft.errors import InputError
 from regraft.fewshot import MAML, Learner
-from regraft.files import make_folder, write_tensors
+from regraft.files import make_folder
 from regraft.jobs.predict.network import facts_of, network_of, sketched
 from regraft.jobs.predict.pictures import Preparation
 from regraft.models import build
@@ -97,10 +98,7 @@ class Adaptation:
                 ]
             measured = evaluation(torch.cat(logits).cpu(), test.labels, support.classes)
         make_folder(self.out)
-        tensors = {
-            k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()
-        }
-        write_tensors(self.out / "model.safetensors", tensors, header(about))
+        write_model(self.out / "model.safetensors", network, about)
         counts = torch.bincount(files.labels, minlength=len(support.classes)).tolist()
         card = adapted_card(
             self.result,

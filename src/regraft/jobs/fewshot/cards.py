@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regraft.report import Figure, Line, Panel, ResultCard, Table, lines
+from regraft.report import Figure, Line, Panel, ResultCard, Table, lines, read_run
 from regraft.report.document import Cell
 from regraft.report.picture import contact_sheet, png
 from regraft.report.wording import duration, size
@@ -154,9 +153,8 @@ def _interval(mean: float, half: float) -> str:
 
 
 def _curve(path: Path) -> Callable[[], str] | None:
-    file = path / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    points = [(r["step"], r["accuracy"]) for r in rows if r.get("split") == "validation"]
+    rows = read_run(path).history
+    points = [(r["step"], r["accuracy"]) for r in rows if r["split"] == "validation"]
     if len(points) < 2:
         return None
     line = Line(label="new classes", x=[p[0] for p in points], y=[p[1] for p in points])

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from regraft.checkpoints.model_card import header
 from regraft.checkpoints.read import read_checkpoint
+from regraft.checkpoints.write import write_model
 from regraft.config import (
     DataConfig,
     EpisodeConfig,
@@ -25,7 +25,6 @@ from regraft.config.fewshot import FROZEN, UNTRAINED
 from regraft.errors import InputError
 from regraft.fewshot import MAML, EpisodeSampler, Learner, MetaTicket, Policy, one_shot_runs
 from regraft.fewshot.learner import accuracy
-from regraft.files import write_tensors
 from regraft.jobs.base import Job
 from regraft.models import build
 from regraft.tickets import IteRand, load_ticket, save_ticket, stored_bytes
@@ -289,8 +288,7 @@ class FewshotJob(Job):
         rates = getattr(learner, "rates", {})
         if len(rates):
             state |= {f"rates.{n.replace(':', '.')}": r for n, r in rates.items()}
-        tensors = {k: v.detach().contiguous().clone() for k, v in state.items()}
-        write_tensors(path / "model.safetensors", tensors, header(about))
+        write_model(path / "model.safetensors", state, about)
         return stored_bytes(learner.network)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from regraft.checkpoints.model_card import header
+from regraft.checkpoints.write import write_model
 from regraft.config import ModelConfig, to_dict
 from regraft.data import Splits
 from regraft.errors import printable
-from regraft.files import write_json, write_tensors, write_text
+from regraft.files import write_json, write_text
 from regraft.jobs.verb import write
 from regraft.train import evaluation, fit_temperature, outputs
 
@@ -49,8 +49,7 @@ def write_result(path: Path, chosen: Selected, about: dict[str, Any]) -> dict[st
     if batches.test is not None:
         logits, labels = outputs(model, batches.test, fabric=tuner.fabric)
         found["test"] = evaluation(logits, labels, classes, temperature=temperature)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    write_tensors(path / "model.safetensors", tensors, header(about))
+    write_model(path / "model.safetensors", model, about)
     write_text(path / "classes.txt", "".join(f"{line_of(name)}\n" for name in classes))
     write_json(path / "evaluation.json", found)
     searched = {**chosen.searched, "basis": chosen.basis}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,8 +12,7 @@ from regraft.data import ImageSet
 from regraft.errors import InputError
 from regraft.features import METHODS
 from regraft.generators.mgr import MGR
-from regraft.jobs.base import to_json
-from regraft.jobs.generate.opening import open_source
+from regraft.generators.sources import load_source
 
 from .extra import TermContext
 
@@ -33,14 +30,6 @@ class GeneratedTerm:
     name: str = "mgr"
     source: SourceConfig
     loss: MGRConfig = field(default_factory=MGRConfig)
-
-    def config(self) -> dict[str, Any]:
-        """Return the JSON form, files by what they hold."""
-        source = to_json(self.source)
-        source["weights"] = _digest(self.source.weights)
-        if Path(self.source.name).is_file():
-            source["name"] = _digest(self.source.name)
-        return {"name": self.name, "source": source, "loss": to_json(self.loss)}
 
     def check(self, method: str) -> None:
         """Refuse a method of features that such a loss means nothing to.
@@ -62,7 +51,7 @@ class GeneratedTerm:
 
     def term(self, model: nn.Module, context: TermContext) -> MGR:
         """Return the loss for a network that is about to be trained."""
-        source = open_source(self.source, device=context.device)
+        source = load_source(self.source, device=context.device)
         splits = context.splits
         train: Any = splits.train
         images = train.images if isinstance(train, ImageSet) else train
@@ -76,13 +65,3 @@ class GeneratedTerm:
             classifier=context.classifier,
             classes=splits.classes,
         )
-
-
-def _digest(file: str | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        with Path(file).open("rb") as opened:
-            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error

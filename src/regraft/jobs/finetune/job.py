@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
 from regraft.features.registry import AUTO, COMPARED, CONTROL
-from regraft.files import write_text
+from regraft.files import file_digest, write_text
 from regraft.jobs.base import Job
 from regraft.jobs.data import fingerprint
 from regraft.jobs.stages import Shown, Stages, begin
@@ -128,7 +127,7 @@ class FinetuneJob(Job):
             config["optim"].pop(key)  # said outside, where they may be left open
         for name in ("checkpoint", "listed"):
             file = getattr(self, name)
-            config[name] = None if file is None else _digest(file)
+            config[name] = None if file is None else file_digest(file)
         return config
 
     def check(self) -> None:
@@ -318,12 +317,3 @@ def _start(job: FinetuneJob, splits: Splits, checkpoint: Checkpoint | None) -> S
             "random weights: give --pretrained or --checkpoint FILE, or train it with --method plain"
         )
     return start
-
-
-def _digest(file: Path) -> str:
-    """Return what identifies a file by its bytes, wherever it lies."""
-    try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error

@@ -12,15 +12,14 @@ import torch
 from regraft.config import GeneratorConfig, SetConfig
 from regraft.files import write_tensors
 from regraft.generators.sources import GeneratorTraining, ModuleSource, make_generator
+from regraft.generators.sources.load import OWN
 from regraft.generators.sources.own import KEY, read_generator
 from regraft.jobs.base import Job
-from regraft.train import RunFolder, make_fabric, peak_bytes, reset_peak
+from regraft.train import RunFolder, make_fabric
 from regraft.train.loop import Progress
 
 from .drive import drive
 from .sets import load_set
-
-FILE = "generator.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +31,14 @@ class GeneratorJob(Job):
         generator: Which one, and how long.
     """
 
+    keeps_checkpoint = False  # stored as the generator
+
     images: SetConfig
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
 
     def source(self, root: Path) -> ModuleSource:
         """Return the finished generator as a source."""
-        return read_generator(self.folder(root) / FILE)
+        return read_generator(self.folder(root) / OWN)
 
     def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
         """Train; see `Job.work`."""
@@ -58,14 +59,7 @@ class GeneratorJob(Job):
             decay=config.decay,
             seed=self.runtime.seed,
         )
-        reset_peak()
-        seconds = drive(
-            training,
-            folder,
-            checkpoint_seconds=self.runtime.checkpoint_seconds,
-            log_every=self.runtime.log_every,
-            progress=progress,
-        )
+        result = drive(training, generator, folder, self.runtime, progress)
         training.finish()
         about = {
             "kind": config.kind,
@@ -76,11 +70,5 @@ class GeneratorJob(Job):
         }
         if folder.writes:
             tensors = {k: v.detach().cpu().clone() for k, v in generator.state_dict().items()}
-            write_tensors(folder.path / FILE, tensors, {KEY: json.dumps(about)})
-            (folder.path / "checkpoint.safetensors").unlink(missing_ok=True)
-        return {
-            "metrics": {"train_loss": training.newest["loss"]},
-            "seconds": seconds,
-            "trainable_parameters": sum(p.numel() for p in generator.parameters()),
-            "peak_memory_bytes": peak_bytes(),
-        }
+            write_tensors(folder.path / OWN, tensors, {KEY: json.dumps(about)})
+        return result

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from regraft.checkpoints.model_card import header
+from regraft.checkpoints.write import write_model
 from regraft.config import ModelConfig, PretrainConfig, SetConfig, to_dict
 from regraft.errors import InputError
-from regraft.files import write_tensors
 from regraft.generators.pseudo import Pretraining
 from regraft.generators.sources import ImageSource, Source
 from regraft.jobs.base import Job
 from regraft.models import build
-from regraft.train import RunFolder, make_fabric, peak_bytes, reset_peak
+from regraft.train import RunFolder, make_fabric
 from regraft.train.loop import Progress
 
 from .drive import drive
@@ -37,6 +37,8 @@ class PretrainJob(Job):
         real: the real images in its place (the oracle).
         pretrain: How long, and how.
     """
+
+    keeps_checkpoint = False  # stored as the model
 
     model: ModelConfig
     generator: GeneratorJob | None = None
@@ -80,34 +82,24 @@ class PretrainJob(Job):
             std=(STD,) * channels,
             seed=self.runtime.seed,
         )
-        reset_peak()
-        seconds = drive(
-            work,
-            folder,
-            checkpoint_seconds=self.runtime.checkpoint_seconds,
-            log_every=self.runtime.log_every,
-            progress=progress,
-        )
-        about = {
-            "model": to_dict(self.model),
-            "input": shape,
-            "mean": [MEAN] * channels,
-            "std": [STD] * channels,
-            "classes": list(classes) or [str(i) for i in range(source.classes)],
-            "method": "pseudo pre-training",
-        }
+        result = drive(work, network, folder, self.runtime, progress)
         if folder.writes:
-            write_network(folder.path / "model.safetensors", network, about)
-            (folder.path / "checkpoint.safetensors").unlink(missing_ok=True)
-        return {
-            "metrics": {"train_accuracy": work.newest["accuracy"]},
-            "seconds": seconds,
-            "trainable_parameters": sum(p.numel() for p in network.parameters()),
-            "peak_memory_bytes": peak_bytes(),
-        }
+            names = classes or tuple(str(i) for i in range(source.classes))
+            about = about_of(self.model, shape, names, "pseudo pre-training")
+            write_model(folder.path / "model.safetensors", network, about)
+        return result
 
 
-def write_network(path: Path, network: torch.nn.Module, about: dict[str, Any]) -> None:
-    """Write a network's weights and what they are of."""
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
-    write_tensors(path, tensors, header(about))
+def about_of(
+    model: ModelConfig, shape: dict[str, int], classes: Sequence[str], method: str
+) -> dict[str, Any]:
+    """Return what the file of a network says that takes images normalised by `MEAN` and `STD`."""
+    channels = shape["channels"]
+    return {
+        "model": to_dict(model),
+        "input": shape,
+        "mean": [MEAN] * channels,
+        "std": [STD] * channels,
+        "classes": list(classes),
+        "method": method,
+    }

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from regraft.config import MGRConfig, ModelConfig, OptimConfig, SetConfig, to_dict
+from regraft.checkpoints.write import write_model
+from regraft.config import MGRConfig, ModelConfig, OptimConfig, SetConfig
 from regraft.data import ImageSet, TensorLoader
 from regraft.data.split import stratified_split
 from regraft.data.views import strong
@@ -25,7 +26,7 @@ from regraft.train import Batches, RunFolder, fit, make_fabric
 from regraft.train.loop import Progress
 
 from .generator import GeneratorJob
-from .pretrain import MEAN, STD, PretrainJob, write_network
+from .pretrain import MEAN, STD, PretrainJob, about_of
 from .sets import StepBatches, load_set
 from .target import start_body
 
@@ -62,6 +63,8 @@ class RegularisedJob(Job):
             the whole target do.
         oracle: Further labelled images that validate, an upper bound and no method.
     """
+
+    keeps_checkpoint = False  # stored as the model
 
     target: SetConfig
     test: SetConfig
@@ -127,17 +130,9 @@ class RegularisedJob(Job):
         )
         result["metrics"] |= _logged(terms)
         result["notes"] = [note for term in terms for note in term.notes]
-        about = {
-            "model": to_dict(self.model),
-            "input": {"channels": images.channels, "image_size": images.image_size},
-            "mean": list(moments["mean"]),
-            "std": list(moments["std"]),
-            "classes": list(classes),
-            "method": self.arm,
-        }
         if folder.writes:
-            write_network(folder.path / "model.safetensors", network, about)
-            (folder.path / "checkpoint.safetensors").unlink(missing_ok=True)
+            about = about_of(self.model, shape, classes, self.arm)
+            write_model(folder.path / "model.safetensors", network, about)
         return result
 
     def _validation(self, images: ImageSet) -> ImageSet | None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from regraft.config import ModelConfig, OptimConfig, SetConfig, SslConfig, to_dict
+from regraft.checkpoints.read import fit_names, read_checkpoint
+from regraft.checkpoints.write import write_model
+from regraft.config import ModelConfig, OptimConfig, SetConfig, SslConfig
 from regraft.data import ImageSet, TensorLoader
 from regraft.data.views import weak
 from regraft.errors import InputError
@@ -22,7 +23,6 @@ from regraft.generators.pseudo import (
     PseudoTerm,
     Unlabelled,
     conditions,
-    ssl_loss,
 )
 from regraft.jobs.base import Job
 from regraft.models import build
@@ -31,7 +31,7 @@ from regraft.train import Average, Batches, RunFolder, fit, make_fabric
 from regraft.train.loop import Progress
 
 from .generator import GeneratorJob
-from .pretrain import MEAN, STD, PretrainJob, write_network
+from .pretrain import MEAN, STD, PretrainJob, about_of
 from .sets import StepBatches, load_set
 
 
@@ -58,6 +58,8 @@ class TargetJob(Job):
         ssl: The loss on images without labels.
         ema: Decay of the average of the weights that is evaluated.
     """
+
+    keeps_checkpoint = False  # stored as the model
 
     target: SetConfig
     test: SetConfig
@@ -121,17 +123,10 @@ class TargetJob(Job):
             summary = term.ssl.confidence.summary()
             result["confidence"] = summary
             result["metrics"]["confident"] = 100 * summary["passed"]
-        about = {
-            "model": to_dict(self.model),
-            "input": {"channels": channels, "image_size": images.image_size},
-            "mean": [MEAN] * channels,
-            "std": [STD] * channels,
-            "classes": list(classes),
-            "method": self.arm,
-        }
+        shape = {"channels": channels, "image_size": images.image_size}
         if folder.writes:
-            write_network(folder.path / "model.safetensors", network, about)
-            (folder.path / "checkpoint.safetensors").unlink(missing_ok=True)
+            about = about_of(self.model, shape, classes, self.arm)
+            write_model(folder.path / "model.safetensors", network, about)
         return result
 
     def _network(self, images: ImageSet) -> nn.Module:
@@ -142,26 +137,16 @@ class TargetJob(Job):
         """Return the finished network, in evaluation mode, as a function of normalised images."""
         images, _ = load_set(self.target, seed=self.runtime.seed)
         network = self._network(images)
-        network.load_state_dict(load_file(self.folder(root) / "model.safetensors"))
+        stored = read_checkpoint(self.folder(root) / "model.safetensors")
+        network.load_state_dict(dict(fit_names(stored, network)))
         return network.eval().requires_grad_(False)
 
     def _term(self, images: ImageSet, root: Path, moments: dict[str, Any]) -> PseudoTerm | None:
         pool = self._pool(images, root)
         if pool is None:
             return None
-        config, channels = self.ssl, images.channels
-        return PseudoTerm(
-            pool,
-            ssl_loss(
-                config.ssl, temperature=config.ssl_temperature, threshold=config.ssl_threshold
-            ),
-            weight=config.ssl_weight,
-            warmup=config.ssl_warmup,
-            batch_size=config.ssl_batch,
-            own_head=config.own_head,
-            head_lr=self.optim.lr,
-            seed=self.runtime.seed,
-            **(moments if channels else {}),
+        return PseudoTerm.of(
+            pool, self.ssl, head_lr=self.optim.lr, seed=self.runtime.seed, **moments
         )
 
     def _pool(self, images: ImageSet, root: Path) -> Unlabelled | None:
@@ -210,7 +195,7 @@ def start_body(network: nn.Module, path: Path) -> None:
     """
     name, _ = find_classifier(network)
     own = network.state_dict()
-    loaded = load_file(path)
+    loaded = dict(read_checkpoint(path))
     body = {k: v for k, v in loaded.items() if not k.startswith(f"{name}.")}
     wanted = {k for k in own if not k.startswith(f"{name}.")}
     if body.keys() != wanted or any(own[k].shape != v.shape for k, v in body.items()):

@@ -11,24 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regraft.checkpoints.model_card import ModelCard, is_elsewhere
-from regraft.checkpoints.read import fit_names, read_checkpoint
 from regraft.config import SourceConfig, SslConfig
 from regraft.data import ImageSet, Splits, decode
 from regraft.data.channels import to_channels
 from regraft.data.folder import image_files
 from regraft.errors import InputError, RegraftError
+from regraft.files import file_digest
 from regraft.generators.pseudo import (
     ImagePool,
     PseudoSamples,
     PseudoTerm,
     Unlabelled,
     conditions,
-    ssl_loss,
 )
 from regraft.generators.sources import CachedBank, ImageSource, Source, load_source
+from regraft.jobs.base import to_json
 from regraft.jobs.finetune.extra import TermContext
-from regraft.models import build
+from regraft.jobs.predict.finetuned import load_finetuned
 
 from .verbs import collapse_warning
 
@@ -50,6 +49,12 @@ class UnlabelledTerm:
     ssl: SslConfig = field(default_factory=SslConfig)
     classifier: str | None = None
 
+    def config(self) -> dict[str, Any]:
+        """Return the JSON form, the classifier by what it holds."""
+        digest = None if self.classifier is None else file_digest(self.classifier)
+        source, ssl = to_json(self.source), to_json(self.ssl)
+        return {"source": source, "ssl": ssl, "classifier": digest}
+
     def term(self, model: nn.Module, context: TermContext) -> PseudoTerm:
         """Return the loss for a network that is about to be trained.
 
@@ -58,19 +63,8 @@ class UnlabelledTerm:
                 a source that cannot be loaded.
         """
         splits = context.splits
-        config = self.ssl
-        return PseudoTerm(
-            self._images(context),
-            ssl_loss(
-                config.ssl, temperature=config.ssl_temperature, threshold=config.ssl_threshold
-            ),
-            weight=config.ssl_weight,
-            warmup=config.ssl_warmup,
-            batch_size=config.ssl_batch,
-            own_head=config.own_head,
-            mean=splits.mean,
-            std=splits.std,
-            seed=context.seed,
+        return PseudoTerm.of(
+            self._images(context), self.ssl, mean=splits.mean, std=splits.std, seed=context.seed
         )
 
     def _images(self, context: TermContext) -> Unlabelled:
@@ -121,21 +115,8 @@ def read_classifier(
     Raises:
         InputError: The file does not say what it is of, or its weights do not fit.
     """
-    checkpoint = read_checkpoint(path)
-    card = ModelCard.read(checkpoint.about, Path(path))
-    if is_elsewhere(card.model.name):
-        raise InputError(
-            f"{path} names the factory {card.model.name}, which is code outside the file: a source "
-            "classifier is a built-in, timm or torchvision network"
-        )
-    network = build(card.model, **card.shape)
-    stored = fit_names(checkpoint, network)
-    network.load_state_dict({name: stored[name] for name in stored})
-    about: Any = checkpoint.about
-    channels = card.shape["channels"]
-    mean = tuple(about.get("mean") or (0.0,) * channels)
-    std = tuple(about.get("std") or (1.0,) * channels)
-    network.eval().requires_grad_(False)
+    loaded = load_finetuned(Path(path), model=None, device="cpu")
+    network, shape = loaded.network.requires_grad_(False), loaded.about["input"]
 
     def classify(images: Tensor) -> Tensor:
         try:
@@ -143,10 +124,10 @@ def read_classifier(
         except RuntimeError as error:
             raise RegraftError(
                 f"{path} cannot classify images of {'x'.join(map(str, images.shape[1:]))}: it is of "
-                f"{channels}x{card.shape['image_size']}x{card.shape['image_size']}"
+                f"{shape['channels']}x{shape['image_size']}x{shape['image_size']}"
             ) from error
 
-    return classify, mean, std
+    return classify, loaded.preparation.mean, loaded.preparation.std
 
 
 def _decoded(files: list[Path], splits: Splits) -> Tensor:

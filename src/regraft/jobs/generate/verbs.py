@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 
 import torch
 
+from regraft.checkpoints.write import write_model
 from regraft.config import DataConfig, ModelConfig, PretrainConfig, SourceConfig, to_dict
 from regraft.config.check import AT_LEAST_1, AT_LEAST_2
 from regraft.data import ImageSet, Splits, with_channels
@@ -27,6 +27,7 @@ from regraft.report import (
     command_of,
     contact_sheet,
     png,
+    read_run,
     write_card,
 )
 from regraft.streams import Counter
@@ -34,7 +35,7 @@ from regraft.train import RunFolder, command_line, make_fabric, peak_bytes, rese
 from regraft.train.loop import Progress
 
 from .drive import drive
-from .pretrain import MEAN, STD, write_network
+from .pretrain import MEAN, STD, about_of
 
 _COLUMNS = 10
 
@@ -227,6 +228,8 @@ class SourcePretrainJob(Job):
 
     setting: str = "pretrain"
     arm: str = "pp"
+    keeps_checkpoint = False  # stored as the model
+
     source: SourceConfig
     model: ModelConfig
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
@@ -245,39 +248,24 @@ class SourcePretrainJob(Job):
         moments: Any = {"mean": (MEAN,) * channels, "std": (STD,) * channels}
         settings: Any = to_dict(self.pretrain)
         work = Pretraining(network, source, **settings, **moments, seed=self.runtime.seed)
-        reset_peak()
-        seconds = drive(
-            work,
-            folder,
-            checkpoint_seconds=self.runtime.checkpoint_seconds,
-            log_every=self.runtime.log_every,
-            progress=progress,
-        )
+        result = drive(work, network, folder, self.runtime, progress)
         names = source.class_names or tuple(str(i) for i in range(source.classes))
-        about = {
-            "model": to_dict(self.model),
-            "input": shape,
-            "mean": list(moments["mean"]),
-            "std": list(moments["std"]),
-            "classes": list(names),
-            "method": "pseudo pre-training",
-        }
         out = folder.path
-        write_network(out / "model.safetensors", network, about)
-        (out / "checkpoint.safetensors").unlink(missing_ok=True)
+        about = about_of(self.model, shape, names, "pseudo pre-training")
+        write_model(out / "model.safetensors", network, about)
         card = ResultCard(
             kind="pretrain",
             title=f"{self.model.name} pre-trained on {Path(self.source.name).name}",
             lines=[
                 f"{self.pretrain.steps:,} steps of {self.pretrain.batch_size} generated images in "
-                f"{seconds:.0f} s; {work.newest['accuracy']:.0f}% of the last batch right.",
+                f"{result['seconds']:.0f} s; {work.newest['accuracy']:.0f}% of the last batch right.",
                 *source.notes,
             ],
             tables=[
                 Table(
                     title="Training",
                     headings=("step", "loss"),
-                    rows=_curve(out / "metrics.jsonl"),
+                    rows=_curve(out),
                 )
             ],
             notes=[warned] if warned else [],
@@ -294,20 +282,11 @@ class SourcePretrainJob(Job):
             data={"train_accuracy": work.newest["accuracy"]},
         )
         write_card(out, card)
-        return {
-            "metrics": {
-                "train_accuracy": work.newest["accuracy"],
-                "train_loss": work.newest["loss"],
-            },
-            "notes": source.notes,
-            "seconds": seconds,
-            "trainable_parameters": sum(p.numel() for p in network.parameters()),
-            "peak_memory_bytes": peak_bytes(),
-        }
+        return {**result, "notes": source.notes}
 
 
-def _curve(path: Path) -> list[tuple[str, str]]:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+def _curve(folder: Path) -> list[tuple[str, str]]:
+    rows = read_run(folder).history
     every = max(1, len(rows) // 10)
     return [(str(r["step"]), f"{r['loss']:.3f}") for r in rows[::every]]
 

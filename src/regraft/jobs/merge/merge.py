@@ -29,7 +29,7 @@ from .card import describe, facts_of
 from .config import MergeConfig
 from .models import Models, read_models
 from .scores import Scores, State, to_json
-from .written import write_model, write_streamed
+from .written import write_streamed, write_whole
 
 
 @dataclass(eq=False)
@@ -261,13 +261,13 @@ def _write(
     config: MergeConfig, models: Models, states: list[State], state: State, folder: RunFolder
 ) -> list[str]:
     if config.heads != "separate" or not models.head:
-        return write_model(folder.path, "model.safetensors", state, describe(models), models)
+        return write_whole(folder.path, "model.safetensors", state, describe(models), models)
     files = []
     for i, own in enumerate(separate_heads(state, states, models.head)):
         for name in models.head.names:
             own[name] = own[name][: models.counts[i]]
         about = describe(models, model=i)
-        files += write_model(folder.path, f"model-{i + 1}.safetensors", own, about, models)
+        files += write_whole(folder.path, f"model-{i + 1}.safetensors", own, about, models)
     return files
 
 

@@ -28,7 +28,7 @@ _CARRIED = (
 """What Hugging Face keeps beside the weights of a model."""
 
 
-def write_model(
+def write_whole(
     folder: Path, name: str, state: Mapping[str, Tensor], about: dict[str, Any], models: Models
 ) -> list[str]:
     """Write a state dict that is in memory; see `write_streamed`."""

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-from safetensors.torch import load_file
 
 from regraft.config import DataConfig, ImageConfig, ModelConfig, TicketConfig, check, to_dict
 from regraft.errors import InputError
-from regraft.files import load_json
+from regraft.files import load_json, read_tensors
 from regraft.jobs.data import load_once
 from regraft.jobs.predict.network import compare_sketch, facts_of
 from regraft.jobs.predict.pictures import Preparation
@@ -180,8 +179,9 @@ def _file(path: Path, data_root: str | None) -> Any:
         return load_ticket(path)
     if "tree" in metadata:
         return _checkpoint(path, data_root)
+    _, state = read_tensors(path, ours=False)
     try:
-        return gather_state(load_file(path))
+        return gather_state(state)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

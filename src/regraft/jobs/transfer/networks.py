@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regraft.checkpoints.model_card import header
-from regraft.files import write_tensors
+from regraft.checkpoints.write import write_model
 from regraft.symmetry.merge.repair import reset_batch_norm_
 from regraft.symmetry.spec.spec import PermutationSpec
 from regraft.symmetry.transfer.gradients import Gradients
@@ -75,5 +74,4 @@ class Networks:
 
     def save(self, path: Path, state: State, **more: Any) -> None:
         """Write a state dict that says what it is of, and what else is given."""
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-        write_tensors(path, tensors, header({**self.about, **more}))
+        write_model(path, state, {**self.about, **more})

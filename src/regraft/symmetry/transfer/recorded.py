@@ -12,7 +12,6 @@ index never speaks of what is not there.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,28 +22,22 @@ from torch import Tensor
 from regraft.checkpoints.read import Checkpoint, read_checkpoint
 from regraft.checkpoints.state import check_state
 from regraft.errors import InputError
-from regraft.files import load_json, write_json
 
 Cut = Literal["warn", "refuse", "use"]
 
 SCHEMA = 1
 INDEX = "index.json"
 INITIAL = "initial.safetensors"
-_READ = 1 << 22
-
-
-def checksum(file: Path) -> str:
-    """Return the BLAKE2b checksum of a file, 32 hex digits."""
-    found = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as opened:
-        while block := opened.read(_READ):
-            found.update(block)
-    return found.hexdigest()
 
 
 def entry(file: Path, **more: Any) -> dict[str, Any]:
     """Return what the index says of a file."""
-    return {"file": file.name, "bytes": file.stat().st_size, "blake2b": checksum(file), **more}
+    return {
+        "file": file.name,
+        "bytes": file.stat().st_size,
+        "blake2b": file_digest(file, 16),
+        **more,
+    }
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:
@@ -94,7 +87,7 @@ def problem(folder: Path, entry: dict[str, Any], *, verify: bool) -> str | None:
     size = file.stat().st_size
     if size != entry["bytes"]:
         return f"{file.name} has {size} bytes instead of {entry['bytes']}"
-    if verify and checksum(file) != entry["blake2b"]:
+    if verify and file_digest(file, 16) != entry["blake2b"]:
         return f"the checksum of {file.name} is wrong"
     return None
 
