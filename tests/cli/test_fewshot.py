@@ -58,6 +58,7 @@ def test_new_classes_are_learned_and_predicted(data, regraft, method):
     assert card["test"]["images"] == 15
     about = read_checkpoint(model).about
     assert about["classes"] == ["k6", "k7", "k8"]
+    assert card == {"out": str(model), **json.loads((model / "card.json").read_text())}
     code, text, _ = regraft("evaluate", model, "--data", data / "rest", "--json")
     assert code == 0
     assert json.loads(text)["accuracy"] == pytest.approx(card["test"]["accuracy"])
@@ -70,7 +71,9 @@ def test_new_classes_are_learned_and_predicted(data, regraft, method):
 def test_a_finished_folder_is_only_read(data, regraft):
     assert regraft(*train(data, "untrained"))[0] == 0
     before = (data / "untrained" / "card.json").read_bytes()
-    assert regraft(*train(data, "untrained"))[0] == 0
+    code, text, _ = regraft(*train(data, "untrained"))
+    assert code == 0
+    assert "is finished already; remove it to meta-train again" in text
     assert (data / "untrained" / "card.json").read_bytes() == before
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .options import DeviceOptions, Options, OutputOptions, default_out
-from .output import print_json, say, table
+from .output import tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class FewshotAdapt(Options):
     def run(self) -> int:
         """Adapt, measure, write the card, and tell."""
         from regraft.jobs.fewshot.adapt import Adaptation
+        from regraft.jobs.verb import Done
         from regraft.train import command_line
 
         out = self.out or default_out("adapt", self.support.resolve().name)
@@ -55,13 +56,5 @@ class FewshotAdapt(Options):
             device=self.runtime.for_inference(),
             command=command_line(),
         ).run()
-        if self.output.json:
-            print_json({"out": str(out), **card.to_json()})
-            return 0
-        for line in card.lines:
-            say(line)
-        table(list(card.tables[0].headings), [list(map(str, r)) for r in card.tables[0].rows])
-        for note in card.notes:
-            say(f"note: {note}")
-        say(f"classifier: {out}")
+        tell(Done(card, before=False), out, "adapt", as_json=self.output.json)
         return 0

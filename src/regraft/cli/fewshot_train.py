@@ -22,7 +22,7 @@ from .options import (
     default_out,
     pick,
 )
-from .output import print_json, say, table
+from .output import tell
 
 if TYPE_CHECKING:
     from regraft.jobs.fewshot.job import FewshotJob
@@ -101,16 +101,8 @@ class FewshotTrain(Options):
 
         out = self.out or default_out("fewshot", Path(self.data).name, self.method)
         with Bar(enabled=not self.output.json) as bar:
-            card = train(self.job(), out, bar.update)
-        if self.output.json:
-            print_json({"out": str(out), **card.to_json()})
-            return 0
-        for line in card.lines:
-            say(line)
-        table(list(card.tables[0].headings), [list(map(str, r)) for r in card.tables[0].rows])
-        for note in card.notes:
-            say(f"note: {note}")
-        say(f"learner: {out}")
+            done = train(self.job(), out, bar.update)
+        tell(done, out, "meta-train", as_json=self.output.json)
         return 0
 
     def job(self) -> FewshotJob:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -23,7 +23,7 @@ from .options import (
     default_out,
     pick,
 )
-from .output import print_json, say, table
+from .output import tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,7 @@ class SynthInspect(Options):
     def run(self) -> int:
         """Measure and tell."""
         from regraft.jobs.generate.verbs import InspectJob
+        from regraft.jobs.verb import run_carded
 
         job = InspectJob(
             source=self.generator.config(self.source),
@@ -101,8 +102,8 @@ class SynthInspect(Options):
             runtime=self.runtime.config(),
         )
         out = self.out or default_out("inspect", _name(self.source))
-        result = job.run_in(out)
-        return _told(result, out, self.output.json, result["verdict"])
+        tell(run_carded(job, out), out, "inspect", as_json=self.output.json)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +116,8 @@ class SynthMake(Options):
 
     source: tyro.conf.Positional[str]
     """package.module:factory, a generator trained here, a diffusers folder, ..."""
-    out: Path
-    """Folder to make or go on with."""
+    out: Path | None = None
+    """Folder to make or go on with; runs/make-NAME by default."""
     count: int = 10_000
     """Number of images."""
     generator: Generator = field(default_factory=SourceOptions)
@@ -127,15 +128,18 @@ class SynthMake(Options):
         """Make the images and tell."""
         from regraft.jobs.generate.verbs import BankJob
         from regraft.jobs.progress import Bar
+        from regraft.jobs.verb import run_carded
 
         job = BankJob(
             source=self.generator.config(self.source),
             count=self.count,
             runtime=self.runtime.config(),
         )
+        out = self.out or default_out("make", _name(self.source))
         with Bar(enabled=not self.output.json, noun="image", describe=lambda _: "") as bar:
-            result = job.run_in(self.out, progress=bar.update)
-        return _told(result, self.out, self.output.json, f"{self.count:,} images")
+            done = run_carded(job, out, bar.update)
+        tell(done, out, "make", as_json=self.output.json)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +175,7 @@ class Pretrain(Options):
         """Pre-train and tell."""
         from regraft.jobs.generate.verbs import SourcePretrainJob
         from regraft.jobs.progress import Bar
+        from regraft.jobs.verb import run_carded
 
         job = SourcePretrainJob(
             source=self.generator.config(self.source),
@@ -180,21 +185,6 @@ class Pretrain(Options):
         )
         out = self.out or default_out("pretrain", _name(self.source))
         with Bar(enabled=not self.output.json) as bar:
-            result = job.run_in(out, progress=bar.update)
-        accuracy = result["metrics"]["train_accuracy"]
-        return _told(result, out, self.output.json, f"{accuracy:.0f}% of the last batch right")
-
-
-def _told(result: dict[str, Any], out: Path, json: bool, line: str) -> int:
-    if json:
-        print_json({"out": str(out), **result})
+            done = run_carded(job, out, bar.update)
+        tell(done, out, "pre-train", as_json=self.output.json)
         return 0
-    say(line, style="bold")
-    for note in result["notes"]:
-        say(note)
-    metrics = {k: v for k, v in result["metrics"].items() if isinstance(v, float)}
-    if metrics:
-        table(["", ""], [[k, f"{v:.2f}"] for k, v in metrics.items()])
-    page = out / "report.html"
-    say(f"page: {page}" if page.exists() else f"folder: {out}")
-    return 0

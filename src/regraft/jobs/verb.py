@@ -6,10 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from regraft.errors import InputError
 from regraft.report.card import ResultCard, read_card, write_card
 from regraft.report.wording import phrase
 from regraft.train import RunFolder
 from regraft.train.environment import environment
+from regraft.train.loop import Progress
+
+from .base import Job
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,20 @@ def work_in(folder: RunFolder, work: Callable[[], ResultCard]) -> Done:
         parts = (("metrics", {}), ("seconds", None))
         folder.finish({k: card.data.get(k, none) for k, none in parts}, keep_checkpoint=False)
         return Done(card, before=False)
+
+
+def run_carded(job: Job, out: Path, progress: Progress | None = None) -> Done:
+    """Run a job whose work writes the card of its folder; of a finished one the card is read.
+
+    Raises:
+        RegraftError: Whatever keeps the run from its end, in one sentence.
+    """
+    before = job.open(out).finished() is not None
+    job.run_in(out, progress=progress)
+    card = read_card(out)
+    if card is None:
+        raise InputError(f"{out} has lost its card.json: remove the folder to start again")
+    return Done(card, before)
 
 
 def write(path: Path, card: ResultCard) -> ResultCard:

@@ -38,6 +38,27 @@ def test_inspect_says_a_verdict_and_leaves_a_page(tmp_path, capsys):
     )
 
 
+def test_a_bank_chooses_its_folder_and_is_told_of_as_other_results_are(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    make = ["synth", "make", *GENERATOR, "--count", 20]
+    assert run(*make) == 0
+    said = capsys.readouterr().out
+    out = tmp_path / "runs" / "make-digits"
+    assert (out / "bank.json").is_file()
+    assert "20 images of 1x8x8, 10 classes" in said
+    assert "result: runs/make-digits; card: runs/make-digits/README.md" in said
+    assert f"next: regraft pretrain --source {out}" in said
+    assert run(*make) == 0
+    assert (
+        "runs/make-digits is finished already; remove it to make again" in capsys.readouterr().out
+    )
+    assert run(*make, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {"out": "runs/make-digits", **json.loads((out / "card.json").read_text())}
+
+
 def test_a_bank_a_pre_training_and_a_fine_tuning_follow_each_other(tmp_path, capsys):
     bank, body, tuned = tmp_path / "bank", tmp_path / "body", tmp_path / "tuned"
     assert run("synth", "make", *GENERATOR, "--count", 40, "--out", bank) == 0

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from regraft.errors import InputError, MissingExtraError
-from regraft.report import ResultCard, read_card, write_card
+from regraft.jobs.verb import Done
+from regraft.report import read_card, write_card
 from regraft.train import command_line, keep_freed_memory
 from regraft.train.loop import Progress
 
@@ -16,8 +17,8 @@ from .job import FewshotJob
 _STARTED = {"regraft.json", "environment.json", "data.json", "metrics.jsonl"}
 
 
-def train(job: FewshotJob, out: Path, progress: Progress | None = None) -> ResultCard:
-    """Run a job in a folder, or go on, and return its card; a finished one is only read.
+def train(job: FewshotJob, out: Path, progress: Progress | None = None) -> Done:
+    """Run a job in a folder, or go on, and return what it came to; a finished one is only read.
 
     A new folder is removed again if the input is refused before anything is in it.
 
@@ -25,7 +26,7 @@ def train(job: FewshotJob, out: Path, progress: Progress | None = None) -> Resul
         RegraftError: Whatever keeps the run from its end, in one sentence.
     """
     keep_freed_memory()
-    new = not out.exists()
+    new, before = not out.exists(), job.open(out).finished() is not None
     try:
         result = job.run_in(out, progress=progress)
     except (InputError, MissingExtraError):
@@ -35,4 +36,4 @@ def train(job: FewshotJob, out: Path, progress: Progress | None = None) -> Resul
     card = read_card(out)
     if card is None:
         card = write_card(out, trained_card(out, job.config(), result, command_line()))
-    return card
+    return Done(card, before)
