@@ -18,7 +18,14 @@ VERBS = [
     ("merge",),
     ("align",),
     ("transfer",),
+    ("synth",),
+    ("synth", "inspect"),
+    ("synth", "make"),
+    ("pretrain",),
     ("condense",),
+    ("fewshot",),
+    ("fewshot", "train"),
+    ("fewshot", "adapt"),
     ("finetune",),
     ("predict",),
     ("evaluate",),
@@ -66,6 +73,31 @@ def test_every_verb_has_help(words, capsys):
     plain = " ".join(text.replace("│", " ").split())
     for wrong in ("{None}", "(default: )", "--no-", "(default: True)"):
         assert wrong not in plain
+
+
+def test_help_names_all_that_is_registered(capsys):
+    from regraft.config.generate import SOURCES
+    from regraft.features.registry import COMPARED, METHODS
+    from regraft.generators.siamese import TRANSFORMS
+    from regraft.recipes import RECIPES
+    from regraft.symmetry.merge.methods import MERGE_METHODS
+
+    def said(*words):
+        assert main([*words, "--help"]) == 0
+        return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    assert f"Name of the recipe: {', '.join(RECIPES)}." in said("reproduce")
+    assert f"dsa, dm: {', '.join(TRANSFORMS)};" in said("condense")
+    assert f"{', '.join(MERGE_METHODS)};" in said("merge")
+    finetune = said("finetune")
+    assert (
+        f"{', '.join(METHODS)}; auto: the best of a linear probe, {' and '.join(COMPARED)};"
+        in finetune
+    )
+    assert f"A folder of images without labels; or {SOURCES}." in finetune
+    assert finetune.count(SOURCES) == 2
+    for verb in (["synth", "inspect"], ["synth", "make"], ["pretrain"]):
+        assert f"{SOURCES}." in said(*verb)
 
 
 def test_help_says_what_exit_codes_mean(capsys):

@@ -21,11 +21,15 @@ from .options import (
     SplitOptions,
     default_out,
     pick,
+    registered,
 )
 from .output import tell
 
 if TYPE_CHECKING:
     from regraft.jobs.condense.job import CondenseJob
+
+
+TRANSFORM_NAMES = registered("generators/siamese.py", r'^    "(\w+)": _\w+,$')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +50,12 @@ class _Matching(Options):
     """Real images of each class in a step."""
     init: Literal["noise", "real"] | None = None
     """Start from noise (the default of dc) or from real images (dsa, dm), better in few restarts."""
-    transforms: tuple[str, ...] | None = None
-    """dsa, dm: color, crop, cutout, flip, rotate, scale; by default all, without flip of digits."""
+    transforms: Annotated[
+        tuple[str, ...] | None,
+        tyro.conf.arg(
+            help=f"dsa, dm: {', '.join(TRANSFORM_NAMES)}; by default all, without flip of digits."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,7 +125,7 @@ class Find(Options):
     out: Path | None = None
     """Run folder to make or go on with; runs/find-DATA-MODEL-METHOD without it."""
     method: TicketMethod = "iterand"
-    """iterand, edge_popup, or a control: dense, random_mask, random_mask_trained."""
+    """iterand and edge_popup are searches, the others controls; three of these need the run of a recipe."""
     sparsity: float = 0.5
     """Fraction of the weights removed."""
     frozen: float | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,9 +18,10 @@ from regraft.config import (
     Schedule,
     SearchConfig,
 )
+from regraft.config.generate import SOURCES, ConditionsName, SslName
 from regraft.jobs.stages import Stages
 
-from .generator_options import GeneratorOptions
+from .generator_options import NAMES, GeneratorOptions
 from .json_option import json_object
 from .options import (
     DataOptions,
@@ -33,13 +33,12 @@ from .options import (
     ResultOptions,
     default_out,
     pick,
+    registered,
 )
 from .output import print_json, say
 
-_REGISTRY = files("regraft").joinpath("features/registry.py")
-# Read and not imported: help answers without torch.
-METHOD_NAMES = re.findall(r'^    "(\w+)": \w+,$', _REGISTRY.read_text("utf-8"), re.MULTILINE)
-_METHODS = f"{', '.join(METHOD_NAMES)}; or auto: the best of a linear probe, plain and adarand."
+METHOD_NAMES = registered("features/registry.py", r'^    "(\w+)": \w+,$')
+_COMPARED = registered("features/registry.py", r'^COMPARED = \("(\w+)", "(\w+)"\)$')[0]
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -104,18 +103,16 @@ class TrainingOptions(Options):
 class UnlabelledOptions(Options):
     """Learn from images without labels as well: a folder's, or those of a generator (P-SSL)."""
 
-    unlabelled: str | None = None
-    """A folder of images without labels, a generator (package.module:factory or one trained here), or a
-    bank."""
+    unlabelled: Annotated[
+        str | None, tyro.conf.arg(help=f"A folder of images without labels; or {SOURCES}.")
+    ] = None
     unlabelled_options: str = "{}"
     """How a generator is called, where one batch does not tell: weights, options, classes, latent, method,
     labels, pixels, image_shape, as a JSON object."""
     source_classifier: Path | None = None
     """Model file of a classifier of the generator's classes: what it says of your images is generated;
     uniform classes without it."""
-    ssl: Literal[
-        "uda", "fixmatch", "pseudo_label", "soft_pseudo_label", "entropy", "consistency"
-    ] = "uda"
+    ssl: SslName = "uda"
     """The loss on images without labels."""
     ssl_weight: float = 1.0
     """Weight of that loss."""
@@ -129,7 +126,7 @@ class UnlabelledOptions(Options):
     """What logits are divided by for a target; the loss's own without it."""
     own_head: bool = False
     """Give these images a head of their own, and train the classifier on labelled ones alone."""
-    conditions: Literal["soft", "hard", "uniform"] = "soft"
+    conditions: ConditionsName = "soft"
     """What the source classifier's answers become."""
     temperature: float = 1.0
     """What its logits are divided by."""
@@ -190,8 +187,8 @@ class FinetuneVerb(Options):
     method: Annotated[
         str,
         tyro.conf.arg(
-            help=f"{', '.join(METHOD_NAMES)}; auto: the best of a linear probe, plain and adarand; mgr or "
-            "pcr with --generator, or both as in adarand+mgr."
+            help=f"{', '.join(METHOD_NAMES)}; auto: the best of a linear probe, {' and '.join(_COMPARED)}; "
+            f"{' or '.join(NAMES)} with --generator, or both as in adarand+mgr."
         ),
     ] = "adarand"
     method_options: str = "{}"

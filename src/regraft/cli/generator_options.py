@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from regraft.config import MGRConfig, SourceConfig, check
+from regraft.config.generate import SOURCES
+from regraft.config.mgr import Hypergradient
 from regraft.errors import InputError
 
 from .json_option import json_object
@@ -23,8 +27,7 @@ NAMES = ("mgr", "pcr")
 class GeneratorOptions(Options):
     """Images of a generator, for the methods mgr and pcr."""
 
-    generator: str | None = None
-    """package.module:factory of a conditional generator, one trained here, or a folder of images."""
+    generator: Annotated[str | None, tyro.conf.arg(help=f"{SOURCES}.")] = None
     generator_weights: Path | None = None
     """File of the generator's weights, for a factory."""
     generator_options: str = "{}"
@@ -39,7 +42,7 @@ class GeneratorOptions(Options):
     select: Literal["finder", "gradient", "entropy"] = "finder"
     """How mgr chooses: latents by a learned finder, or the best of a pool, by the derivative along the
     validation gradient or by predictive entropy."""
-    hypergradient: Literal["exact", "finite"] = "exact"
+    hypergradient: Hypergradient = "exact"
     """Gradient of the finder: exact, or the paper's finite difference."""
     mgr_options: str = "{}"
     """Further fields of regraft.config.MGRConfig, as a JSON object."""

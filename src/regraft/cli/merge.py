@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from regraft.jobs.merge.config import MergeConfig
+import tyro
+
+from regraft.jobs.merge.config import Heads, MergeConfig
 
 from .align import AlignOptions
+from .options import registered
 from .output import tell
+
+MERGE_NAMES = registered("symmetry/merge/methods.py", r'^@merge_method\("(\w+)"')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +28,12 @@ class Merge(AlignOptions):
     command goes on after an interruption and leaves a finished folder as it is.
     """
 
-    combine: str = "average"
-    """average, slerp (two models), task_arithmetic or ties (both with --base)."""
+    combine: Annotated[
+        str,
+        tyro.conf.arg(
+            help=f"{', '.join(MERGE_NAMES)}; slerp is of two models, task_arithmetic and ties take --base."
+        ),
+    ] = "average"
     weights: tuple[float, ...] = ()
     """Weight of each model; equal without it."""
     base: Path | None = None
@@ -35,7 +44,7 @@ class Merge(AlignOptions):
     """ties: share of each model's differences that is kept."""
     ties_scope: Literal["model", "tensor"] | None = None
     """ties: take that share of the whole model, or of each tensor."""
-    heads: Literal["shared", "separate", "union"] = "shared"
+    heads: Heads = "shared"
     """One classifier for all, each model's own (one file each), or one over all classes by name."""
     repair: Literal["auto", "reset", "repair", "none"] = "auto"
     """With --data: reset BatchNorm statistics, or REPAIR every channel, whichever the network needs."""

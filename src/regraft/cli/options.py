@@ -7,8 +7,10 @@ config dataclass, by the ranges beside the fields of `regraft.config`, and named
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
@@ -105,6 +107,15 @@ def pick(kind: type[_C], values: Values, **more: Any) -> _C:
     config = kind(**{k: v for k, v in values.items() if k in names}, **more)
     check(config)
     return config
+
+
+def registered(file: str, pattern: str) -> list[Any]:
+    """Return what a pattern finds, line by line, in a file of the package, such as the names of a registry.
+
+    The file is read and not imported: help answers without torch.
+    """
+    text = files("regraft").joinpath(file).read_text("utf-8")
+    return re.findall(pattern, text, re.MULTILINE)
 
 
 def default_out(verb: str, *names: object) -> Path:

@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from .options import registered
 from .output import print_json, say
 
+RECIPE_NAMES = registered("recipes/recipe.py", r'^    "(\w+)": "regraft\.recipes\.\w+",$')
 _STYLES = {"held": "green", "did not hold": "yellow", "undecided": "cyan"}
 
 
@@ -22,8 +24,11 @@ class Reproduce:
     --seed one run of it is made again, and with --check its numbers are held against committed ones.
     """
 
-    recipe: Annotated[str, tyro.conf.Positional]
-    """Name of the recipe: adarand, frozen, iterand, merging, metaticket or transfer."""
+    recipe: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(help=f"Name of the recipe: {', '.join(RECIPE_NAMES)}."),
+    ]
     scale: Literal["smoke", "cpu", "gpu", "paper", "photographs", "characters"] = "smoke"
     """smoke: a minute or two; cpu: under an hour on two cores; gpu; paper: the published settings."""
     seeds: int | None = None

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from regraft.config import PretrainConfig, SourceConfig
+from regraft.config.generate import SOURCES
 
 from .json_option import json_object
 from .options import (
@@ -58,6 +59,7 @@ class SourceOptions(Options):
         return pick(SourceConfig, self.values(), name=name, weights=weights, options=options)
 
 
+_SOURCE = tyro.conf.arg(help=f"{SOURCES}.")
 Generator = Annotated[SourceOptions, tyro.conf.arg(name="generator")]
 
 
@@ -74,8 +76,7 @@ class SynthInspect(Options):
     samples. A collapsed generator is called useless however well classifiers agree with it.
     """
 
-    source: tyro.conf.Positional[str]
-    """package.module:factory, a generator trained here, a bank, a diffusers folder, shards, or images."""
+    source: Annotated[str, tyro.conf.Positional, _SOURCE]
     data: str
     """Real images of its classes: a known data set or a folder, one subfolder a class."""
     out: Path | None = None
@@ -114,8 +115,7 @@ class SynthMake(Options):
     interrupted bank is gone on with by the same command.
     """
 
-    source: tyro.conf.Positional[str]
-    """package.module:factory, a generator trained here, a diffusers folder, ..."""
+    source: Annotated[str, tyro.conf.Positional, _SOURCE]
     out: Path | None = None
     """Folder to make or go on with; runs/make-NAME by default."""
     count: int = 10_000
@@ -150,8 +150,7 @@ class Pretrain(Options):
     command goes on after an interruption.
     """
 
-    source: str
-    """package.module:factory, a generator trained here, a bank, a diffusers folder, shards, or images."""
+    source: Annotated[str, _SOURCE]
     model: str = "conv_small"
     """A built-in network, timm/NAME, torchvision/NAME or package.module:factory."""
     out: Path | None = None

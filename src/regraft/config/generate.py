@@ -12,6 +12,15 @@ from .check import AT_LEAST_1, AT_LEAST_2, BELOW_1, NOT_NEGATIVE, POSITIVE
 from .data import DataConfig
 from .identity import to_dict
 
+SOURCES = (
+    "package.module:factory, a generator that was trained here, a bank, a diffusers folder, tar shards "
+    "or a folder of images"
+)
+"""What can be a source, for help and messages: what `regraft.generators.sources.load_source` opens."""
+
+SslName = Literal["uda", "fixmatch", "pseudo_label", "soft_pseudo_label", "entropy", "consistency"]
+ConditionsName = Literal["soft", "hard", "uniform"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
@@ -21,7 +30,7 @@ class SourceConfig:
     """
 
     name: str
-    """`package.module:factory`; a folder of a generator, of images, of shards, or a bank."""
+    """One of `SOURCES`."""
     weights: str | None = None
     """File of its weights, for a factory."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -96,9 +105,7 @@ class PretrainConfig:
 class SslConfig:
     """Semi-supervised learning on images without labels."""
 
-    ssl: Literal[
-        "uda", "fixmatch", "pseudo_label", "soft_pseudo_label", "entropy", "consistency"
-    ] = "uda"
+    ssl: SslName = "uda"
     """The loss on them."""
     ssl_weight: Annotated[float, POSITIVE] = 1.0
     """Factor of that loss."""
@@ -112,7 +119,7 @@ class SslConfig:
     """Least probability of a target that counts; the loss's own by default."""
     own_head: bool = False
     """Give images without labels a head of their own, and train the classifier on real images alone."""
-    conditions: Literal["soft", "hard", "uniform"] = "soft"
+    conditions: ConditionsName = "soft"
     """What a source classifier's answer becomes on the way to the generator."""
     temperature: Annotated[float, POSITIVE] = 1.0
     """What the source classifier's logits are divided by."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from regraft.checkpoints.read import fit_names, read_checkpoint
 from regraft.config import DataConfig, SourceConfig
+from regraft.config.generate import SOURCES
 from regraft.data import ImageSet, known_names, load
 from regraft.errors import InputError
 from regraft.models.external import call, imported
@@ -69,10 +70,7 @@ def load_source(config: SourceConfig, *, device: torch.device | str | None = Non
         source = ImageSource(splits.train, device=device)
         source.class_names = splits.classes
         return source
-    raise InputError(
-        f"source {name!r} is no factory, folder or file: expected package.module:factory, a generator that "
-        "was trained here, a bank, a diffusers folder, tar shards or a folder of images"
-    )
+    raise InputError(f"source {name!r} is no factory, folder or file: expected {SOURCES}")
 
 
 def _of_factory(config: SourceConfig, device: torch.device | str | None) -> ModuleSource:
