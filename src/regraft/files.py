@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,21 +199,6 @@ def _digest_of(file: Any, head: bytes, match: re.Match[bytes]) -> str:
     return state.hexdigest()
 
 
-def file_digest(path: str | Path, size: int = 8) -> str:
-    """Return the BLAKE2b digest of a file's bytes, wherever it lies, as 2 * `size` hex digits.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as opened:
-            return hashlib.file_digest(
-                opened, lambda: hashlib.blake2b(digest_size=size)
-            ).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
 def json_text(value: Mapping[str, Any], *, indent: int = 2) -> str:
     """Return an object as JSON text with a digest of all its entries, which `parse_json` compares."""
     plain = {key: item for key, item in value.items() if key != DIGEST}
@@ -281,12 +266,23 @@ def check_digests(folder: Path, digests: Mapping[str, str]) -> None:
             )
 
 
-def file_digest(path: Path, length: int | None = None) -> str:
-    """Return SHA-256 of a file's bytes, or of the first `length`, in hex."""
-    with path.open("rb") as file:
-        if length is not None:
-            return hashlib.sha256(file.read(length)).hexdigest()
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_digest(
+    path: str | Path, length: int | None = None, kind: Callable[[], Any] = hashlib.sha256
+) -> str:
+    """Return the digest of a file's bytes, or of the first `length`, in hex.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if length is None:
+                return hashlib.file_digest(file, kind).hexdigest()
+            state = kind()
+            state.update(file.read(length))
+            return state.hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ BANK/bank.json      seed, classes, shape, digest of the generator; written last
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from regraft.data import ImageSet
 from regraft.errors import InputError
-from regraft.files import load_json, make_folder, reading, write_text
+from regraft.files import load_json, make_folder, reading, write_json
 from regraft.streams import Counter
 
 from .images import ImageSource
@@ -85,7 +84,7 @@ def write_bank(
         made += n
         images.flush()
         labels.flush()
-        write_text(folder / "making.json", json.dumps({**identity, "made": made}))
+        write_json(folder / "making.json", {**identity, "made": made})
         if progress is not None:
             progress(made, count, {})
     manifest = {
@@ -98,7 +97,7 @@ def write_bank(
         "fallbacks": source.fallbacks,
         **(about or {}),
     }
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / MANIFEST, manifest)
     (folder / "making.json").unlink(missing_ok=True)
     return CachedBank(folder, device=source.device)
 
@@ -117,7 +116,7 @@ class CachedBank(ImageSource):
     def __init__(self, folder: Path | str, *, device: torch.device | str | None = None) -> None:
         folder = Path(folder)
         with reading(folder, "make the bank again, into another folder"):
-            self.about: dict[str, Any] = load_json(folder / MANIFEST)
+            self.about: dict[str, Any] = load_json(folder / MANIFEST, ours=True)
             if int(self.about["schema"]) > SCHEMA:
                 raise InputError(f"{folder} is a bank of a newer version: update regraft")
             # Copy on write: torch wants memory that it may write to, and the file stays as it is.
@@ -151,7 +150,7 @@ class CachedBank(ImageSource):
 def _made(folder: Path, identity: dict[str, Any]) -> int:
     """Return how many images an interrupted bank has."""
     try:
-        state = load_json(folder / "making.json")
+        state = load_json(folder / "making.json", ours=True)
         made = int(state.pop("made"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return 0

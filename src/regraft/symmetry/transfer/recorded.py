@@ -12,8 +12,10 @@ index never speaks of what is not there.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +24,14 @@ from torch import Tensor
 from regraft.checkpoints.read import Checkpoint, read_checkpoint
 from regraft.checkpoints.state import check_state
 from regraft.errors import InputError
+from regraft.files import file_digest, load_json, write_json
 
 Cut = Literal["warn", "refuse", "use"]
 
 SCHEMA = 1
 INDEX = "index.json"
 INITIAL = "initial.safetensors"
+_BLAKE2B = partial(hashlib.blake2b, digest_size=16)
 
 
 def entry(file: Path, **more: Any) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def entry(file: Path, **more: Any) -> dict[str, Any]:
     return {
         "file": file.name,
         "bytes": file.stat().st_size,
-        "blake2b": file_digest(file, 16),
+        "blake2b": file_digest(file, kind=_BLAKE2B),
         **more,
     }
 
@@ -87,7 +91,7 @@ def problem(folder: Path, entry: dict[str, Any], *, verify: bool) -> str | None:
     size = file.stat().st_size
     if size != entry["bytes"]:
         return f"{file.name} has {size} bytes instead of {entry['bytes']}"
-    if verify and file_digest(file, 16) != entry["blake2b"]:
+    if verify and file_digest(file, kind=_BLAKE2B) != entry["blake2b"]:
         return f"the checksum of {file.name} is wrong"
     return None
 
