@@ -373,6 +373,8 @@ def _tell(out: Path, result: dict[str, Any]) -> None:
     for row in result.get("extras", []):
         cure = "" if row["passed"] else ", so they changed nothing: lower --ssl-threshold"
         say(f"{row['what']}: {row['passed']:.1%} of {row['images']:,} were confident{cure}")
+        if row.get("fallback"):
+            say(f"note: {row['fallback']}")
     say(f"model: {out / 'model.safetensors'}")
     say(f"card: {out / 'README.md'}; report: {out / 'report.html'}")
     card = read_card(out)

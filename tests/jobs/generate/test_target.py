@@ -19,6 +19,7 @@ from regraft.errors import InputError
 from regraft.jobs.base import with_sources
 from regraft.jobs.generate.generator import GeneratorJob
 from regraft.jobs.generate.pretrain import PretrainJob
+from regraft.jobs.generate.regularised import RegularisedJob
 from regraft.jobs.generate.sets import StepBatches, load_set
 from regraft.jobs.generate.target import TargetJob, start_body
 from regraft.models import build
@@ -211,6 +212,15 @@ def test_batches_of_steps_show_every_image_equally_often():
 def test_what_a_target_lacks_is_said(tmp_path, more, message):
     with pytest.raises(InputError, match=message):
         run(tmp_path, jobs(**more))
+
+
+@pytest.mark.parametrize("groups", [((3,),), ((0, 1, 2),)])
+def test_a_target_of_one_class_is_refused(tmp_path, groups):
+    one = SetConfig(data=DIGITS, groups=groups)
+    common = {"setting": "t", "runtime": RUNTIME, "target": one, "test": one, "model": NET}
+    for job in (TargetJob(arm="a", **common), RegularisedJob(arm="b", **common)):
+        with pytest.raises(InputError, match=r"images of 1 class\(es\): expected at least two"):
+            job.run(tmp_path)
 
 
 def test_a_pre_training_is_from_a_generator_or_from_images(tmp_path):

@@ -7,6 +7,7 @@ from regraft.cli import main
 from regraft.config import DataConfig, SourceConfig, SslConfig
 from regraft.data import load
 from regraft.errors import InputError
+from regraft.files import load_json
 from regraft.generators.sources import ImageSource, Source
 from regraft.jobs.finetune.extra import TermContext
 from regraft.jobs.generate.unlabelled import UnlabelledTerm
@@ -56,7 +57,7 @@ def test_a_bank_chooses_its_folder_and_is_told_of_as_other_results_are(
     )
     assert run(*make, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer == {"out": "runs/make-digits", **json.loads((out / "card.json").read_text())}
+    assert answer == {"out": "runs/make-digits", **load_json(out / "card.json", ours=True)}
 
 
 def test_a_bank_a_pre_training_and_a_fine_tuning_follow_each_other(tmp_path, capsys):
@@ -156,8 +157,75 @@ def test_a_classifier_of_other_labels_than_the_generator_is_refused(tmp_path):
         UnlabelledTerm(source=source, classifier=str(file)).term(net(), context())
 
 
+def classifier_of(path, classes):
+    from regraft.checkpoints.write import write_model
+    from regraft.config import ModelConfig
+    from regraft.jobs.generate.pretrain import about_of
+    from regraft.models import build
+
+    model, shape = (
+        ModelConfig(name="mlp", options={"widths": [8]}),
+        {"channels": 1, "image_size": 8},
+    )
+    network = build(model, num_classes=len(classes), **shape)
+    write_model(path, network, about_of(model, shape, classes, "pp"))
+    return network
+
+
+class _Hard(Source):
+    """Takes labels alone: mixed ones mean nothing to it."""
+
+    classes, latent_shape, image_shape, soft_conditions = 4, (1,), (1, 8, 8), False
+
+    def generate(self, latents, condition):
+        return (
+            latents.sigmoid().view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+            * (condition + 1).view(-1, 1, 1, 1).float()
+            / 4
+        )
+
+
+def test_soft_conditions_of_a_generator_without_them_are_a_fallback_that_is_told(
+    tmp_path, monkeypatch
+):
+    classifier_of(tmp_path / "model.safetensors", "abcd")
+    monkeypatch.setattr("regraft.jobs.generate.unlabelled.load_source", lambda *_, **__: _Hard())
+    soft = UnlabelledTerm(source=SourceConfig(name="x:y"), classifier=str(tmp_path))
+    with pytest.warns(UserWarning, match="--conditions soft: soft labels: the label of each image"):
+        made = soft.term(net(), context())
+    assert made.loss(net().train(), 0).isfinite()
+    assert made.summary()["fallback"].startswith("soft labels")
+    hard = UnlabelledTerm(
+        source=SourceConfig(name="x:y"),
+        classifier=str(tmp_path),
+        ssl=SslConfig(conditions="hard"),
+    )
+    assert "fallback" not in hard.term(net(), context()).summary()
+
+
+def test_a_file_that_says_nothing_of_itself_is_no_source_classifier(tmp_path):
+    file = tmp_path / "plain.pth"
+    torch.save(net().state_dict(), file)
+    source = SourceConfig(name="foreign_generators:EmbeddedLabels", latent=6)
+    with pytest.raises(InputError, match="does not say which network it is of: expected what"):
+        UnlabelledTerm(source=source, classifier=str(file)).term(net(), context())
+
+
+def test_a_run_knows_its_source_classifier_by_what_the_file_holds(tmp_path):
+    source = SourceConfig(name="x:y")
+    classifier_of(tmp_path / "model.safetensors", "abcd")
+    term = UnlabelledTerm(source=source, classifier=str(tmp_path / "model.safetensors"))
+    before = term.config()
+    assert UnlabelledTerm(source=source, classifier=str(tmp_path)).config() == before
+    classifier_of(tmp_path / "model.safetensors", "abc")
+    assert term.config() != before
+
+
 class _Flat(Source):
     classes, latent_shape, image_shape = 10, (1,), (1, 8, 8)
+
+    def digest(self):
+        return "flat"
 
     def generate(self, latents, condition):
         same = torch.linspace(0, 1, 10)[condition].view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
@@ -170,6 +238,59 @@ def test_a_collapsed_generator_is_warned_of_before_it_is_used(monkeypatch):
     monkeypatch.setattr("regraft.jobs.generate.unlabelled.load_source", lambda *_, **__: _Flat())
     with pytest.warns(UserWarning, match="looks collapsed"):
         UnlabelledTerm(source=SourceConfig(name="x:y")).term(net(), context())
+
+
+@pytest.mark.filterwarnings("default:the generator looks collapsed")
+def test_a_bank_of_a_collapsed_generator_is_warned_of_when_it_is_made_and_when_it_is_used(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("regraft.jobs.generate.verbs.load_source", lambda *_, **__: _Flat())
+    bank = tmp_path / "bank"
+    assert run("synth", "make", "x:y", "--count", 100, "--out", bank) == 0
+    assert "regraft: the generator looks collapsed" in capsys.readouterr().err
+    assert "looks collapsed" in json.loads((bank / "card.json").read_text())["notes"][0]
+    with pytest.warns(UserWarning, match="looks collapsed"):
+        UnlabelledTerm(source=SourceConfig(name=str(bank))).term(net(), context())
+
+
+@pytest.fixture
+def targets(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name in ("empty", "one/a", "half/a", "half/b"):
+        (tmp_path / name).mkdir(parents=True)
+    for folder in ("one/a", "half/a"):
+        for i in range(6):
+            image.new("L", (8, 8), 30 * i).save(tmp_path / folder / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("empty", "empty has no class folders"),
+        ("one", "one has a single class, 'a'"),
+        ("half", "half/b has no images"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["finetune", "pretrain", "inspect"])
+def test_an_empty_target_or_one_of_one_class_is_one_sentence(
+    targets, capsys, verb, target, message
+):
+    words = {
+        "finetune": ["finetune", "--unlabelled", GENERATOR[0], "--method", "plain", "--data"],
+        "pretrain": ["pretrain", "--steps", 2, "--source"],
+        "inspect": ["synth", "inspect", GENERATOR[0], "--data"],
+    }[verb]
+    assert run(*words, targets / target, "--out", targets / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (targets / "out" / "result.json").exists()
+
+
+def test_a_generator_of_one_class_is_nothing_to_pre_train_on(tmp_path, capsys):
+    assert run("pretrain", "--source", *GENERATOR, "--classes", 1, "--out", tmp_path / "out") == 2
+    assert "the source has a single class" in capsys.readouterr().err
 
 
 def test_no_confident_image_leaves_the_training_as_it_is():

@@ -75,7 +75,7 @@ class MGR:
         if self.config.select == "finder" and not source.latent_gradients:
             raise InputError(
                 "this source passes no gradients to its latents, which a finder needs: choose from a pool "
-                "with select='gradient' or 'entropy', or take uniform latents (--method pcr)"
+                "with select='gradient' or 'entropy' (--select), or take uniform latents (--method pcr)"
             )
         self.finder = Finder(
             source.latent_shape,
@@ -130,6 +130,9 @@ class MGR:
         self.fitted = Fitted(
             shape[0], (shape[1], shape[2]), mean or (0.0,) * shape[0], std or (1.0,) * shape[0]
         )
+        if shape != self.source.image_shape:
+            sizes = ["x".join(map(str, s)) for s in (self.source.image_shape, shape)]
+            self._warn(f"generated images of {sizes[0]} are brought to the real ones' {sizes[1]}")
         like = next(iter(model.parameters()))
         example = torch.zeros(2, *shape, device=like.device, dtype=like.dtype)
         self.passes = Passes(model, classifier=classifier, norm=config.norm, example=example)
@@ -313,12 +316,14 @@ class MGR:
     def _warn_of_collapse(self, images: Any, labels: Tensor) -> None:
         ratio = spread_ratio(self.source, images, labels, self.fitted, seed=self.seed)
         if ratio is not None and ratio < COLLAPSED:
-            text = (
+            self._warn(
                 f"generated images of one class differ {ratio:.2f} times as much as real ones: the "
                 "generator has collapsed, and choosing latents will hardly matter"
             )
-            self.notes.append(text)
-            warnings.warn(text, UserWarning, stacklevel=3)
+
+    def _warn(self, text: str) -> None:
+        self.notes.append(text)
+        warnings.warn(text, UserWarning, stacklevel=4)
 
     def _log(self, step: int, row: Mapping[str, float]) -> None:
         self.logged.append({"step": float(step), **row})

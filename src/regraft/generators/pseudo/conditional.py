@@ -22,6 +22,7 @@ from torch import Tensor
 from regraft.data import ImageSet
 from regraft.errors import InputError
 from regraft.generators.sources import Source
+from regraft.generators.sources.source import DRAWN
 from regraft.streams import Counter
 
 Conditions = Literal["soft", "hard", "uniform"]
@@ -95,6 +96,12 @@ class PseudoSamples:
 
     def __init__(self, source: Source, probabilities: Tensor, *, seed: int) -> None:
         self.source, self.probabilities, self.seed = source, probabilities, seed
+
+    @property
+    def fallback(self) -> str:
+        """What is done instead of what the source cannot do, a sentence; "" where it can do all."""
+        mixed = len(self.probabilities) > 1 and bool((self.probabilities.amax(1) < 1).any())
+        return DRAWN if mixed and not self.source.soft_conditions else ""
 
     def take(self, first: int, n: int) -> Tensor:
         """Return images; see `Unlabelled.take`."""

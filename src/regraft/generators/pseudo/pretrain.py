@@ -67,6 +67,10 @@ class Pretraining:
             raise InputError(f"steps={steps}, batch_size={batch_size}: expected at least 1 and 2")
         if not (math.isfinite(lr) and lr > 0):
             raise InputError(f"lr={lr}: expected a finite number above 0")
+        if source.classes < 2:
+            raise InputError(
+                "the source has a single class: there is nothing to tell apart, give one of two at least"
+            )
         self.network, self.source = network, source
         self.steps, self.batch_size, self.at, self.seed = steps, batch_size, 0, seed
         self.views = strong() if views is None else views

@@ -163,8 +163,13 @@ class PseudoTerm:
             self._optimizer.zero_grad()
 
     def summary(self) -> dict[str, Any]:
-        """Return how many of the images without labels were confident, in all and by class."""
-        return {"what": "images without labels", **self.ssl.confidence.summary()}
+        """Return how many of the images without labels were confident, in all and by class.
+
+        `fallback` says what was done instead of what their source cannot do, where there is such a thing.
+        """
+        fallback = getattr(self.unlabelled, "fallback", "")
+        more = {"fallback": fallback} if fallback else {}
+        return {"what": "images without labels", **self.ssl.confidence.summary(), **more}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the head, its optimiser and the counts of what was confident."""

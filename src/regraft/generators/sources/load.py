@@ -81,7 +81,10 @@ def _of_factory(config: SourceConfig, device: torch.device | str | None) -> Modu
         notes.append("no weights were loaded: it makes what its factory made it")
     else:
         # Whatever device they were saved on, they are read to the CPU.
-        stored = fit_names(read_checkpoint(config.weights), module)
+        try:
+            stored = fit_names(read_checkpoint(config.weights), module)
+        except InputError as error:
+            raise InputError(f"the weights do not fit {config.name}: {error}") from error
         module.load_state_dict(dict(stored))
         notes += stored.notes
     options: dict[str, Any] = {

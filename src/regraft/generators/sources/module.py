@@ -188,8 +188,8 @@ class ModuleSource(Source):
             )
         if high - low < 0.05 * width:
             raise InputError(
-                f"the generator makes images of one value (pixels from {low:.3g} to {high:.3g}): "
-                "look at its weights"
+                f"the generator makes images of one value (pixels from {low:.3g} to {high:.3g}, of "
+                f"{pixels}): look at its weights, and at the range if it was set"
             )
         return bounds
 

@@ -27,7 +27,7 @@ from regraft.train.loop import Progress
 
 from .generator import GeneratorJob
 from .pretrain import MEAN, STD, PretrainJob, about_of
-from .sets import StepBatches, load_set
+from .sets import StepBatches, load_set, target_set
 from .target import start_body
 
 
@@ -94,7 +94,7 @@ class RegularisedJob(Job):
         """Train and measure; see `Job.work`."""
         fabric = make_fabric(self.runtime)
         seed = self.runtime.seed
-        images, classes = load_set(self.target, seed=seed)
+        images, classes = target_set(self.target, seed=seed)
         test, _ = load_set(self.test, seed=0)
         validation = self._validation(images)
         if self.held_out:

@@ -47,6 +47,22 @@ def load_set(config: SetConfig, *, seed: int) -> tuple[ImageSet, tuple[str, ...]
     return images, classes
 
 
+def target_set(config: SetConfig, *, seed: int) -> tuple[ImageSet, tuple[str, ...]]:
+    """Return the labelled images of a target as `load_set` does.
+
+    Raises:
+        InputError: As there, or they are of fewer than two classes: there is nothing to tell apart.
+    """
+    images, classes = load_set(config, seed=seed)
+    count = len(images.labels.unique())
+    if count < 2:
+        raise InputError(
+            f"the target {config.data.name!r} has {len(images)} images of {count} class(es): expected at "
+            "least two classes with images"
+        )
+    return images, classes
+
+
 def _grouped(images: ImageSet, groups: tuple[tuple[int, ...], ...]) -> ImageSet:
     table = torch.full((images.num_classes,), -1)
     for new, group in enumerate(groups):

@@ -32,7 +32,7 @@ from regraft.train.loop import Progress
 
 from .generator import GeneratorJob
 from .pretrain import MEAN, STD, PretrainJob, about_of
-from .sets import StepBatches, load_set
+from .sets import StepBatches, load_set, target_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class TargetJob(Job):
         """Train and measure; see `Job.work`."""
         fabric = make_fabric(self.runtime)
         seed = self.runtime.seed
-        images, classes = load_set(self.target, seed=seed)
+        images, classes = target_set(self.target, seed=seed)
         test, _ = load_set(self.test, seed=0)
         torch.manual_seed(seed)
         network = self._network(images)

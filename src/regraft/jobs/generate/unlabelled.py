@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regraft.checkpoints.read import read_checkpoint
 from regraft.config import SourceConfig, SslConfig
 from regraft.data import ImageSet, Splits, decode
 from regraft.data.channels import to_channels
@@ -51,7 +52,9 @@ class UnlabelledTerm:
 
     def config(self) -> dict[str, Any]:
         """Return the JSON form, the classifier by what it holds."""
-        digest = None if self.classifier is None else file_digest(self.classifier)
+        path = None if self.classifier is None else Path(self.classifier)
+        file = path / "model.safetensors" if path is not None and path.is_dir() else path
+        digest = None if file is None else file_digest(file)
         source, ssl = to_json(self.source), to_json(self.ssl)
         return {"source": source, "ssl": ssl, "classifier": digest}
 
@@ -82,13 +85,17 @@ class UnlabelledTerm:
                 f"the generator makes images of {sizes[0]} and the target's are {sizes[1]}: bring the "
                 "target to that size with --image-size and --channels, or take another generator"
             )
-        if isinstance(source, CachedBank):
-            return ImagePool(source.pixels, seed=seed, device=context.device)
-        if not isinstance(source, ImageSource):
+        bank = isinstance(source, CachedBank)
+        if bank or not isinstance(source, ImageSource):
             warned = collapse_warning(source, seed=seed)
             if warned:
                 warnings.warn(warned, stacklevel=2)
-        return PseudoSamples(source, self._conditions(source, splits), seed=seed)
+        if bank:
+            return ImagePool(source.pixels, seed=seed, device=context.device)
+        samples = PseudoSamples(source, self._conditions(source, splits), seed=seed)
+        if samples.fallback:
+            warnings.warn(f"--conditions {self.ssl.conditions}: {samples.fallback}", stacklevel=2)
+        return samples
 
     def _conditions(self, source: Source, splits: Splits) -> Tensor:
         if self.classifier is None or self.ssl.conditions == "uniform":
@@ -115,6 +122,11 @@ def read_classifier(
     Raises:
         InputError: The file does not say what it is of, or its weights do not fit.
     """
+    if not read_checkpoint(path).about:
+        raise InputError(
+            f"--source-classifier {path} does not say which network it is of: expected what `regraft "
+            "finetune`, `pretrain` or `ticket find --method dense` wrote"
+        )
     loaded = load_finetuned(Path(path), model=None, device="cpu")
     network, shape = loaded.network.requires_grad_(False), loaded.about["input"]
 

@@ -176,6 +176,9 @@ class BankJob(Job):
         """Make the images and write the card; see `Job.work`."""
         fabric = make_fabric(self.runtime)
         source = load_source(self.source, device=fabric.device)
+        warned = collapse_warning(source, seed=self.runtime.seed)
+        if warned:
+            warnings.warn(warned, stacklevel=2)
         reset_peak()
         bank = write_bank(
             source,
@@ -197,6 +200,7 @@ class BankJob(Job):
             title=f"A bank of {Path(self.source.name).name}",
             lines=[f"{self.count:,} images of {shape}, {bank.classes} classes.", *source.notes],
             figures=[grid],
+            notes=[warned] if warned else [],
             files={
                 "images.npy": "the images, uint8 [N, C, H, W]",
                 "labels.npy": "the class that each was made for",
