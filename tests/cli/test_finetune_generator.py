@@ -126,6 +126,32 @@ def test_a_method_of_images_without_a_generator_is_refused(folder, capsys):
     assert "needs a generator" in capsys.readouterr().err
 
 
+def test_memory_that_runs_out_behind_the_loss_is_told_with_what_would_fit(
+    folder, capsys, monkeypatch
+):
+    backward = torch.Tensor.backward
+    sizes = []
+
+    def scarce(self, *args, **options):
+        sizes.append(1)
+        if len(sizes) == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return backward(self, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "backward", scarce)
+    assert finetune("--method", "pcr", "--generator-batch", "16", "--out", "out") == 1
+    error = capsys.readouterr().err
+    assert "memory ran out with 16 generated images a step" in error
+    assert "a batch of 8 with a chunk of 8 would fit; set --generator-batch 8" in error
+
+
+@pytest.mark.filterwarnings("default:generated images of")
+def test_generated_images_of_another_size_are_brought_to_the_targets_and_it_is_said(folder, capsys):
+    assert finetune("--method", "pcr", "--image-size", "16", "--out", "out") == 0
+    said = capsys.readouterr().err
+    assert "generated images of 1x12x12 are brought to the real ones' 1x16x16" in said
+
+
 def test_a_bank_serves_pcr(folder, capsys):
     made = ["toy_generator_mgr:build", "--count", "40", "--out", "bank", "--accelerator", "cpu"]
     assert main(["synth", "make", *made]) == 0

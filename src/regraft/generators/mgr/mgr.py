@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from regraft.config import check
 from regraft.config.mgr import MGRConfig
 from regraft.data.views import strong as strong_views
-from regraft.errors import InputError
+from regraft.errors import InputError, RegraftError
 from regraft.generators.sources import Source
 
 from .batches import Fitted, PseudoBatch, ReplayedViews, push_back
@@ -193,17 +193,21 @@ class MGR:
             raise InputError("MGR is not prepared: call prepare(model, images, labels) first")
         if self.head is not None:
             self.head.settle(self.config.unroll_lr)
-        step = self._steps if step is None else step
+        self._steps = step = self._steps if step is None else step
         try:
             return self._loss(step, self.batch, self.config.chunk)
         except Exception as error:
             if not ran_out(error):
                 raise
-            chunk = self.config.chunk or self.batch
-            fits = fitting(lambda b, c: self._loss(step, b, c).backward(), self.batch, chunk)
-            raise too_large(self.batch, chunk, fits) from None
+            raise self.too_large(self.batch) from None
         finally:
             self._steps = step + 1
+
+    def too_large(self, most: int | None = None) -> RegraftError:
+        """Return what to raise where memory ran out: the largest batch up to `most`, or half, fits."""
+        step, chunk, most = self._steps, self.config.chunk or self.batch, most or self.batch // 2
+        fits = fitting(lambda b, c: self._loss(step, b, c).backward(), most, chunk)
+        return too_large(self.batch, chunk, fits)
 
     def _loss(self, step: int, batch: int, chunk: int | None) -> Tensor:
         config = self.config

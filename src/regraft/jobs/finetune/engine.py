@@ -22,7 +22,7 @@ from regraft.train import Average, Batches, RunFolder, fit, layerwise_groups, ou
 from regraft.train.loop import Progress
 
 from .analysis import Recorder, means_of, moved
-from .extra import Extras, ExtraTerm, TermContext
+from .extra import Extras, ExtraTerm, TermContext, memory_told
 from .methods import make_method
 from .settings import Setting
 from .start import Start
@@ -127,21 +127,22 @@ class Tuner:
             steppers["extras"] = extras
         base = nn.CrossEntropyLoss(self._class_weights(), label_smoothing=optim.label_smoothing)
         try:
-            result = fit(
-                model,
-                batches,
-                optim=optim,
-                runtime=runtime,
-                folder=folder,
-                fabric=self.fabric,
-                loss=Objective(method, base),
-                penalty=extras,
-                steppers=steppers,
-                groups=self.groups(model, method, lr),
-                balanced=self.metric == "balanced_accuracy",
-                average=None if decay is None else Average(model, decay=decay),
-                progress=recorder or progress,
-            )
+            with memory_told(extras):
+                result = fit(
+                    model,
+                    batches,
+                    optim=optim,
+                    runtime=runtime,
+                    folder=folder,
+                    fabric=self.fabric,
+                    loss=Objective(method, base),
+                    penalty=extras,
+                    steppers=steppers,
+                    groups=self.groups(model, method, lr),
+                    balanced=self.metric == "balanced_accuracy",
+                    average=None if decay is None else Average(model, decay=decay),
+                    progress=recorder or progress,
+                )
         except torch.linalg.LinAlgError as error:
             # A decomposition (BSS, DR-Tune) meets the NaN before the loss is read.
             raise DivergenceError(

@@ -7,7 +7,9 @@ identity; what trains is the object that it returns, new for every training. `--
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft.data import Splits
+from regraft.generators.mgr.memory import ran_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,23 @@ class ExtraTerm(Protocol):
     def term(self, model: nn.Module, context: TermContext) -> ExtraLoss:
         """Return the loss for a network that is about to be trained, with its new classifier."""
         ...
+
+
+@contextlib.contextmanager
+def memory_told(extras: Extras | None) -> Iterator[None]:
+    """Where memory runs out inside, raise what a loss on generated images says would fit.
+
+    Raises:
+        RegraftError: Memory ran out, and one of the losses has `too_large`.
+    """
+    try:
+        yield
+    except Exception as error:
+        able = [t for t in (extras.terms if extras else ()) if hasattr(t, "too_large")]
+        if not able or not ran_out(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the graph that had no room
+        raise able[0].too_large() from None  # pyrefly: ignore
 
 
 class Extras:
