@@ -10,6 +10,7 @@ import resource
 
 import pytest
 import torch
+from foreign_generators import digits
 from networks import conv_net
 from safetensors.torch import save_file
 from searches import search
@@ -19,6 +20,8 @@ from regraft.checkpoints.stream import write_stream
 from regraft.errors import RegraftError
 from regraft.files import write_json, write_tensors
 from regraft.generators.condensed_set import CondensedSet
+from regraft.generators.sources import CachedBank, ModuleSource
+from regraft.generators.sources.bank import write_bank
 from regraft.jobs.predict.used_images import Seen
 from regraft.report.card import ResultCard, read_card, write_card
 from regraft.report.runs import read_run
@@ -174,6 +177,16 @@ def card(folder):
     return folder / "card.json", lambda p: read_card(p.parent).to_json()
 
 
+def bank(folder):
+    source = ModuleSource(digits(), classes=10)
+    write_bank(source, folder, count=20, seed=1)
+    return folder / "images.npy", lambda p: CachedBank(p.parent).pixels.clone()
+
+
+def bank_labels(folder):
+    return bank(folder)[0].with_name("labels.npy"), lambda p: CachedBank(p.parent).notes
+
+
 def trajectory(folder):
     network = torch.nn.Linear(3, 2)
     recorder = TrajectoryRecorder(folder, network)
@@ -184,7 +197,7 @@ def trajectory(folder):
 FORMATS = (
     model, streamed, training, condensed, quantised, ticket, unpacked, theirs, pickled, shards,
     specification, run_config, run_result, run_metrics, environment, pinned, resumed_metrics, split, card,
-    trajectory,
+    trajectory, bank, bank_labels,
 )  # fmt: skip
 
 WORDS = (

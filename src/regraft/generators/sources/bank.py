@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regraft import files
 from regraft.data import ImageSet
 from regraft.errors import InputError
 from regraft.files import load_json, make_folder, reading, write_json
@@ -91,6 +92,7 @@ def write_bank(
         "schema": SCHEMA,
         **identity,
         "classes": source.classes,
+        "digests": {n: files.file_digest(folder / n) for n in ("images.npy", "labels.npy")},
         "class_names": list(source.class_names),
         "image_shape": list(source.image_shape),
         "notes": source.notes,
@@ -119,6 +121,9 @@ class CachedBank(ImageSource):
             self.about: dict[str, Any] = load_json(folder / MANIFEST, ours=True)
             if int(self.about["schema"]) > SCHEMA:
                 raise InputError(f"{folder} is a bank of a newer version: update regraft")
+            for name, known in self.about["digests"].items():
+                if files.file_digest(folder / name) != known:
+                    raise ValueError(f"{name} is not as Regraft wrote it")
             # Copy on write: torch wants memory that it may write to, and the file stays as it is.
             images = np.load(folder / "images.npy", mmap_mode="c")
             labels = np.load(folder / "labels.npy", mmap_mode="c")
