@@ -69,3 +69,17 @@ def test_conv_small_can_average_its_last_map():
     vectors = torch.stack([last[:, :, i, j] for i in range(4) for j in range(4)]).mean(0)
     assert model.forward_head(last, pre_logits=True).allclose(vectors, atol=1e-6)
     assert model(x).allclose(model.head(vectors), atol=1e-6)
+
+
+def test_a_head_of_pytorch_is_smaller_and_leaves_the_convolutions_as_they_were():
+    heads, convolutions = {}, {}
+    for init in ("kaiming", "torch"):
+        torch.manual_seed(0)
+        model = ConvSmall(10, head_init=init)
+        heads[init], convolutions[init] = model.head, model.features[0].weight
+    assert convolutions["torch"].equal(convolutions["kaiming"])
+    bound = 1 / heads["torch"].in_features ** 0.5
+    assert heads["torch"].weight.abs().max() <= bound
+    assert heads["kaiming"].weight.abs().max() > 2 * bound
+    with pytest.raises(InputError, match="head_init='other': expected 'kaiming' or 'torch'"):
+        ConvSmall(10, head_init="other")

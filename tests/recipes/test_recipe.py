@@ -64,6 +64,10 @@ def test_every_control_is_run_in_the_same_setting_and_every_source_somewhere(nam
     assert any(job.control is not None for job in jobs)
 
 
+FRESH = {("transfer", "cpu")}
+"""Settings of these were chosen while looking at the first seeds."""
+
+
 @every_scale
 def test_every_setting_has_the_same_first_seeds_in_every_arm(name, scale):
     for seeds in (None, 2):
@@ -85,7 +89,8 @@ def test_every_setting_has_the_same_first_seeds_in_every_arm(name, scale):
                 assert all(s == most for s in arms.values())
             # What is only a source, such as a selection, may have other seeds.
             compared = len(arms) > 1 and setting in reported
-            assert seeds is None or not compared or most == [1, 2]
+            assert seeds is None or not compared or most == [most[0], most[0] + 1]
+            assert most[0] == 1 or (name, scale) in FRESH or not compared
 
 
 @pytest.mark.parametrize("scale", SCALES)

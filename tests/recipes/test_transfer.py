@@ -109,6 +109,21 @@ def test_arms_of_a_setting_share_their_networks_and_differ_in_the_method_alone(s
         assert all(places[s.folder(Path())] < places[job.folder(Path())] for s in job.sources)
 
 
+def test_training_on_otherwise_starts_from_the_same_transfers():
+    jobs = [j for j in load_recipe("transfer", "cpu").jobs if isinstance(j, TransferJob)]
+    assert {j.runtime.seed for j in jobs} == set(range(11, 17))
+    by = {(j.setting, j.arm, j.runtime.seed): j for j in jobs}
+    conv = "fashion_mnist/conv_small=2"
+    for arm in ("naive", "gmt", "fgmt", "scratch"):
+        sgd, adamw = by[conv, arm, 11], by[f"{conv}/then=adamw", arm, 11]
+        assert (sgd.source, sgd.target) == (adamw.source, adamw.target)
+        other = dataclasses.replace(adamw.transfer, then=sgd.transfer.then, points=11)
+        assert other == sgd.transfer
+        assert (adamw.transfer.then.optimizer, adamw.transfer.then.lr) == ("adamw", 1e-4)
+        assert adamw.transfer.then.epochs == sgd.transfer.then.epochs
+        assert sgd.source.model.options["head_init"] == "torch"
+
+
 def test_the_regimes_hide_by_the_rate_or_by_the_pixels_alone():
     jobs = [job for job in load_recipe("transfer", "cpu", 1).jobs if isinstance(job, TransferJob)]
     one = {job.setting: job for job in jobs if job.arm == "fgmt"}

@@ -91,6 +91,11 @@ class ConvSmall(Network):
         affine: Give the norms scales and shifts.
         bias: Give the classifier a bias, zero at first.
         average: Give the classifier the last map's mean over positions, not all of its values.
+        head_init: The classifier's first weights: `kaiming` as everything here, or `torch`, PyTorch's own,
+            which are smaller and leave more of the logits to what training adds.
+
+    Raises:
+        InputError: An unknown `head_init`.
     """
 
     def __init__(
@@ -103,8 +108,11 @@ class ConvSmall(Network):
         affine: bool = True,
         bias: bool = True,
         average: bool = False,
+        head_init: str = "kaiming",
     ) -> None:
         super().__init__()
+        if head_init not in ("kaiming", "torch"):
+            raise InputError(f"head_init={head_init!r}: expected 'kaiming' or 'torch'")
         self.average = average
         side = 1 if average else image_size
         layers: list[nn.Module] = []
@@ -120,6 +128,8 @@ class ConvSmall(Network):
         self.features = nn.Sequential(*layers)
         self._set_head(channels * side * side, num_classes, bias=bias)
         init_weights_(self)
+        if head_init == "torch":
+            self.head.reset_parameters()
 
     def pooled(self, features: Tensor) -> Tensor:
         """Flatten the last map [b, C, h, w], or average it."""

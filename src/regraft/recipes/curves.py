@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from regraft.report import Line, Run
@@ -83,3 +85,28 @@ def curves_of(runs: Runs, setting: str, arm: str) -> dict[int, list[Point]]:
 def by_epoch(curve: Sequence[Point]) -> dict[float, float]:
     """Return the accuracies of a training curve by epoch."""
     return {epoch: accuracy for epoch, _, accuracy in curve}
+
+
+def lines_by_epoch(runs: Runs, setting: str, order: Sequence[str]) -> list[Line]:
+    """Return a line for each arm: validation accuracies by epoch, means over seeds."""
+    runs, over = list(runs), []
+    for arm in arms_of(runs, setting, order):
+        curves = [by_epoch(c) for c in curves_of(runs, setting, arm).values() if c]
+        line = mean_line(arm, curves)
+        if line is not None:
+            over.append(line)
+    return over
+
+
+def lines_by_seconds(runs: Runs, setting: str, order: Sequence[str]) -> list[Line]:
+    """Return the same over the mean seconds of the seeds at each epoch."""
+    runs, over = list(runs), []
+    for line in lines_by_epoch(runs, setting, order):
+        curves = curves_of(runs, setting, line.label).values()
+        at = [
+            math.fsum(seconds) / len(seconds)
+            for epoch in line.x
+            if (seconds := [s for c in curves for e, s, _ in c if e == epoch])
+        ]
+        over.append(replace(line, x=at))
+    return over

@@ -69,10 +69,12 @@ class Scale(NamedTuple):
     Attributes:
         jobs: Makes every job once, at whatever seed.
         seeds: How many seeds each has, or a function of the job that says it.
+        first: The first of them: later ones are fresh where settings were chosen while looking at some.
     """
 
     jobs: Callable[[], Sequence[Job]]
     seeds: int | Callable[[Job], int]
+    first: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +123,11 @@ def assemble(
         read: Reads the finished runs.
         metrics: Key and unit of each metric that is tabulated.
     """
-    build, own = scales[scale]
+    build, own, first = scales[scale]
     jobs = [
         job.with_seed(seed)
         for job in build()
-        for seed in range(1, (seeds or (own(job) if callable(own) else own)) + 1)
+        for seed in range(first, first + (seeds or (own(job) if callable(own) else own)))
     ]
     notes = read_notes(package)
     return Recipe(

@@ -19,6 +19,8 @@ FAR = 5.0
 NO_BARRIER = 0.05
 """Nats of a barrier that counts as none; the bound is ours."""
 _AS_GOOD = 1.0  # points that FGMT may lose to GMT and still count as good
+THEN = "then="
+"""What the last part of a setting begins with that trains on otherwise, from another's transfers."""
 _NETWORKS = "networks/"
 _REGIMES = {
     "lr": "A high learning rate hides",
@@ -40,13 +42,21 @@ def read(runs: list[Run], rows: list[Row]) -> Findings:
     full = [s for s in settings if values(runs, s, "scratch")]
     claims: list[Claim] = []
     for setting in settings:
-        claims += _untrained(runs, setting)
-        if setting in full:
-            claims += [*_trained_on(runs, setting), *_connected(runs, setting)]
+        again = _base(setting) != setting
+        claims += [] if again else _untrained(runs, setting)
+        claims += _trained_on(runs, setting) if setting in full else []
+        claims += _connected(runs, setting) if setting in full and not again else []
     for setting in settings:
         claims += _hidden(runs, setting, settings)
     text = "\n\n".join(said for s in full if (said := _spent(runs, s)))
-    return Findings(claims=claims, text=text, figures=figures(runs, settings, full))
+    own = [s for s in settings if _base(s) == s]
+    return Findings(claims=claims, text=text, figures=figures(runs, own, full))
+
+
+def _base(setting: str) -> str:
+    """Return the setting whose transfers a setting trains on from: itself, or another."""
+    base, _, last = setting.rpartition("/")
+    return base if last.startswith(THEN) else setting
 
 
 def _untrained(runs: list[Run], setting: str) -> list[Claim]:
@@ -102,7 +112,7 @@ def _trained_on(runs: list[Run], setting: str) -> list[Claim]:
             paper = f"After one epoch {arm.upper()} is above {words} ({setting})"
             note = f"{signed(gain)} points on validation images, {verdict(gain)}."
             claims.append(Claim(paper=paper, held=above()(gain), evidence=[setting], note=note))
-        full = curves_of(runs, f"{_NETWORKS}{setting}", "trained")
+        full = curves_of(runs, f"{_NETWORKS}{_base(setting)}", "trained")
         full = {seed: full[own] for seed in curves[arm] if (own := pair_of(seed)[1]) in full}
         scratch = curves["scratch"]
         claims += _faster(curves[arm], scratch, setting, arm, "as long from scratch")
@@ -125,6 +135,8 @@ def _faster(
     if not seeds:
         return []
     note = f"It gets there with {len(mine)} of {len(seeds)} seeds"
+    if len(mine) < len(seeds):
+        note += " (the others never do and count as slower)"
     gain = paired_difference(mine, theirs) if mine else None
     if gain is not None:
         means = [estimate(side.values()).mean for side in (mine, theirs)]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 
-from regraft.recipes.compare import mean_line
-from regraft.recipes.curves import arms_of, by_epoch, curves_of, history_lines
+from regraft.recipes.curves import arms_of, history_lines, lines_by_epoch, lines_by_seconds
 from regraft.report import Line, Panel, Run, lines
 from regraft.report.planes import planes
 
@@ -31,9 +28,13 @@ def figures(runs: list[Run], settings: Sequence[str], full: Sequence[str]) -> di
             "Step of the transfer",
             test,
         ),
-        "epochs": ({s: _by_epoch(runs, s) for s in full}, "Epochs after the transfer", validation),
+        "epochs": (
+            {s: lines_by_epoch(runs, s, _ORDER) for s in full},
+            "Epochs after the transfer",
+            validation,
+        ),
         "seconds": (
-            {s: _by_seconds(runs, s) for s in full},
+            {s: lines_by_seconds(runs, s, _ORDER) for s in full},
             "Seconds, the transfer counted",
             validation,
         ),
@@ -46,27 +47,3 @@ def figures(runs: list[Run], settings: Sequence[str], full: Sequence[str]) -> di
             made[name] = lines(panels, x_label=x, y_label=y, order=_ORDER)
     over = planes(runs, settings, _NETWORKS)
     return made if over is None else {**made, "planes": over}
-
-
-def _by_epoch(runs: list[Run], setting: str) -> list[Line]:
-    over = []
-    for arm in arms_of(runs, setting, _ORDER):
-        curves = [by_epoch(c) for c in curves_of(runs, setting, arm).values() if c]
-        line = mean_line(arm, curves)
-        if line is not None:
-            over.append(line)
-    return over
-
-
-def _by_seconds(runs: list[Run], setting: str) -> list[Line]:
-    """Return the same over the mean seconds of the seeds at each epoch."""
-    over = []
-    for line in _by_epoch(runs, setting):
-        curves = curves_of(runs, setting, line.label).values()
-        at = [
-            math.fsum(seconds) / len(seconds)
-            for epoch in line.x
-            if (seconds := [s for c in curves for e, s, _ in c if e == epoch])
-        ]
-        over.append(replace(line, x=at))
-    return over

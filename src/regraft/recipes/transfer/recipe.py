@@ -17,7 +17,7 @@ from regraft.jobs.transfer.config import TransferConfig
 from regraft.jobs.transfer.job import TransferJob
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
-from .claims import read
+from .claims import THEN, read
 
 _METRICS = (
     ("untrained_best_accuracy", "%"),
@@ -35,6 +35,7 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
     builders = {"smoke": _smoke, "cpu": _cpu, "gpu": _gpu, "paper": _paper}
     scales = {name: Scale(build, 3) for name, build in builders.items()}
+    scales["cpu"] = Scale(_cpu, 6, first=11)  # settings were decided on pairs below
     title = "Learning transfer between initialisations"
     package = __package__ or ""
     return assemble(package, scales, scale, seeds, title=title, read=read, metrics=_METRICS)
@@ -50,6 +51,7 @@ class Experiment:
         transfer: What all arms share.
         states: States of the trainings that are recorded, the initial one not counted.
         base: Of a fine-tuning: the training that both begin with, each with a seed of its own.
+        shared: Setting whose networks these are, where it is another.
     """
 
     setting: str
@@ -60,12 +62,13 @@ class Experiment:
     transfer: TransferConfig = field(default_factory=TransferConfig)
     states: int = 1
     base: RecordJob | None = None
+    shared: str | None = None
 
     @property
     def network(self) -> RecordJob:
         """The training of either network."""
         return RecordJob(
-            setting=f"networks/{self.setting}",
+            setting=f"networks/{self.shared or self.setting}",
             data=self.data,
             model=self.model,
             optim=self.train,
@@ -96,6 +99,13 @@ class Experiment:
         if self.states > 1:
             jobs.append(self.job("fgmt_recorded", match="fgmt", trajectory="recorded"))
         return jobs
+
+    def then(self, name: str, optim: OptimConfig) -> list[TransferJob]:
+        """Return what trains on otherwise, from the same transfers between the same networks."""
+        how = replace(self.transfer, then=optim, points=0, plane_points=0)
+        setting = f"{self.setting}/{THEN}{name}"
+        other = replace(self, setting=setting, shared=self.setting, transfer=how)
+        return [other._matched(match) for match in ("naive", "oracle", "gmt", "fgmt", "scratch")]
 
     def regime(self, name: str, **options: Any) -> list[TransferJob]:
         """Return what shows the effect, or hides it, under another training; `options` are changed."""
@@ -168,12 +178,13 @@ def _cpu() -> list[Job]:
     wide = replace(mlp, setting="mnist/mlp=1024", model=perceptron(1024, bias=False))
     conv = replace(
         mlp,
-        setting="fashion_mnist/conv_small",
+        setting="fashion_mnist/conv_small=2",
         data=replace(MNIST, name="fashion_mnist"),
-        model=ModelConfig(name="conv_small"),
+        model=ModelConfig(name="conv_small", width=2, options={"head_init": "torch"}),
         transfer=replace(mlp.transfer, gradient_batches=4, statistics_images=1000),
     )
-    return [*mlp.arms(), *conv.arms(), *wide.arms(), *mlp.hidden(0.1)]
+    adamw = conv.then("adamw", _sgd(1e-4, 3, optimizer="adamw"))
+    return [*mlp.arms(), *conv.arms(), *adamw, *wide.arms(), *mlp.hidden(0.1)]
 
 
 def _published(name: str, runtime: RuntimeConfig) -> Experiment:
