@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+import json
 import math
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from regraft.recipes.curves import seconds_to, training_curve
 from regraft.recipes.transfer.claims import FAR, read
 from regraft.recipes.transfer.recipe import Experiment
 from regraft.report import Result, Run, read_run, rows
-from regraft.train import load_state, read_json
+from regraft.train import load_state
 
 module = importlib.import_module("regraft.recipes.transfer.recipe")
 
@@ -519,4 +520,4 @@ def test_a_recipe_leaves_its_tables_and_figures(finished, monkeypatch, tmp_path)
     assert {row.arm for row in outcome.rows if row.setting == MLP.setting} == {
         job.arm for job in MLP.arms()
     }
-    assert read_json(tmp_path / "transfer_smoke.json")["recipe"] == "transfer"
+    assert json.loads((tmp_path / "transfer_smoke.json").read_text())["recipe"] == "transfer"
