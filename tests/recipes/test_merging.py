@@ -429,3 +429,53 @@ def test_a_recipe_leaves_its_tables_and_its_path(finished, monkeypatch, tmp_path
     arms = {row.arm for row in outcome.rows if row.setting == PAIR.setting}
     assert arms == {job.arm for job in everything() if job.setting == PAIR.setting}
     assert read_json(tmp_path / "merging_smoke.json")["recipe"] == "merging"
+
+
+def test_the_scale_cpu_repairs_what_needs_no_small_set_and_reports_fresh_seeds():
+    jobs = [job for job in load_recipe("merging", "cpu").jobs if hasattr(job, "merge")]
+    seeds = {}
+    for job in jobs:
+        seeds.setdefault((job.setting, job.arm), []).append(job.runtime.seed)
+    pair, same = "mnist+fashion_mnist/mlp", "mnist/resnet8/width=2/same-data"
+    arms = {arm: at for (setting, arm), at in seeds.items() if setting == pair}
+    assert all(at == [1, 2, 3, 4, 5, 6] for at in arms.values())
+    assert {at[0] for (setting, _), at in seeds.items() if setting == same} == {11}
+    for arm in ("average", "weight_matching", "ste_full"):
+        plain, repaired = (
+            next(j for j in jobs if (j.setting, j.arm) == (pair, f"{arm}{end}"))
+            for end in ("", "_repair")
+        )
+        assert dataclasses.replace(repaired.merge, repair="none") == plain.merge
+        assert repaired.merge.repair == "repair"
+    (condensed,) = [
+        j for j in jobs if (j.setting, j.arm, j.runtime.seed) == (pair, "ste_condensed", 1)
+    ]
+    assert {c.condense.init for c in condensed.condensed} == {"real"}
+
+
+def test_repair_is_read_against_the_same_merge_without_it():
+    found = []
+    values = {"average": 38, "average_repair": 66, "weight_matching": 50, "ste_random": 80}
+    for arm, value in values.items():
+        for seed in (1, 2, 3):
+            metrics = {"test_accuracy": value + 0.1 * seed * (arm != "average")}
+            found.append(
+                Run(
+                    folder=Path(),
+                    setting="mnist+fashion_mnist/mlp",
+                    arm=arm,
+                    control=None,
+                    seed=seed,
+                    result=Result(metrics=metrics, seconds=1.0),
+                )
+            )
+    claims = {c.paper: c for c in read(found, rows(found)).claims}
+    (lifts,) = [c for p, c in claims.items() if "lifts the plain average" in p]
+    assert lifts.held
+    (more,) = [c for p, c in claims.items() if "does more than weight matching" in p]
+    assert more.held
+    (matching,) = [c for p, c in claims.items() if "better than the plain average" in p]
+    assert {f.what: f.figure for f in matching.published} == {
+        "weight_matching": 65.0,
+        "average": 57.0,
+    }

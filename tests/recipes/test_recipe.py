@@ -64,7 +64,7 @@ def test_every_control_is_run_in_the_same_setting_and_every_source_somewhere(nam
     assert any(job.control is not None for job in jobs)
 
 
-FRESH = {("transfer", "cpu")}
+FRESH = {("transfer", "cpu"), ("merging", "cpu")}
 """Settings of these were chosen while looking at the first seeds."""
 
 

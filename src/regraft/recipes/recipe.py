@@ -69,12 +69,13 @@ class Scale(NamedTuple):
     Attributes:
         jobs: Makes every job once, at whatever seed.
         seeds: How many seeds each has, or a function of the job that says it.
-        first: The first of them: later ones are fresh where settings were chosen while looking at some.
+        first: The first of them, or a function of the job: later ones are fresh where settings were chosen
+            while looking at some.
     """
 
     jobs: Callable[[], Sequence[Job]]
     seeds: int | Callable[[Job], int]
-    first: int = 1
+    first: int | Callable[[Job], int] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +125,11 @@ def assemble(
         metrics: Key and unit of each metric that is tabulated.
     """
     build, own, first = scales[scale]
-    jobs = [
-        job.with_seed(seed)
-        for job in build()
-        for seed in range(first, first + (seeds or (own(job) if callable(own) else own)))
-    ]
+    jobs = []
+    for job in build():
+        begin = first(job) if callable(first) else first
+        count = seeds or (own(job) if callable(own) else own)
+        jobs += [job.with_seed(seed) for seed in range(begin, begin + count)]
     notes = read_notes(package)
     return Recipe(
         name=package.rpartition(".")[2],

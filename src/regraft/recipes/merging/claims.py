@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from regraft.recipes.claims import above, below, difference
 from regraft.recipes.compare import gap, mean_line, signed, values
 from regraft.recipes.curves import history_lines
+from regraft.recipes.notes import read_data
 from regraft.recipes.recipe import Findings
 from regraft.report import Claim, Row, Run, estimate, paired_difference
 from regraft.report.figure import Line, Panel, lines
@@ -53,82 +54,13 @@ def slopes(points: Mapping[float, Mapping[int, float]]) -> dict[int, float]:
 
 def _against_no_data(runs: list[Run], setting: str) -> list[Claim]:
     """Read one pair of sets with all arms."""
-    published = _PUBLISHED if setting.startswith("mnist+fashion_mnist/") else {}
+    data = read_data(__package__ or "", "pairs.toml")
+    published = data["published"] if setting.startswith("mnist+fashion_mnist/") else {}
     claims: list[Claim] = []
-    for arm, other, paper, gain, more in _PAIRS:
-        figures = {name: published[name] for name in (arm, other) if name in published}
-        claims += difference(
-            runs, setting, arm, other, paper, gain=gain, absolute=figures, more=more
-        )
+    for pair in data["pairs"]:
+        figures = {n: published[n] for n in (pair["arm"], pair["other"]) if n in published}
+        claims += difference(runs, setting, **pair, absolute=figures)
     return claims
-
-
-_PUBLISHED = {
-    "average": 57.0,
-    "weight_matching": 65.0,
-    "ste_full": 93.4,
-    "ste_condensed": 88.8,
-    "ste_random": 89.0,
-    "ensemble": 84.5,
-    "scratch_condensed": 74.5,
-    "scratch_random": 68.7,
-}
-"""Accuracies on MNIST with Fashion-MNIST by arm, read off a figure to half a point (card B5); that of
-weight matching is the one with all data less the gain that the abstract gives."""
-_BASE = "weight_matching"
-_PAIRS: tuple[tuple[str, str, str, float | None, str], ...] = (
-    (
-        _BASE,
-        "average",
-        "Weight matching without data merges better than the plain average",
-        None,
-        "",
-    ),
-    (
-        "ste_full",
-        _BASE,
-        "Straight-through matching with all data gains 28 points over weight matching without data",
-        28.0,
-        "",
-    ),
-    (
-        "ste_condensed",
-        _BASE,
-        "With ten condensed images of each class the gain is 25 points",
-        25.0,
-        "",
-    ),
-    *(
-        (
-            f"ste_{kind}",
-            _BASE,
-            f"Our control: a {kind} choice of as few real images gains as well",
-            None,
-            "",
-        )
-        for kind in ("random", "herding")
-    ),
-    (
-        "ste_condensed",
-        "ste_random",
-        "Our control: condensed images are better for matching than a random choice",
-        None,
-        "The paper's figure shows both about equal.",
-    ),
-    *(
-        (
-            f"ste_{kind}",
-            f"scratch_{kind}",
-            f"Merging with a small set ({kind}) beats training from scratch on it",
-            None,
-            "",
-        )
-        for kind in ("condensed", "random", "herding")
-    ),
-    ("ste_full", "ensemble", "One merged network beats the ensemble of both", None, ""),
-    ("ste_full", "activation_matching", "Our control: labels beat activations", None, ""),
-)
-"""Arm, rival, claim, published gain in points, remark."""
 
 
 def _by_angle(runs: list[Run], angles: dict[float, str]) -> list[Claim]:
