@@ -193,6 +193,22 @@ def test_claims_follow_the_numbers(tmp_path, gain, size, held):
         assert any("No frozen ticket was 50 times smaller" in c.note for c in claims)
 
 
+def test_a_smaller_trained_network_is_a_rival_and_a_larger_one_is_not(tmp_path):
+    found = graph_runs(tmp_path, 1.0, 30_000)
+    for seed in range(1, 7):
+        setting, strong = "cora/full/gcn", 85.0 + seed + 0.02 * seed
+        found.append(run(setting, "ternary_same_bytes", seed, strong, 10_500, tmp_path))
+        found.append(
+            run(setting, "dense_4bit_same_bytes_frozen", seed, strong + 5, 40_000, tmp_path)
+        )
+    claims = {c.paper: c for c in read(found, rows(found)).claims}
+    for arm in ("frozen", "frozen_coded"):
+        (claim,) = [c for p, c in claims.items() if f"{arm} is more accurate" in p]
+        assert claim.held is False
+        assert "which is ternary_same_bytes" in claim.note
+        assert "dense_4bit_same_bytes_frozen" not in claim.note
+
+
 def test_gaps_are_paired_by_seed(tmp_path):
     found = graph_runs(tmp_path, 1.0, 20_000)
     difference = gap(found, "cora/full/gcn", "frozen", "dense")
