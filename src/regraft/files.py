@@ -210,12 +210,13 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     write_text(path, json_text(value))
 
 
-def parse_json(text: str | bytes, *, ours: bool = False) -> Any:
+def parse_json(text: str | bytes, *, ours: bool | None = False) -> Any:
     """Return what JSON text says, without the digest that ours has.
 
     Args:
         text: The text.
-        ours: Whether only `json_text` can have made it; else an object without digest is as it is.
+        ours: Whether only `json_text` can have made it; else an object without digest is as it is. None
+            for what a person may have changed: a digest that does not match is passed over.
 
     Raises:
         ValueError: It is no JSON, is nested too deeply, or is no UTF-8; or it is ours and not as it was
@@ -224,7 +225,8 @@ def parse_json(text: str | bytes, *, ours: bool = False) -> Any:
     try:
         value = json.loads(text)
         known = value.pop(DIGEST, None) if isinstance(value, dict) else None
-        if (ours and known is None) or (known is not None and known != _json_digest(value)):
+        wrong = known is not None and known != _json_digest(value)
+        if ours is not None and (wrong or (ours and known is None)):
             raise ValueError(
                 f"it is not as Regraft wrote it: its digest is {'of other content' if known else 'missing'}"
             )
@@ -233,7 +235,7 @@ def parse_json(text: str | bytes, *, ours: bool = False) -> Any:
     return value
 
 
-def load_json(path: Path, *, ours: bool = False) -> Any:
+def load_json(path: Path, *, ours: bool | None = False) -> Any:
     """Return what a JSON file says, checked as `parse_json` does.
 
     Raises:

@@ -91,7 +91,7 @@ def _read(path: Path, verb: str) -> tuple[Path, Values]:
     if file.name == "card.json":
         file = file.with_name(_FILE)
     try:
-        content = load_json(file)
+        content = load_json(file, ours=None)
     except OSError as error:
         raise InputError(f"--config {path}: {file} cannot be read ({error.strerror})") from error
     except ValueError as error:
