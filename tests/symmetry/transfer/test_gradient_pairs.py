@@ -23,11 +23,11 @@ def test_gains_kept_from_pair_to_pair_are_those_of_all_pairs(name, seed):
         assert pairs.value == pytest.approx(MatchingObjective(pairs.pairs)(pairs.now), rel=1e-9)
         for gains in pairs._gains:
             kept = {k: v.clone() for k, v in gains.matrices.items()}
-            frames = dict(gains.seen)
+            frames = dict(gains.frames)
             gains.forget()
             for k, v in _contracted(gains, frames).items():
                 torch.testing.assert_close(kept[k].double(), v.double(), rtol=1e-6, atol=1e-6)
-            gains.matrices, gains.seen = kept, frames
+            gains.matrices, gains.frames = kept, frames
     assert pairs.identity == pytest.approx(
         MatchingObjective(pairs.pairs)(spec.identity()), rel=1e-9
     )

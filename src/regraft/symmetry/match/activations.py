@@ -75,8 +75,8 @@ class Activations:
                         total.add(left[key], right[key])
         if not any(total.count for total in sums.values()):
             raise InputError("there are no batches to take activations from: give at least one")
-        found = Pairs(spec)
-        found.blocks = make_blocks(spec, joint=True)
+        pairs = Pairs(spec)
+        pairs.blocks = make_blocks(spec, joint=True)
         for (group, module, _), total in sums.items():
             if not total.count:
                 continue
@@ -85,10 +85,10 @@ class Activations:
                 raise InputError(
                     f"the outputs of {module} are not finite on these batches: match by weights"
                 )
-            known = found.sums.get(group)
-            found.sums[group] = gains if known is None else known + gains
-        found.count = 1
-        return found
+            known = pairs.sums.get(group)
+            pairs.sums[group] = gains if known is None else known + gains
+        pairs.count = 1
+        return pairs
 
 
 Key = tuple[str, str, int]
@@ -110,7 +110,7 @@ def producers(spec: PermutationSpec, model: nn.Module) -> dict[Key, Callable[[Te
         for prefix, module in modules.items()
         for name, _ in module.named_parameters(recurse=False)
     }
-    found: dict[Key, Callable[[Tensor], Tensor]] = {}
+    readers: dict[Key, Callable[[Tensor], Tensor]] = {}
     for group in spec:
         for number, site in enumerate(group.sites):
             # A parametrised layer keeps its weight elsewhere, and is not recognised; that is safe.
@@ -120,8 +120,8 @@ def producers(spec: PermutationSpec, model: nn.Module) -> dict[Key, Callable[[Te
                 continue
             index, unordered = _own(spec, group, site)
             if index.shape[2]:
-                found[(group.name, prefix, number)] = _reader(index, axis, unordered)
-    return found
+                readers[(group.name, prefix, number)] = _reader(index, axis, unordered)
+    return readers
 
 
 def _own(spec: PermutationSpec, group: Group, site: Site) -> tuple[Tensor, bool]:
@@ -172,7 +172,7 @@ def _outputs(
     where: Mapping[Key, Callable[[Tensor], Tensor]],
     known: Mapping[Key, Any],
 ) -> dict[Key, Tensor]:
-    found: dict[Key, list[Tensor]] = {}
+    outputs: dict[Key, list[Tensor]] = {}
     handles = []
     modules = dict(model.named_modules())
     for key, read in where.items():
@@ -181,7 +181,7 @@ def _outputs(
             module: nn.Module, args: Any, output: Any, key: Key = key, read: Any = read
         ) -> None:
             if isinstance(output, Tensor):
-                found.setdefault(key, []).append(read(output))
+                outputs.setdefault(key, []).append(read(output))
 
         handles.append(modules[key[1]].register_forward_hook(keep))
     like = next((p for p in model.parameters() if p.is_floating_point()), x)
@@ -194,7 +194,7 @@ def _outputs(
     finally:
         for handle in handles:
             handle.remove()
-    return {key: torch.cat(parts) for key, parts in found.items() if key in known}
+    return {key: torch.cat(parts) for key, parts in outputs.items() if key in known}
 
 
 class _Sums:

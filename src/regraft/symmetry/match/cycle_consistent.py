@@ -73,17 +73,17 @@ def cycle_consistent(
     begin = frames_of(spec, states, init, seed=seed, **options)
     compared = _compared(options)
     relaxation = _Relaxation(spec, states, begin, **compared)
-    found, iterations, converged = relaxation.run(max_iterations, tolerance, patience, progress)
+    rounded, iterations, converged = relaxation.run(max_iterations, tolerance, patience, progress)
     values = [
         agreement(spec, [_moved(spec, s, p) for s, p in zip(states, ps, strict=True)], **compared)
-        for ps in (begin, found)
+        for ps in (begin, rounded)
     ]
     if values[1] < values[0]:
-        found, values[1] = begin, values[0]
+        rounded, values[1] = begin, values[0]
     if not polish:
         options = {**options, "max_sweeps": 0}
     done = align_many(
-        spec, states, init=found, reference=reference, seed=seed,
+        spec, states, init=rounded, reference=reference, seed=seed,
         max_rounds=100 if polish else 1, **options,
     )  # fmt: skip
     objective = [values[0], *done.objective]
@@ -103,11 +103,11 @@ class _Relaxation:
         self.begin = begin
         pairs = Pairs(spec, **compared)
         self.pairs = pairs
-        seen: set[str] = set()
+        roots: set[str] = set()
         self.blocks: list[Block] = []
         for block in pairs.blocks:
-            if block.root not in seen:  # the first of each tree; see the module's docstring
-                seen.add(block.root)
+            if block.root not in roots:  # the first of each tree; see the module's docstring
+                roots.add(block.root)
                 self.blocks.append(block)
         names = [n for n in pairs.names if all(s[n].is_floating_point() for s in states)]
         double = any(s[n].dtype == torch.float64 for s in states for n in names)
@@ -165,7 +165,7 @@ class _Relaxation:
             iteration += 1
             if progress is not None:
                 progress(iteration, value)
-        found: list[Permutation] = []
+        permutations: list[Permutation] = []
         for begin, relaxed in zip(self.begin, here, strict=True):
             nearest: dict[str, Tensor] = {}
             trees: dict[str, Any] = {}
@@ -173,8 +173,8 @@ class _Relaxation:
                 nearest |= solve_nested(block, relaxed)
                 trees |= dict(block.tree.groups)
             whole = PermutationSpec(trees, {})
-            found.append({**begin, **compose(whole, begin, nearest)})
-        return found, iteration, iteration < max_iterations
+            permutations.append({**begin, **compose(whole, begin, nearest)})
+        return permutations, iteration, iteration < max_iterations
 
     def value(self, relaxed: Sequence[Relaxed]) -> float:
         """Return the agreement of all pairs of relaxed networks."""
@@ -209,14 +209,14 @@ class _Relaxation:
         return flat
 
     def _vertex(self, gradient: Relaxed) -> Relaxed:
-        found: Relaxed = {}
+        vertex: Relaxed = {}
         for block in self.blocks:
             best = solve_nested(block, {n: gradient[n] for n in block.free})
             for name, units in unit_maps(block, best).items():
                 matrix = torch.zeros_like(gradient[name])
                 matrix[torch.arange(len(units)), units.to(matrix.device)] = 1.0
-                found[name] = matrix
-        return found
+                vertex[name] = matrix
+        return vertex
 
     def _line_search(
         self, here: Sequence[Relaxed], there: Sequence[Relaxed]

@@ -95,22 +95,22 @@ def align_many(
         changed = False
         for i in streams.permutation(seed, "symmetry.many", rounds, len(states)).tolist():
             mean = _mean([m for j, m in enumerate(moved) if j != i])
-            found = match(
+            aligned = match(
                 spec, mean, states[i], init=frames[i], seed=seed + rounds, tolerance=tolerance,
                 **options,
             )  # fmt: skip
-            if any(not torch.equal(found.permutation[k], p) for k, p in frames[i].items()):
-                frames[i] = dict(found.permutation)
+            if any(not torch.equal(aligned.permutation[k], p) for k, p in frames[i].items()):
+                frames[i] = dict(aligned.permutation)
                 moved[i] = _moved(spec, states[i], frames[i])
                 changed = True
         rounds += 1
         objective.append(agreement(spec, moved, **_compared(options)))
         if progress is not None:
             progress(rounds, objective[-1])
-    found = [dict(p) for p in frames]
+    aligned = [dict(p) for p in frames]
     if reference is not None:
-        found = [dict(between(spec, frames[reference], p)) for p in frames]
-    return ManyMatch(list(found), objective, rounds, not changed)
+        aligned = [dict(between(spec, frames[reference], p)) for p in frames]
+    return ManyMatch(list(aligned), objective, rounds, not changed)
 
 
 def frames_of(
@@ -163,10 +163,10 @@ def _moved(spec: PermutationSpec, state: State, permutation: Permutation) -> dic
 
 
 def _mean(states: Sequence[State]) -> dict[str, Tensor]:
-    found = {}
+    mean = {}
     for name, first in states[0].items():
         if not first.is_floating_point():
-            found[name] = first
+            mean[name] = first
             continue
         wide = (
             torch.float64 if any(s[name].dtype == torch.float64 for s in states) else torch.float32
@@ -174,8 +174,8 @@ def _mean(states: Sequence[State]) -> dict[str, Tensor]:
         total = first.detach().to(wide, copy=True)
         for state in states[1:]:
             total += state[name].detach().to(total.device, wide)
-        found[name] = total / len(states)
-    return found
+        mean[name] = total / len(states)
+    return mean
 
 
 def _check(

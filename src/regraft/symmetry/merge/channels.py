@@ -47,9 +47,9 @@ class Channels:
         values = self.flat(output)
         return Moments(values.mean(1), values.std(1, correction=0))
 
-    def corrected(self, output: Tensor, found: Moments, goal: Moments) -> Tensor:
-        """Return outputs with the goal's moments instead of those found."""
-        scale, shift = _correction(found, goal)
+    def corrected(self, output: Tensor, measured: Moments, goal: Moments) -> Tensor:
+        """Return outputs with the goal's moments instead of those measured."""
+        scale, shift = _correction(measured, goal)
         if getattr(self.module, "bias", None) is None:
             shift = torch.zeros_like(shift)
         shape = [1] * output.dim()
@@ -88,7 +88,7 @@ def repairable(model: nn.Module, example: Tensor) -> Repairable:
         model: The network, in evaluation mode.
         example: A batch of its inputs.
     """
-    found: dict[str, Channels] = {}
+    sites: dict[str, Channels] = {}
     outputs: dict[str, Tensor] = {}
     normalised: set[str] = set()
     strange: set[str] = set()
@@ -109,10 +109,10 @@ def repairable(model: nn.Module, example: Tensor) -> Repairable:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
             if not isinstance(output, Tensor):
                 return None
-            if name in found or uses[id(module.weight)] > 1:
+            if name in sites or uses[id(module.weight)] > 1:
                 reused.add(name)
             axis = -1 if isinstance(module, nn.Linear) else _channel_axis(module, output)
-            site = found.setdefault(name, Channels(module, axis))
+            site = sites.setdefault(name, Channels(module, axis))
             # torch's own layers are affine in weight and bias; others have to show it.
             if not type(module).__module__.startswith("torch.nn.") and inputs:
                 plain = _is_affine(site, inputs[0].detach(), output.detach())
@@ -136,29 +136,29 @@ def repairable(model: nn.Module, example: Tensor) -> Repairable:
         with torch.enable_grad():
             result = model(example)
     # Where nothing can be followed back from the output, the layer that ran last gave it.
-    last = (_sources(result, leaves) or set(list(found)[-1:])) - followed
+    last = (_sources(result, leaves) or set(list(sites)[-1:])) - followed
     apart = normalised | last | strange
     return Repairable(
-        {k: c for k, c in found.items() if k not in apart | reused},
-        tuple(k for k in found if k in reused - apart),
+        {k: c for k, c in sites.items() if k not in apart | reused},
+        tuple(k for k in sites if k in reused - apart),
     )
 
 
 def _sources(values: Any, leaves: Mapping[int, tuple[str, Tensor]]) -> set[str]:
     """Return the layers that values were computed from without another layer in between."""
     nodes = [v.grad_fn for v in tree_leaves(values) if isinstance(v, Tensor)]
-    seen: set[Any] = set()
-    found: set[str] = set()
+    visited: set[Any] = set()
+    sources: set[str] = set()
     while nodes:
         node = nodes.pop()
-        if node is None or node in seen:
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         nodes += [following for following, _ in node.next_functions]
         leaf = getattr(node, "variable", None)
         if id(leaf) in leaves:
-            found.add(leaves[id(leaf)][0])
-    return found
+            sources.add(leaves[id(leaf)][0])
+    return sources
 
 
 def _is_affine(site: Channels, x: Tensor, output: Tensor) -> bool:
@@ -166,15 +166,15 @@ def _is_affine(site: Channels, x: Tensor, output: Tensor) -> bool:
     module: Any = site.module
     size = output.shape[site.axis]
     zero, one = (torch.full((size,), v, dtype=torch.float64, device=x.device) for v in (0.0, 1.0))
-    found, goal = Moments(zero, one), Moments(zero + 0.25, one * 0.5)
+    measured, goal = Moments(zero, one), Moments(zero + 0.25, one * 0.5)
     before = {k: v.detach().clone() for k, v in module.named_parameters(recurse=False)}
-    affine_(site, found, goal)
+    affine_(site, measured, goal)
     with torch.no_grad():
         # Not through the module itself, whose hooks are at work.
         changed = module.forward(x)
         for name, parameter in module.named_parameters(recurse=False):
             parameter.copy_(before[name])
-    expected = site.corrected(output, found, goal)
+    expected = site.corrected(output, measured, goal)
     return torch.allclose(changed, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
 
 
@@ -231,21 +231,21 @@ def moments(
     return {k: Moments(mean, (squares / n).sqrt()) for k, (n, mean, squares) in sums.items()}
 
 
-def _correction(found: Moments, goal: Moments) -> tuple[Tensor, Tensor]:
+def _correction(measured: Moments, goal: Moments) -> tuple[Tensor, Tensor]:
     """Return scale and shift, [C] each, with scale * y + shift having the goal's moments."""
     # A channel that is constant but for rounding has no deviation to be scaled.
-    floor = 1e-6 * (found.mean.abs() + goal.std) + torch.finfo(torch.float32).tiny
-    scale = torch.where(found.std > floor, goal.std / found.std.clamp(min=floor), 1.0)
-    return scale, goal.mean - scale * found.mean
+    floor = 1e-6 * (measured.mean.abs() + goal.std) + torch.finfo(torch.float32).tiny
+    scale = torch.where(measured.std > floor, goal.std / measured.std.clamp(min=floor), 1.0)
+    return scale, goal.mean - scale * measured.mean
 
 
 @torch.no_grad()
-def affine_(site: Channels, found: Moments, goal: Moments) -> None:
-    """Change a layer so that its outputs have the goal's moments instead of those found.
+def affine_(site: Channels, measured: Moments, goal: Moments) -> None:
+    """Change a layer so that its outputs have the goal's moments instead of those measured.
 
     A layer without a bias is scaled only.
     """
-    scale, shift = _correction(found, goal)
+    scale, shift = _correction(measured, goal)
     module: Any = site.module
     weight = module.weight
     if isinstance(module, _ConvTransposeNd):

@@ -125,12 +125,12 @@ def measure(model: nn.Module, sources: Sequence[BatchSource]) -> Measured:
     """
     if not sources:
         raise InputError("no batches to measure on: give at least one source")
-    found = [evaluate(model, source) for source in sources]
-    losses = tuple(f["loss"] for f in found)
-    accuracies = tuple(f["accuracy"] for f in found)
+    figures = [evaluate(model, source) for source in sources]
+    losses = tuple(f["loss"] for f in figures)
+    accuracies = tuple(f["accuracy"] for f in figures)
     return Measured(
-        loss=math.fsum(losses) / len(found),
-        accuracy=math.fsum(accuracies) / len(found),
+        loss=math.fsum(losses) / len(figures),
+        accuracy=math.fsum(accuracies) / len(figures),
         losses=losses,
         accuracies=accuracies,
     )

@@ -88,13 +88,13 @@ def _tensor_names(model: nn.Module, layer: nn.Linear | nn.Conv2d) -> tuple[str, 
 def _by_protocol(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
     """Return what timm's `get_classifier` gives: one layer, several side by side, or none."""
     get_classifier: Any = getattr(model, "get_classifier", None)
-    given: Any = get_classifier() if callable(get_classifier) else None
-    found = []
-    for layer in given if isinstance(given, tuple | list) else (given,):
+    classifier: Any = get_classifier() if callable(get_classifier) else None
+    layers = []
+    for layer in classifier if isinstance(classifier, tuple | list) else (classifier,):
         # Some wrap the layer, or give an identity where there is no classifier.
         if isinstance(layer, nn.Module):
-            found += [m for m in layer.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
-    return found
+            layers += [m for m in layer.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
+    return layers
 
 
 def separate_heads(
@@ -149,15 +149,15 @@ def widen_heads(
             twice = next(n for n in names if list(names).count(n) > 1)
             raise InputError(f"model {i} has the class {twice!r} twice: name each class once")
     union = union_classes(classes)
-    found = [dict(state) for state in states]
-    for state, names in zip(found, classes, strict=True):
+    widened = [dict(state) for state in states]
+    for state, names in zip(widened, classes, strict=True):
         at = torch.tensor([union.index(c) for c in names])
         for name in head.names:
             own = state[name]
             wide = own.new_zeros(len(union), *own.shape[1:])
             wide[at.to(own.device)] = own
             state[name] = wide
-    return found, union
+    return widened, union
 
 
 def share_rows(
@@ -173,16 +173,16 @@ def share_rows(
         head: The classifier.
     """
     union = union_classes(classes)
-    found = [dict(state) for state in states]
+    shared = [dict(state) for state in states]
     for name in head.names:
         for row, known in enumerate(union):
             knows = [known in names for names in classes]
             mean = _mean([s[name][row] for s, k in zip(states, knows, strict=True) if k])
-            for state, has in zip(found, knows, strict=True):
+            for state, has in zip(shared, knows, strict=True):
                 if not has:
                     state[name] = state[name].clone()
                     state[name][row] = mean.to(state[name])
-    return found
+    return shared
 
 
 def union_heads(
@@ -275,13 +275,13 @@ def _known(known: Sequence[Sequence[int]], models: int) -> Tensor:
     """Return which network knows which class, bool [n, classes]."""
     if len(known) != models:
         raise InputError(f"known has {len(known)} lists of rows for {models} models: give one each")
-    found = torch.zeros(models, 1 + max(max(k, default=-1) for k in known), dtype=torch.bool)
-    for own, rows in zip(found, known, strict=True):
+    knows = torch.zeros(models, 1 + max(max(k, default=-1) for k in known), dtype=torch.bool)
+    for own, rows in zip(knows, known, strict=True):
         own[list(rows)] = True
-    if not found.any(0).all():
-        missing = int((~found.any(0)).nonzero()[0])
+    if not knows.any(0).all():
+        missing = int((~knows.any(0)).nonzero()[0])
         raise InputError(f"no model knows class {missing}: each must be in one of `known`")
-    return found
+    return knows
 
 
 def _filled(model: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> Iterator[nn.Module]:

@@ -91,11 +91,11 @@ def merge_tensors(
     for i, state in enumerate(states[1:], start=2):
         check_state(state, {k: tuple(v.shape) for k, v in states[0].items()}, f"model {i}")
     apart = set(buffers)
-    given = {**chosen.options, **options}
+    settings = {**chosen.options, **options}
     prepared: dict[str, Any] = {}
     if chosen.prepare is not None:
         names = [k for k, v in states[0].items() if is_trained(k, v, apart)]
-        prepared["prepared"] = chosen.prepare(states, base, names=names, **given)
+        prepared["prepared"] = chosen.prepare(states, base, names=names, **settings)
     for name in states[0]:
         tensors = [state[name] for state in states]
         root = None if base is None or not chosen.needs_base else base[name]
@@ -106,7 +106,7 @@ def merge_tensors(
         used = _computable(name, tensors, root)
         if root is not None:
             prepared["base"] = used.pop()
-        merged = chosen.function(used, weights=shares, **prepared, **given)
+        merged = chosen.function(used, weights=shares, **prepared, **settings)
         yield name, _finished(name, merged, first)
 
 
@@ -196,20 +196,20 @@ def _computable(name: str, tensors: list[Tensor], base: Tensor | None = None) ->
                 "floating-point weights in all (quantised ones cannot be merged)"
             )
     dtype = computed_in(list(called.values()))
-    found = {what: tensor.to(tensors[0].device, dtype) for what, tensor in called.items()}
-    for what, tensor in found.items():
+    placed = {what: tensor.to(tensors[0].device, dtype) for what, tensor in called.items()}
+    for what, tensor in placed.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(
                 f"{name} of {what} holds NaN or infinite values: merge a checkpoint from before "
                 "training diverged"
             )
-    return list(found.values())
+    return list(placed.values())
 
 
 def _finished(name: str, merged: Tensor, like: Tensor) -> Tensor:
     result = merged.to(like.dtype)
-    seen = result if like.dtype == torch.float64 else result.float()
-    if not bool(torch.isfinite(seen).all()):
+    values = result if like.dtype == torch.float64 else result.float()
+    if not bool(torch.isfinite(values).all()):
         raise InputError(
             f"{name} leaves the range of {_dtype(like)} when merged: convert the first model to "
             "float32, or use smaller weights or scale"

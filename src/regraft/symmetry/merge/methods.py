@@ -157,11 +157,11 @@ def _thresholds(
         return [None] * len(states)
     # What the differences are compared in later; in another dtype the last one kept might fall out.
     dtypes = {k: computed_in([*(state[k] for state in states), base[k]]) for k in names}
-    found: list[float | None] = []
+    thresholds: list[float | None] = []
     for state in states:  # one model's magnitudes at a time
         sizes = [_difference(state[k], base[k], dtypes[k]).abs_().flatten() for k in names]
-        found.append(_threshold(torch.cat(sizes), density) if sizes else 0.0)
-    return found
+        thresholds.append(_threshold(torch.cat(sizes), density) if sizes else 0.0)
+    return thresholds
 
 
 def _difference(tensor: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:

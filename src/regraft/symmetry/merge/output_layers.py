@@ -47,28 +47,28 @@ def output_layers(model: nn.Module, example: Tensor) -> list[nn.Linear | nn.Conv
             handle.remove()
     if output is None or output.ndim < 2 or output.grad_fn is None:
         return []
-    found = _reached(output.grad_fn, dict(made))
-    return found if all(len(layer.weight) == output.shape[1] for layer in found) else []
+    reached = _reached(output.grad_fn, dict(made))
+    return reached if all(len(layer.weight) == output.shape[1] for layer in reached) else []
 
 
 def _reached(last: Any, made: Mapping[Any, nn.Linear | nn.Conv2d]) -> list[nn.Linear | nn.Conv2d]:
     """Return the first layers on every way back through the graph, empty where one is lost."""
-    found: list[nn.Linear | nn.Conv2d] = []
-    open_nodes, seen = [last], set()
+    layers: list[nn.Linear | nn.Conv2d] = []
+    open_nodes, visited = [last], set()
     while open_nodes:
         node = open_nodes.pop()
-        if node in seen:
+        if node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         if node in made:
-            if made[node] not in found:
-                found.append(made[node])
+            if made[node] not in layers:
+                layers.append(made[node])
         elif node.name().startswith(_JOINING):
             return []
         else:
             following = (other for other, _ in reversed(node.next_functions))
             open_nodes += [other for other in following if other is not None]
-    return found
+    return layers
 
 
 def _logits(output: Any) -> Tensor | None:

@@ -193,8 +193,8 @@ def repair(
     twin = copy_module(model)
     twin.load_state_dict(dict(state))
     done = repair_(twin, parents, batches, **options)
-    found = {k: v.detach().clone() for k, v in twin.state_dict().items()}
-    return {k: found[k].to(v.device, v.dtype) for k, v in state.items()}, done
+    repaired = {k: v.detach().clone() for k, v in twin.state_dict().items()}
+    return {k: repaired[k].to(v.device, v.dtype) for k, v in state.items()}, done
 
 
 def images(batches: Batches, model: nn.Module) -> Iterator[Tensor]:
@@ -236,8 +236,8 @@ def _repair(
         goals = _goals(model, parents, batches, sites, shares)
         if exact:
             for name, site in sites.items():
-                found = moments(model, {name: site}, images(batches, model), stop=True)[name]
-                affine_(site, found, goals[name])
+                measured = moments(model, {name: site}, images(batches, model), stop=True)[name]
+                affine_(site, measured, goals[name])
         else:
             _one_pass(model, sites, goals, batches)
     reason = "it was asked for" if mode == "repair" else "the network has no BatchNorm to reset"
@@ -288,13 +288,13 @@ def _one_pass(
 
     def correct(name: str, site: Channels) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            found = site.of(output)
-            variance = found.std.square()
-            total = sums.setdefault(name, [torch.zeros_like(found.mean) for _ in range(2)])
-            total[0] += found.mean
+            measured = site.of(output)
+            variance = measured.std.square()
+            total = sums.setdefault(name, [torch.zeros_like(measured.mean) for _ in range(2)])
+            total[0] += measured.mean
             total[1] += variance
             counts[name] += 1
-            return site.corrected(output, found, goals[name])
+            return site.corrected(output, measured, goals[name])
 
         return hook
 

@@ -41,14 +41,14 @@ def random_permutation(
         raise InputError(
             f"group {min(unknown)!r} is unknown: expected one of {', '.join(spec.groups)}"
         )
-    found = {}
+    permutation = {}
     for group in spec:
         if group.name not in chosen:
-            found[group.name] = torch.arange(group.size).expand(group.shape).clone()
+            permutation[group.name] = torch.arange(group.size).expand(group.shape).clone()
             continue
         copies = [streams.permutation(seed, group.name, i, group.size) for i in range(group.copies)]
-        found[group.name] = torch.stack(copies).reshape(group.shape)
-    return found
+        permutation[group.name] = torch.stack(copies).reshape(group.shape)
+    return permutation
 
 
 def compose(spec: Symmetries, first: Permutation, then: Permutation) -> Permutation:
@@ -61,12 +61,12 @@ def compose(spec: Symmetries, first: Permutation, then: Permutation) -> Permutat
         InputError: One of them is no permutation of the spec.
     """
     _refuse(spec, first, then)
-    found: dict[str, Tensor] = {}
+    composed: dict[str, Tensor] = {}
     for group in spec:
         a, b = (_of(group, p) for p in (first, then))
         source = _parent_units(spec, group, then)
-        found[group.name] = a[source].gather(1, b).reshape(group.shape)
-    return found
+        composed[group.name] = a[source].gather(1, b).reshape(group.shape)
+    return composed
 
 
 def inverse(spec: Symmetries, permutation: Permutation) -> Permutation:
@@ -76,12 +76,12 @@ def inverse(spec: Symmetries, permutation: Permutation) -> Permutation:
         InputError: It is no permutation of the spec.
     """
     _refuse(spec, permutation)
-    found: dict[str, Tensor] = {}
+    inverted: dict[str, Tensor] = {}
     for group in spec:
         source = _parent_units(spec, group, permutation)
         undone = torch.argsort(_of(group, permutation), dim=1)
-        found[group.name] = undone[torch.argsort(source)].reshape(group.shape)
-    return found
+        inverted[group.name] = undone[torch.argsort(source)].reshape(group.shape)
+    return inverted
 
 
 def _refuse(spec: Symmetries, *permutations: Permutation) -> None:

@@ -39,11 +39,11 @@ class PermutationSpec:
     @cached_property
     def by_tensor(self) -> dict[str, list[tuple[Group, Site]]]:
         """Groups and sites of each tensor that anything permutes, parents before children."""
-        found: dict[str, list[tuple[Group, Site]]] = {}
+        sites: dict[str, list[tuple[Group, Site]]] = {}
         for group in self.groups.values():
             for site in group.sites:
-                found.setdefault(site.tensor, []).append((group, site))
-        return found
+                sites.setdefault(site.tensor, []).append((group, site))
+        return sites
 
     def children(self, name: str) -> list[Group]:
         """Return the groups that each unit of the named group holds a copy of."""
@@ -116,9 +116,9 @@ class PermutationSpec:
                 moves.setdefault(site.axis, []).append((group, site))
             else:
                 over.append((group, site))
-        for axis, found in moves.items():
+        for axis, moved_by in moves.items():
             index = torch.arange(tensor.shape[axis])
-            for group, site in found:
+            for group, site in moved_by:
                 index = permute_index(
                     index, site.index, permutation[group.name].reshape(-1, group.size)
                 )
@@ -154,9 +154,9 @@ class PermutationSpec:
                 if len(shape) > 2 and axis >= 2:
                     continue
                 total += size
-                found = [s for _, s in self.by_tensor.get(name, ()) if s.axis == axis]
-                if found:
-                    moved += len(torch.cat([s.index.flatten() for s in found]).unique())
+                sites = [s for _, s in self.by_tensor.get(name, ()) if s.axis == axis]
+                if sites:
+                    moved += len(torch.cat([s.index.flatten() for s in sites]).unique())
                     moved -= held.get((name, axis), 0)
         return moved / total if total else 0.0
 

@@ -140,10 +140,10 @@ def _validate_site(shapes: Mapping[str, tuple[int, ...]], group: Group, site: Si
 
 
 def _site(site: Site) -> dict[str, Any]:
-    found: dict[str, Any] = {"tensor": site.tensor, "axis": site.axis, "at": _packed(site.index)}
+    entry: dict[str, Any] = {"tensor": site.tensor, "axis": site.axis, "at": _packed(site.index)}
     if site.over is not None and site.slices is not None:
-        found |= {"over": site.over, "slices": _packed(site.slices)}
-    return found
+        entry |= {"over": site.over, "slices": _packed(site.slices)}
+    return entry
 
 
 def _read_site(data: dict[str, Any]) -> Site:

@@ -163,12 +163,12 @@ def _tried(
 
 def deranged(spec: PermutationSpec, seed: int) -> Permutation:
     """Return a permutation that is one cycle of all units in each group, so that none stays."""
-    found = {}
+    permutation = {}
     for name, perm in spec.random(seed).items():
         order = perm.reshape(-1, perm.shape[-1])
         cycles = torch.empty_like(order).scatter_(1, order, order.roll(-1, 1))
-        found[name] = cycles.reshape(perm.shape)
-    return found
+        permutation[name] = cycles.reshape(perm.shape)
+    return permutation
 
 
 def _refuse_indifferent(
@@ -202,17 +202,17 @@ def roughened(network: nn.Module, inputs: Any, seed: int = 0) -> dict[str, Tenso
     inputs, where they have any: with others, activations can grow from layer to layer until
     rounding alone changes the outputs.
     """
-    found: dict[str, Tensor] = {}
-    seen: dict[int, Tensor] = {}
+    rough: dict[str, Tensor] = {}
+    by_tensor: dict[int, Tensor] = {}
     for name, kept in network.state_dict(keep_vars=True).items():
         if not isinstance(kept, Tensor):
             continue
         tensor = kept.detach()
-        if id(kept) not in seen:
+        if id(kept) not in by_tensor:
             moves = tensor.is_floating_point() and tensor.numel() > 0
-            seen[id(kept)] = _rough(name, tensor, seed) if moves else tensor.clone()
-        found[name] = seen[id(kept)]
-    return found | _settled(network, found, inputs)
+            by_tensor[id(kept)] = _rough(name, tensor, seed) if moves else tensor.clone()
+        rough[name] = by_tensor[id(kept)]
+    return rough | _settled(network, rough, inputs)
 
 
 @torch.no_grad()
@@ -238,7 +238,7 @@ def _settled(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> di
             norm.momentum = 1.0
         args, kwargs = inputs_of(inputs)
         network(*args, **kwargs)
-    found = {}
+    statistics = {}
     for name, norm in norms.items():
         norm.momentum = momenta[name]
         norm.eval()
@@ -248,9 +248,9 @@ def _settled(network: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> di
         if not torch.equal(mean, before[f"{name}.running_mean"]):
             # A channel that hardly varies over a few positions must not be blown up.
             floor = 0.1 * variance.mean() + 1e-3
-            found[f"{name}.running_mean"] = mean.clone()
-            found[f"{name}.running_var"] = variance + floor
-    return found
+            statistics[f"{name}.running_mean"] = mean.clone()
+            statistics[f"{name}.running_var"] = variance + floor
+    return statistics
 
 
 def _rough(name: str, tensor: Tensor, seed: int) -> Tensor:
@@ -286,12 +286,12 @@ def _outputs(
             f"({type(error).__name__}: {reason}): trace with check_it=False to go without a proof"
         ) from error
     leaves = torch.utils._pytree.tree_leaves(counted(output, chosen))
-    found = [t.detach() for t in leaves if isinstance(t, Tensor)]
-    if found and all(t.is_floating_point() and not t.isfinite().any() for t in found):
+    outputs = [t.detach() for t in leaves if isinstance(t, Tensor)]
+    if outputs and all(t.is_floating_point() and not t.isfinite().any() for t in outputs):
         raise InputError(
             f"no output of {type(network).__name__} is a finite number at these inputs: give others"
         )
-    return found
+    return outputs
 
 
 @contextlib.contextmanager

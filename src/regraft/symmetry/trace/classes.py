@@ -111,11 +111,11 @@ def _one_block(parents: dict[int, set[int]], places: dict[int, list[Where]]) -> 
         for owner in owners:
             owned[owner, kinds[child]].add(child)
     pairs = set()
-    seen: set[tuple[int, frozenset[int]]] = set()
+    blocks: set[tuple[int, frozenset[int]]] = set()
     for child, owners in parents.items():
-        if len(owners) < 2 or (kinds[child], frozenset(owners)) in seen:
+        if len(owners) < 2 or (kinds[child], frozenset(owners)) in blocks:
             continue
-        seen.add((kinds[child], frozenset(owners)))
+        blocks.add((kinds[child], frozenset(owners)))
         ordered = sorted(owners)
         for i, p in enumerate(ordered):
             for q in ordered[i + 1 :]:
@@ -131,13 +131,13 @@ def _nest(parents: dict[int, set[int]]) -> None:
     for child, owners in parents.items():
         for owner in owners:
             owned[owner].add(child)
-    found: set[tuple[int, int]] = set()
+    nested: set[tuple[int, int]] = set()
     for owners in {frozenset(o) for o in parents.values() if len(o) > 1}:
         for small in owners:
             for large in owners:
                 if small != large and owned[small] < owned[large]:
-                    found.add((small, large))
-    for small, large in found:
+                    nested.add((small, large))
+    for small, large in nested:
         parents.setdefault(small, set()).add(large)
 
 
@@ -147,11 +147,11 @@ def _reduce(parents: dict[int, set[int]]) -> None:
 
     def ancestors(c: int, trail: frozenset[int] = frozenset()) -> set[int]:
         if c not in known:
-            found: set[int] = set()
+            owners_above: set[int] = set()
             for owner in parents.get(c, ()):
                 if owner not in trail:
-                    found |= {owner} | ancestors(owner, trail | {c})
-            known[c] = found
+                    owners_above |= {owner} | ancestors(owner, trail | {c})
+            known[c] = owners_above
         return known[c]
 
     for c, owners in list(parents.items()):
@@ -169,8 +169,8 @@ def _unreached(walk: Walk, of: np.ndarray, places: dict[int, list[Where]]) -> se
     none = np.zeros(0, np.int64)
     left_out = of[np.concatenate([none, *walk.ledger.left_out])]
     taken = of[np.concatenate([none, *walk.ledger.taken])]
-    found = np.setdiff1d(left_out, taken).tolist()
-    return {c for c in found if len({place for place, _, _ in places.get(c, ())}) == 1}
+    unreached = np.setdiff1d(left_out, taken).tolist()
+    return {c for c in unreached if len({place for place, _, _ in places.get(c, ())}) == 1}
 
 
 def _rise(fixed: dict[int, str], parents: dict[int, set[int]]) -> None:
@@ -185,32 +185,32 @@ def _rise(fixed: dict[int, str], parents: dict[int, set[int]]) -> None:
 
 
 def _marks(walk: Walk, of: np.ndarray, kinds: Mapping[int, object]) -> dict[int, frozenset[int]]:
-    found: dict[int, set[int]] = defaultdict(set)
+    marks: dict[int, set[int]] = defaultdict(set)
     numbers: dict[object, int] = {}
     for c, kind in kinds.items():
-        found[c].add(-1 - numbers.setdefault(kind, len(numbers)))
+        marks[c].add(-1 - numbers.setdefault(kind, len(numbers)))
     for nodes, colours in walk.ledger.marks:
         for c, colour in zip(of[nodes].tolist(), colours.tolist(), strict=True):
-            found[c].add(colour)
-    return {c: frozenset(colours) for c, colours in found.items()}
+            marks[c].add(colour)
+    return {c: frozenset(colours) for c, colours in marks.items()}
 
 
 def _roles(rows: np.ndarray, of: np.ndarray) -> dict[tuple[int, int], frozenset[int]]:
-    found: dict[tuple[int, int], set[int]] = defaultdict(set)
+    roles_of: dict[tuple[int, int], set[int]] = defaultdict(set)
     named = rows[rows[:, 2] > 0]
     pairs = np.stack([of[named[:, 0]], of[named[:, 1]]], axis=1)
     for (child, owner), role in zip(pairs.tolist(), named[:, 2].tolist(), strict=True):
-        found[child, owner].add(role)
-    return {pair: frozenset(roles) for pair, roles in found.items()}
+        roles_of[child, owner].add(role)
+    return {pair: frozenset(roles) for pair, roles in roles_of.items()}
 
 
 def _places(walk: Walk, of: np.ndarray) -> dict[int, list[Where]]:
-    found: dict[int, list[Where]] = defaultdict(list)
+    places: dict[int, list[Where]] = defaultdict(list)
     for place, dim in walk.axes.items():
         if not dim.moves:
             continue
         nodes = of[dim.nodes].reshape(-1, dim.size)
         for copy, row in enumerate(nodes.tolist()):
             for position, c in enumerate(row):
-                found[c].append((place, copy, position))
-    return dict(found)
+                places[c].append((place, copy, position))
+    return dict(places)

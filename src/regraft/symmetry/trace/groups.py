@@ -32,19 +32,19 @@ class _Family:
 
 
 def groups(
-    found: Classes,
+    resolved: Classes,
     order: Mapping[Place, int],
     over: Mapping[Place, tuple[int, int]],
 ) -> tuple[dict[str, Group], dict[int, _Family]]:
     """Return the groups by name, parents first, and the family of each class that moves.
 
     Args:
-        found: The classes of a network.
+        resolved: The classes of a network.
         order: Rank of each axis, by which groups are named and sites are listed.
         over: For an axis that lies over another: that axis, and how many of its slices each copy is
             about.
     """
-    resolver = _Resolver(found, order)
+    resolver = _Resolver(resolved, order)
     families = resolver.families()
     matrices = {tensor for tensor, axis in order if axis == 1 and tensor.endswith("weight")}
     used: set[str] = set()
@@ -78,17 +78,17 @@ def _name(family: _Family, sites: list[Site], matrices: Container[str], used: se
 
 
 class _Resolver:
-    def __init__(self, found: Classes, order: Mapping[Place, int]) -> None:
-        self.found, self.order = found, order
+    def __init__(self, classes: Classes, order: Mapping[Place, int]) -> None:
+        self.classes, self.order = classes, order
         self._below: dict[int, list[int]] = {}
         self._keys: dict[int, _Key] = {}
 
     def families(self) -> list[_Family]:
-        found = self.found
+        classes = self.classes
         buckets: dict[_Key, list[int]] = defaultdict(list)
-        everything = sorted(set(found.places) | set(found.children), key=self._first)
+        everything = sorted(set(classes.places) | set(classes.children), key=self._first)
         for c in everything:
-            if c in found.fixed:
+            if c in classes.fixed:
                 continue
             buckets[(*self._key(c), self._parts_in(c), self._free_parents(c))].append(c)
         families: list[_Family] = []
@@ -147,7 +147,7 @@ class _Resolver:
         return _Family([members for _, members in copies], parent)
 
     def _interchangeable(self, members: list[int]) -> list[list[int]]:
-        if not any(c in self.found.children for c in members):
+        if not any(c in self.classes.children for c in members):
             return [members]
         kinds: list[list[int]] = []
         for c in members:
@@ -166,38 +166,38 @@ class _Resolver:
         to = dict(zip(below_a, below_b, strict=True))
         if len(to) != len(set(below_b)):
             return False
-        if any(x in self.found.fixed or y in self.found.fixed for x, y in to.items()):
+        if any(x in self.classes.fixed or y in self.classes.fixed for x, y in to.items()):
             return False
         return all(self._same_part(x, y, to) for x, y in to.items() if x != a)
 
     def _same_part(self, x: int, y: int, to: Mapping[int, int]) -> bool:
         """Whether two classes are the same to their owners, which correspond."""
-        owners = self.found.parents.get(x, frozenset())
+        owners = self.classes.parents.get(x, frozenset())
         return (
             self._key(x) == self._key(y)
-            and {to.get(p, p) for p in owners} == self.found.parents.get(y, frozenset())
+            and {to.get(p, p) for p in owners} == self.classes.parents.get(y, frozenset())
             and all(self._role(x, p) == self._role(y, to.get(p, p)) for p in owners)
         )
 
     def below(self, c: int) -> list[int]:
         """Return a class and all that belongs to it, in an order that corresponds between equals."""
         if c not in self._below:
-            found = dict.fromkeys([c])
+            below = dict.fromkeys([c])
             todo = [c]
             while todo:
                 owner = todo.pop(0)
-                kids = self.found.children.get(owner, ())
+                kids = self.classes.children.get(owner, ())
                 for child in sorted(kids, key=lambda k: (self._key(k)[0], self._first(k))):
-                    if child not in found:
-                        found[child] = None
+                    if child not in below:
+                        below[child] = None
                         todo.append(child)
-            self._below[c] = list(found)
+            self._below[c] = list(below)
         return self._below[c]
 
     def _first(self, c: int) -> tuple[int, int, int, int]:
-        places = self.found.places.get(c)
+        places = self.classes.places.get(c)
         if not places:
-            kids = self.found.children.get(c, ())
+            kids = self.classes.children.get(c, ())
             return min((self._first(k) for k in kids), default=(1 << 30, 0, 0, c))
         return min((self.order[p], copy, at, 0) for p, copy, at in places)
 
@@ -205,27 +205,27 @@ class _Resolver:
         """Return what equals have in common: places, marks, and owners that stay."""
         if c not in self._keys:
             counts: dict[int, int] = defaultdict(int)
-            for place, _, _ in self.found.places.get(c, ()):
+            for place, _, _ in self.classes.places.get(c, ()):
                 counts[self.order[place]] += 1
-            owners = self.found.parents.get(c, frozenset())
+            owners = self.classes.parents.get(c, frozenset())
             self._keys[c] = (
                 tuple(sorted(counts.items())),
-                self.found.marks.get(c, frozenset()),
-                frozenset(p for p in owners if p in self.found.fixed),
+                self.classes.marks.get(c, frozenset()),
+                frozenset(p for p in owners if p in self.classes.fixed),
             )
         return self._keys[c]
 
     def _role(self, c: int, owner: int) -> frozenset[int]:
-        return self.found.roles.get((c, owner), frozenset())
+        return self.classes.roles.get((c, owner), frozenset())
 
     def _parts_in(self, c: int) -> frozenset[tuple[int, frozenset[int]]]:
         """Return the owners that tell a class what it is to them, with that."""
-        owners = self.found.parents.get(c, frozenset())
+        owners = self.classes.parents.get(c, frozenset())
         return frozenset((p, self._role(c, p)) for p in owners if self._role(c, p))
 
     def _free_parents(self, c: int) -> frozenset[int]:
-        owners = self.found.parents.get(c, frozenset())
-        return frozenset(p for p in owners if p not in self.found.fixed)
+        owners = self.classes.parents.get(c, frozenset())
+        return frozenset(p for p in owners if p not in self.classes.fixed)
 
     def sites(self, family: _Family, over: Mapping[Place, tuple[int, int]]) -> list[Site]:
         """Return where the units of a family lie, axis by axis."""
@@ -241,16 +241,16 @@ class _Resolver:
                         if place not in slices:
                             slices[place] = [[] for _ in family.units]
                         slices[place][i] = copies
-        found = []
+        sites = []
         for place in sorted(positions, key=lambda p: self.order[p]):
             index = torch.tensor(positions[place], dtype=torch.int64)
             if place not in slices:
-                found.append(Site(place[0], place[1], index))
+                sites.append(Site(place[0], place[1], index))
                 continue
             axis, each = over[place]
             rows = torch.tensor(slices[place])[:, :, None] * each + torch.arange(each)
-            found.append(Site(place[0], place[1], index, axis, rows.flatten(1)))
-        return found
+            sites.append(Site(place[0], place[1], index, axis, rows.flatten(1)))
+        return sites
 
     def _occupied(
         self, unit: int, over: Mapping[Place, tuple[int, int]]
@@ -258,34 +258,34 @@ class _Resolver:
         """Return for each axis of a unit: the copies it is about (None: all), and its positions."""
         by_place: dict[Place, list[tuple[int, int]]] = defaultdict(list)
         for c in self.below(unit):
-            for place, copy, at in self.found.places.get(c, ()):
+            for place, copy, at in self.classes.places.get(c, ()):
                 # What lies over a block moves with the block's own axis, not with this one.
                 if place in over and c != unit:
                     continue
                 by_place[place].append((copy, at))
-        found: list[tuple[Place, list[int] | None, list[int]]] = []
+        occupied: list[tuple[Place, list[int] | None, list[int]]] = []
         for place, where in by_place.items():
             if place not in over:
-                found.append((place, None, [at for _, at in where]))
+                occupied.append((place, None, [at for _, at in where]))
                 continue
             copies = sorted({copy for copy, _ in where})
             at = [a for copy, a in where if copy == copies[0]]
             everywhere = len(copies) == self._copies[place]
-            found.append((place, None if everywhere else copies, at))
-        return found
+            occupied.append((place, None if everywhere else copies, at))
+        return occupied
 
     @property
     def _copies(self) -> dict[Place, int]:
         if not hasattr(self, "_copy_counts"):
             self._copy_counts: dict[Place, int] = defaultdict(int)
-            for places in self.found.places.values():
+            for places in self.classes.places.values():
                 for place, copy, _ in places:
                     self._copy_counts[place] = max(self._copy_counts[place], copy + 1)
         return self._copy_counts
 
 
 def pins(
-    found: Classes,
+    resolved: Classes,
     order: Mapping[Place, int],
     moving: Mapping[int, object],
     quiet: Iterable[Place],
@@ -296,17 +296,17 @@ def pins(
     sizes: dict[Place, int] = defaultdict(int)
     moved = set(moving)
     for c in moving:
-        _add_below(found, c, moved)
+        _add_below(resolved, c, moved)
     silent = set(quiet)
-    for c, places in found.places.items():
+    for c, places in resolved.places.items():
         for place, _, at in places:
             sizes[place] = max(sizes[place], at + 1)
             if c not in moved and place not in silent:
-                stays[place].setdefault(at, found.fixed.get(c, _ALONE))
+                stays[place].setdefault(at, resolved.fixed.get(c, _ALONE))
             elif place not in silent:
-                block = next((p for p in found.parents.get(c, ()) if p in found.fixed), None)
+                block = next((p for p in resolved.parents.get(c, ()) if p in resolved.fixed), None)
                 if block is not None:
-                    within[place].setdefault(at, found.fixed[block])
+                    within[place].setdefault(at, resolved.fixed[block])
     result = []
     for place in sorted(stays.keys() | within.keys(), key=lambda p: order[p]):
         held, blocks = stays.get(place, {}), within.get(place, {})
@@ -319,8 +319,8 @@ def pins(
 _ALONE = "no other position has the same part in the network"
 
 
-def _add_below(found: Classes, c: int, into: set[int]) -> None:
-    for child in found.children.get(c, ()):
+def _add_below(resolved: Classes, c: int, into: set[int]) -> None:
+    for child in resolved.children.get(c, ()):
         if child not in into:
             into.add(child)
-            _add_below(found, child, into)
+            _add_below(resolved, child, into)

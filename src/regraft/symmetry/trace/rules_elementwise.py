@@ -126,9 +126,9 @@ def _arguments(walk: Walk, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[
     schema = getattr(walk.node and walk.node.target, "_schema", None)
     if schema is None:
         return dict(kwargs)
-    found = {a.name: a.default_value for a in schema.arguments[1:] if a.has_default_value()}
+    defaults = {a.name: a.default_value for a in schema.arguments[1:] if a.has_default_value()}
     names = [a.name for a in schema.arguments][1:]
-    return {**found, **dict(zip(names, args, strict=False)), **kwargs}
+    return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _reduced_axes(walk: Walk, x: Value, args: Sequence[Any], kwargs: dict[str, Any]) -> set[int]:

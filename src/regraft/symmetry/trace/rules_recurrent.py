@@ -89,8 +89,8 @@ def cell(
         unit = walk.ledger.unify(unit, own)
     vectors = [bias for bias in biases if bias is not None]
     _gates(walk, gates, unit, x.dims[1], [w_ih, w_hh, *vectors], unit)
-    found = [Value([batch, unit]) for _ in starts]
-    return found if isinstance(start, list | tuple) else found[0]
+    states = [Value([batch, unit]) for _ in starts]
+    return states if isinstance(start, list | tuple) else states[0]
 
 
 def _gates(

@@ -135,11 +135,11 @@ def _tell_apart(walk: Walk, nodes: np.ndarray, chosen: np.ndarray) -> None:
     taken: dict[int, list[int]] = {}
     for node, which in zip(inside.ravel(), rank[:, chosen].ravel(), strict=True):
         taken.setdefault(int(node), []).append(int(which))
-    found = {node: tuple(sorted(ranks)) for node, ranks in taken.items()}
-    for ranks in found.values():
+    ranks_of = {node: tuple(sorted(ranks)) for node, ranks in taken.items()}
+    for ranks in ranks_of.values():
         colours.setdefault(ranks, len(colours))
-    each = np.array(list(found), np.int64)
-    walk.ledger.mark(each, np.array([colours[found[int(n)]] for n in each], np.int64))
+    each = np.array(list(ranks_of), np.int64)
+    walk.ledger.mark(each, np.array([colours[ranks_of[int(n)]] for n in each], np.int64))
 
 
 @rule("slice")
@@ -184,13 +184,13 @@ def unbind(walk: Walk, x: Value, dim: int = 0) -> list[Value]:
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split")
 def pieces(walk: Walk, x: Value, _sizes: Any, dim: int = 0, **__: Any) -> list[Value]:
     """Consecutive ranges of one dimension."""
-    axis, start, found = dim % len(x.dims), 0, []
+    axis, start, cuts = dim % len(x.dims), 0, []
     count = len(walk.node.meta["val"]) if walk.node is not None else 0
     for i in range(count):
         size = walk.output_shape(i)[axis]
-        found.append(cut(walk, x, axis, range(start, start + size)))
+        cuts.append(cut(walk, x, axis, range(start, start + size)))
         start += size
-    return found
+    return cuts
 
 
 @rule("cat", "concat", "concatenate")

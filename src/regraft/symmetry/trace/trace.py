@@ -74,9 +74,9 @@ def trace(
     shapes = {k: tuple(v.shape) for k, v in state.items()}
     aliases = tied(state)
     shared = overlapping(state, aliases)
-    found = walk(graph, shapes, aliases=aliases, shared=shared)
+    walked = walk(graph, shapes, aliases=aliases, shared=shared)
     floating = {name for name, tensor in state.items() if tensor.is_floating_point()}
-    spec = _spec(found, shapes, aliases, floating)
+    spec = _spec(walked, shapes, aliases, floating)
     if check_it:
         spec = _proved(spec, model, example_inputs, tolerance, outputs)
     spec = marked(spec, model, example_inputs)
@@ -129,7 +129,7 @@ def tied(state: Mapping[str, Tensor]) -> dict[str, str]:
     Tied are names of one tensor, and tensors that are the same memory in the same layout.
     """
     first: dict[object, str] = {}
-    found = {}
+    ties = {}
     for name, tensor in state.items():
         keys: list[object] = [id(tensor)]
         if _memory(tensor):
@@ -137,10 +137,10 @@ def tied(state: Mapping[str, Tensor]) -> dict[str, str]:
             keys.append((_memory(tensor), *layout))
         known = next((first[key] for key in keys if key in first), None)
         if known is not None:
-            found[name] = known
+            ties[name] = known
         for key in keys:
             first.setdefault(key, known or name)
-    return found
+    return ties
 
 
 def overlapping(state: Mapping[str, Tensor], aliases: Mapping[str, str]) -> set[str]:
@@ -173,23 +173,23 @@ def without(spec: PermutationSpec, names: list[str], reason: str) -> Permutation
 
 
 def _spec(
-    found: Walk,
+    walked: Walk,
     shapes: Mapping[str, tuple[int, ...]],
     aliases: Mapping[str, str],
     floating: Collection[str],
 ) -> PermutationSpec:
     rank = {name: i for i, name in enumerate(shapes)}
-    order = {place: rank[place[0]] * 8 + place[1] for place in found.axes}
+    order = {place: rank[place[0]] * 8 + place[1] for place in walked.axes}
     over = {}
-    for place, axis in found.over.items():
-        copies = found.axes[place].nodes.reshape(-1, found.axes[place].size).shape[0]
+    for place, axis in walked.over.items():
+        copies = walked.axes[place].nodes.reshape(-1, walked.axes[place].size).shape[0]
         over[place] = (axis, shapes[place[0]][axis] // copies)
-    resolved = classes(found)
+    resolved = classes(walked)
     made, moving = groups(resolved, order, over)
     idle = tuple(
         Pin(name, axis, size, size, UNUSED)
         for name, shape in shapes.items()
-        if name in floating and name not in aliases and not found.knows(name)
+        if name in floating and name not in aliases and not walked.knows(name)
         for axis, size in enumerate(shape)
         if size > 1
     )
@@ -197,7 +197,7 @@ def _spec(
         groups=made,
         shapes=dict(shapes),
         aliases=dict(aliases),
-        pins=(*pins(resolved, order, moving, found.kernels), *idle),
+        pins=(*pins(resolved, order, moving, walked.kernels), *idle),
     )
 
 

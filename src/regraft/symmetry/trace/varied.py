@@ -18,12 +18,12 @@ _PLAIN = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.i
 
 def varied(state: Mapping[str, Tensor], names: Iterable[str], seed: int) -> dict[str, Tensor]:
     """Return the named tensors with other entries, tied ones alike; bool or integer, of any shape."""
-    found: dict[str, Tensor] = {}
-    seen: dict[int, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    by_tensor: dict[int, Tensor] = {}
     generator = torch.Generator().manual_seed(seed)
     for name in names:
         tensor = state[name]
-        if id(tensor) not in seen:
+        if id(tensor) not in by_tensor:
             order = torch.randperm(tensor.numel(), generator=generator)
             flat = tensor.flatten()
             if bool((flat == flat[0]).all()):
@@ -31,9 +31,9 @@ def varied(state: Mapping[str, Tensor], names: Iterable[str], seed: int) -> dict
                 flat = torch.where(half, _opposite(flat), flat)
             else:
                 flat = flat[order]
-            seen[id(tensor)] = flat.reshape(tensor.shape)
-        found[name] = seen[id(tensor)]
-    return found
+            by_tensor[id(tensor)] = flat.reshape(tensor.shape)
+        values[name] = by_tensor[id(tensor)]
+    return values
 
 
 def whole(state: Mapping[str, Tensor]) -> list[str]:

@@ -75,18 +75,18 @@ _VIEWS = (
 
 def _written_into(graph: fx.Graph) -> set[fx.Node]:
     """Return the tensors that something is written into later, through whatever views."""
-    found: set[fx.Node] = set()
+    written: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op != "call_function" or not name_is_in_place(node.target):
             continue
         target = node.args[0] if node.args else None
         if isinstance(target, fx.Node) and replaced(target):
             continue
-        while isinstance(target, fx.Node) and target not in found:
-            found.add(target)
+        while isinstance(target, fx.Node) and target not in written:
+            written.add(target)
             through = name_of(target.target) if target.op == "call_function" else ""
             target = target.args[0] if through in _VIEWS or "getitem" in through else None
-    return found
+    return written
 
 
 def _placeholder(
@@ -105,14 +105,14 @@ def _placeholder(
     if buffer in shapes and isinstance(value, Tensor) and value.ndim:
         name = buffer
     if name is not None and node.users:
-        found = state.parameter(aliases.get(name, name), shapes[name])
+        parameter = state.parameter(aliases.get(name, name), shapes[name])
         if buffer is not None and graph.values[buffer].is_complex():
-            state.pin(found, "it is a complex buffer")  # complex tensors cannot be compared
+            state.pin(parameter, "it is a complex buffer")  # complex tensors cannot be compared
         if buffer in graph.read:
-            state.pin(found, "its values are read as numbers")
+            state.pin(parameter, "its values are read as numbers")
         if name in shared:
-            state.pin(found, "it shares its memory with another tensor in another layout")
-        return found
+            state.pin(parameter, "it shares its memory with another tensor in another layout")
+        return parameter
     if buffer is not None:
         return constant(graph.values[buffer])
     if node.name in graph.constants:
@@ -136,8 +136,8 @@ def constant(value: Tensor) -> Value:
 def _attribute(state: Walk, node: fx.Node) -> Any:
     if state.graph is None:
         return None
-    found = operator.attrgetter(str(node.target))(state.graph.module)
-    return constant(found) if isinstance(found, Tensor) else found
+    value = operator.attrgetter(str(node.target))(state.graph.module)
+    return constant(value) if isinstance(value, Tensor) else value
 
 
 @rule("wrap_with_set_grad_enabled", "wrap_with_autocast")
@@ -154,9 +154,9 @@ def wrapped(walk: Walk, *args: Any, **_: Any) -> Any:
             for place, node in zip(places, outer_nodes, strict=True)
             if isinstance(node, fx.Node)
         }
-    found = _follow(walk, inner, dict(zip(places, args[at + 1 :], strict=True)))
+    result = _follow(walk, inner, dict(zip(places, args[at + 1 :], strict=True)))
     walk.node = outer
-    return list(found) if isinstance(found, tuple | list) else found
+    return list(result) if isinstance(result, tuple | list) else result
 
 
 @rule("cond")
@@ -166,8 +166,8 @@ def either(walk: Walk, _which: Any, yes: Any, no: Any, operands: Any) -> list[An
     results = []
     for part in (yes, no):
         places = [node for node in part.graph.nodes if node.op == "placeholder"]
-        found = _follow(walk, part.graph, dict(zip(places, operands, strict=True)))
-        results.append(list(found) if isinstance(found, tuple | list) else [found])
+        result = _follow(walk, part.graph, dict(zip(places, operands, strict=True)))
+        results.append(list(result) if isinstance(result, tuple | list) else [result])
         walk.node = outer
     return [
         Value(broadcast(walk.ledger, a.dims, b.dims)) if isinstance(a, Value) else a
@@ -189,11 +189,11 @@ def _apply(state: Walk, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
             _sizes(leaf)
     name = name_of(node.target)
     state.ledger.reason = f"{name}{_place(node)}"
-    found = RULES.get(name)
+    rule = RULES.get(name)
     try:
-        if found is None:
+        if rule is None:
             raise _UnknownError
-        result = found(state, *args, **kwargs)
+        result = rule(state, *args, **kwargs)
         if not _fits(result, node.meta.get("val")):
             raise _UnknownError
     except (_UnknownError, TypeError, IndexError, KeyError, ValueError, AttributeError):

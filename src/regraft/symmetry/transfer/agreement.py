@@ -99,8 +99,8 @@ def agreement(
 
     Example:
         >>> *_, last = transfer(line, target_init, spec, data)
-        >>> found = agreement(line, target_init, spec, data, last.permutation)
-        >>> found.gain  # hardly above 0: expect no more than the naive transfer gives
+        >>> measured = agreement(line, target_init, spec, data, last.permutation)
+        >>> measured.gain  # hardly above 0: expect no more than the naive transfer gives
     """
     if draws < 1:
         raise InputError(f"draws={draws}: expected at least 1 pair of gradients")
@@ -127,9 +127,9 @@ def agreement(
     compared = Pairs(spec).names
     permuted, plain = _Cosine(spec, compared, permutation), _Cosine(spec, compared, {})
     for draw in range(draws):
-        found = data.at(list(states.values()), called, HELD_OUT + draw, skip=data.count)
-        got = dict(zip(states, found, strict=True))
-        for gradients, name in zip(found, called, strict=True):
+        gradients_of = data.at(list(states.values()), called, HELD_OUT + draw, skip=data.count)
+        got = dict(zip(states, gradients_of, strict=True))
+        for gradients, name in zip(gradients_of, called, strict=True):
             refuse_not_finite(gradients, f"the gradient of {name}")
         permuted.add(got["target"], got["source"])
         plain.add(got.get("naive", got["target"]), got["source"])

@@ -36,16 +36,16 @@ def displaced(
     Returns:
         A state dict that shares no memory with the target or the source.
     """
-    found = {}
+    state = {}
     for name, delta in trajectory.displacement(i):
         own = target[name] if to is None else target[name].to(to)
         moved = spec.apply_to(name, delta.to(own.device), permutation)
-        found[name] = add(own, moved if scale == 1.0 else moved * scale)
+        state[name] = add(own, moved if scale == 1.0 else moved * scale)
     for name, tensor in trajectory.others(i):
         own = target[name]
         if name.endswith(NEVER_COMPARED):
             moved = spec.apply_to(name, tensor, permutation)
-            found[name] = moved.to(to or own.device, own.dtype, copy=True)
+            state[name] = moved.to(to or own.device, own.dtype, copy=True)
         else:
-            found[name] = own.to(to or own.device, copy=True)
-    return {k: found[k] for k in target}
+            state[name] = own.to(to or own.device, copy=True)
+    return {k: state[k] for k in target}

@@ -149,13 +149,13 @@ class GradientPairs:
     @property
     def dead(self) -> tuple[str, ...]:
         """Groups all of whose tensors were zero so far in one of the networks."""
-        found = []
+        names = []
         for group in self.spec:
             tensors = {s.tensor for s in group.sites if s.tensor in self._norms}
             sums = [math.fsum(self._norms[t][side] for t in tensors) for side in (0, 1)]
             if tensors and min(sums) == 0.0:
-                found.append(group.name)
-        return tuple(found)
+                names.append(group.name)
+        return tuple(names)
 
     def cosine(self, value: float) -> float:
         """Return the cosine that a value of the objective is, over all pairs as one vector."""
@@ -164,12 +164,12 @@ class GradientPairs:
 
     def _measure(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
         """Bring norms and both objectives up to date by one pair."""
-        found, names = [], [n for n in self.pairs.names if n in a]
+        products, names = [], [n for n in self.pairs.names if n in a]
         for name in names:
             x, y = a[name], b[name].to(a[name].device)
             z = self.spec.apply_to(name, y, self.now)
-            found += [inner(x, x), inner(y, y), inner(x, y), inner(x, z)]
-        values = torch.stack(found).tolist() if found else []
+            products += [inner(x, x), inner(y, y), inner(x, y), inner(x, z)]
+        values = torch.stack(products).tolist() if products else []
         for i, name in enumerate(names):
             own = self._norms.setdefault(name, [0.0, 0.0])
             own[0] += values[4 * i]
@@ -186,7 +186,7 @@ class GradientPairs:
     ) -> None:
         """Add what a new pair says to gains that are kept, under the frames they were taken in."""
         for i, term in enumerate(gains.block.terms):
-            lies = gains.seen.get(i)
+            lies = gains.frames.get(i)
             if lies is None or term.tensor not in a or term.tensor in self.pairs._terms:
                 continue
             dtype = self.pairs.dtype_of(term.tensor)

@@ -97,8 +97,8 @@ class Gradients:
             n = 0
             for x, y in self._draw(draw, skip):
                 n += 1
-                for total, found in zip(totals, self._of(placed, names, x, y), strict=True):
-                    for name, gradient in found.items():
+                for total, gradients in zip(totals, self._of(placed, names, x, y), strict=True):
+                    for name, gradient in gradients.items():
                         _accumulate(total, name, gradient)
         kinds = {k: p.dtype for k, p in self.model.named_parameters()}
         return [{k: v.div_(n).to(kinds[k]) for k, v in total.items()} for total in totals]
@@ -140,21 +140,21 @@ class Gradients:
         span = _span(y)
         with _batches_fit():
             if self.together and len(states) > 1:
-                losses, found = self._vectorised(states, x, y, span)
+                losses, gradients = self._vectorised(states, x, y, span)
             else:
                 pairs = [self._single(state, x, y, span) for state in states]
-                losses, found = [p[0] for p in pairs], [p[1] for p in pairs]
+                losses, gradients = [p[0] for p in pairs], [p[1] for p in pairs]
         for loss, name in zip(losses, names, strict=True):
             _refuse_not_finite(loss, name)
-        return found
+        return gradients
 
     def _single(
         self, state: tuple[dict[str, Tensor], dict[str, Tensor]], x: Tensor, y: Tensor, span: Span
     ) -> tuple[Tensor, dict[str, Tensor]]:
         parameters = {k: v.detach().requires_grad_() for k, v in state[0].items()}
         loss = self._loss(parameters, state[1], x, y, span)
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        known = zip(parameters, found, strict=True)
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        known = zip(parameters, gradients, strict=True)
         return loss.detach(), {k: g for k, g in known if g is not None}
 
     def _vectorised(
@@ -169,9 +169,9 @@ class Gradients:
             for i in (0, 1)
         )
         each = vmap(grad_and_value(self._loss), in_dims=(0, 0, None, None, None))
-        found, losses = each(parameters, buffers, x, y, span)
+        gradients, losses = each(parameters, buffers, x, y, span)
         rows = range(len(states))
-        return [losses[i] for i in rows], [{k: g[i] for k, g in found.items()} for i in rows]
+        return [losses[i] for i in rows], [{k: g[i] for k, g in gradients.items()} for i in rows]
 
     def _loss(
         self,

@@ -84,7 +84,7 @@ def connect(
     curves = {}
     for i, (name, (a, b)) in enumerate(lines.items()):
 
-        def told(done: int, count: int, i: int = i) -> None:
+        def report(done: int, count: int, i: int = i) -> None:
             if progress:
                 progress(i * count + done, len(lines) * count)
 
@@ -96,10 +96,10 @@ def connect(
             points=points,
             statistics=statistics,
             repair="reset",
-            progress=told,
+            progress=report,
         )
-    found = None
+    surface = None
     if trained is not None and plane_points:
         states = (trained, transferred, moved)
-        found = plane(model, states, sources, points=plane_points, statistics=statistics)
-    return Connection(curves=curves, plane=found)
+        surface = plane(model, states, sources, points=plane_points, statistics=statistics)
+    return Connection(curves=curves, plane=surface)

@@ -54,19 +54,19 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        found = load_json(file, ours=True)
-        if not isinstance(found, dict) or found.get("kind") != "trajectory":
+        index = load_json(file, ours=True)
+        if not isinstance(index, dict) or index.get("kind") != "trajectory":
             raise ValueError("it is not of a trajectory")
-        schema = int(found["schema"])
-        for one in (found["initial"], *found["steps"]):
+        schema = int(index["schema"])
+        for one in (index["initial"], *index["steps"]):
             if Path(str(one["file"])).name != one["file"]:
                 raise ValueError(f"it names {one['file']}, a file outside the folder")
             if not isinstance(one["bytes"], int) or not isinstance(one["blake2b"], str):
                 raise ValueError("a file is without size or checksum")
-        steps = [int(one["step"]) for one in found["steps"]]
+        steps = [int(one["step"]) for one in index["steps"]]
         if steps != sorted(set(steps)) or (steps and steps[0] <= 0):
             raise ValueError("its steps are not in order")
-        list(found["trained"])
+        list(index["trained"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(
             f"{file} is damaged ({error}): give another folder, or record the run again"
@@ -75,7 +75,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
         raise InputError(
             f"{file} has schema {schema}, this version reads up to {SCHEMA}: update regraft"
         )
-    return found
+    return index
 
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:
@@ -178,9 +178,9 @@ class Recording:
         if i == 0:
             return None
         path = self.folder / self.entries[i - 1]["file"]
-        found = read_checkpoint(path)
-        check_state(found.sketch, self._shapes, str(path))
-        return found
+        checkpoint = read_checkpoint(path)
+        check_state(checkpoint.sketch, self._shapes, str(path))
+        return checkpoint
 
 
 def _difference_dtype(tensor: Tensor) -> Any:

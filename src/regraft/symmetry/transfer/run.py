@@ -35,7 +35,7 @@ class TransferRun:
         data: Gradients | None,
         *,
         start: dict[str, Tensor],
-        given: bool,
+        begun: bool,
         solver: Solver,
         warm_start: bool,
         warm_sweeps: int,
@@ -50,7 +50,7 @@ class TransferRun:
             k: v.detach().to(self.device or v.device, copy=True) for k, v in target.items()
         }
         self.start = {k: p.clone() for k, p in start.items()}
-        self.given, self.now = given, dict(self.start)
+        self.begun, self.now = begun, dict(self.start)
         self.solver, self.warm_start, self.store = solver, warm_start, store
         self.warm_sweeps = min(warm_sweeps, solver.max_sweeps)
         self.redraw = redraw or (data is not None and not data.repeatable)
@@ -82,7 +82,7 @@ class TransferRun:
             self.now = dict(
                 pairs.solve(
                     self.start if cold else None,
-                    grow=cold and not self.given,
+                    grow=cold and not self.begun,
                     seed=s - 1,
                     sweeps=None if cold or last else self.warm_sweeps,
                 )
@@ -107,7 +107,7 @@ class TransferRun:
                 b = {k: self._here(self.trajectory.initial[k]) for k in names}
                 called = ("the target", "the source")
             pairs.add(a, b, called)
-            self.now = dict(pairs.solve(grow=not self.given))
+            self.now = dict(pairs.solve(grow=not self.begun))
         else:
             self.now = dict(self.spec.identity())
         for s in range(1, len(self.trajectory.steps)):
@@ -141,19 +141,20 @@ class TransferRun:
             mine = theirs = None
             wanted = {"target": self._weights(t), "source": self.trajectory.state(t)}
         draw = self.draws if self.redraw else t
-        found = (
+        gradients = (
             self.data.at(list(wanted.values()), [_named(who, step) for who in wanted], draw)
             if wanted
             else []
         )
         self.draws += 1
-        self.count += len(found)
+        self.count += len(gradients)
         keep = keep and not self.redraw
         if keep:  # rounded before the first use already, so that all uses are of the same numbers
-            found = [
-                {k: v.to(self.store or v.dtype) for k, v in g.items() if k in names} for g in found
+            gradients = [
+                {k: v.to(self.store or v.dtype) for k, v in g.items() if k in names}
+                for g in gradients
             ]
-        got = dict(zip(wanted, found, strict=True))
+        got = dict(zip(wanted, gradients, strict=True))
         mine = got["target"] if mine is None else mine
         theirs = got["source"] if theirs is None else theirs
         if keep:

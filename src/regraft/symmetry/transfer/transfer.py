@@ -151,7 +151,7 @@ def transfer(
         spec,
         data,
         start=starting_from(spec, init),
-        given=init is not None,
+        begun=init is not None,
         solver=Solver(
             seed=seed,
             max_sweeps=max_sweeps,

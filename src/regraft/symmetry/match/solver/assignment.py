@@ -49,8 +49,8 @@ def assign(gains: Tensor, *, solver: str = "auto", threads: int = 1) -> Tensor:
     if stack.shape[-1] <= 1:
         return torch.zeros(gains.shape[:-1], dtype=torch.int64)
     costs = stack.neg().cpu().contiguous().numpy()
-    found = _solver(solver)(costs, threads)
-    return torch.from_numpy(found).reshape(gains.shape[:-1])
+    assignment = _solver(solver)(costs, threads)
+    return torch.from_numpy(assignment).reshape(gains.shape[:-1])
 
 
 def assigned(gains: Tensor, permutation: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def make_blocks(
     """
     speaks = compared or (lambda name: not name.endswith(NEVER_COMPARED))
     names = [t for t in spec.by_tensor if t not in spec.aliases and speaks(t)]
-    found = []
+    blocks = []
     for root in spec:
         if root.parent is not None:
             continue
@@ -113,8 +113,8 @@ def make_blocks(
             else [t for t in names if any(g.name in tree.groups for g, _ in spec.by_tensor[t])]
         )
         for free in _cover(spec, members, mine):
-            found.append(_block(spec, free, tree, mine))
-    return found
+            blocks.append(_block(spec, free, tree, mine))
+    return blocks
 
 
 def _tree(spec: PermutationSpec, root: Group) -> list[Group]:
@@ -148,25 +148,25 @@ def _cover(
 
 def ancestry(spec: PermutationSpec, name: str) -> list[str]:
     """Return a group, its parent, and so on up to the root, by name."""
-    found = [name]
-    while (parent := spec.groups[found[-1]].parent) is not None:
-        found.append(parent)
-    return found
+    line = [name]
+    while (parent := spec.groups[line[-1]].parent) is not None:
+        line.append(parent)
+    return line
 
 
 def _meetings(
     spec: PermutationSpec, members: list[Group], tensors: list[str]
 ) -> set[frozenset[str]]:
     names = {g.name for g in members}
-    found = set()
+    meetings = set()
     for tensor in tensors:
         sites = [(g, s) for g, s in spec.by_tensor[tensor] if g.name in names]
         for i, (g, s) in enumerate(sites):
             for h, t in sites[:i]:
                 related = g.name in ancestry(spec, h.name) or h.name in ancestry(spec, g.name)
                 if not related and _meet(s, t):
-                    found.add(frozenset((g.name, h.name)))
-    return found
+                    meetings.add(frozenset((g.name, h.name)))
+    return meetings
 
 
 def _meet(s: Site, t: Site) -> bool:
@@ -217,17 +217,17 @@ def _moving(
     mine = {site.axis: index.numpy().ravel()}
     if site.over is not None and site.slices is not None:
         mine[site.over] = site.slices.numpy().ravel()
-    found = set()
+    moving = set()
     for other, place in spec.by_tensor[tensor]:
         here = own in (place.axis, place.over)
-        if other.name in found or (other.name in free and (here or place.axis == site.axis)):
+        if other.name in moving or (other.name in free and (here or place.axis == site.axis)):
             continue  # known, or what is being solved
         theirs = {place.axis: place.index}
         if place.over is not None and place.slices is not None:
             theirs[place.over] = place.slices
         if not any(_apart(mine[a], theirs[a].numpy().ravel()) for a in mine.keys() & theirs.keys()):
-            found.add(other.name)
-    return frozenset(found)
+            moving.add(other.name)
+    return frozenset(moving)
 
 
 def _apart(x: np.ndarray, y: np.ndarray) -> bool:

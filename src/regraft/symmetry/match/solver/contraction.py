@@ -105,8 +105,8 @@ def arrangement(block: Block, now: Permutation) -> Permutation:
         return {}
     mine = {name: now[name] for name in block.tree.groups}
     free = {name: now[name] for name in block.free}
-    found = compose(block.tree, mine, inverse(block.tree, free))
-    return {name: found[name] for name in block.fixed}
+    relative = compose(block.tree, mine, inverse(block.tree, free))
+    return {name: relative[name] for name in block.fixed}
 
 
 @dataclass(eq=False)
@@ -121,7 +121,7 @@ class Gains:
     block: Block
     pairs: Pairs
     matrices: dict[str, Tensor] = field(default_factory=dict)
-    seen: dict[int, Frame] = field(default_factory=dict)
+    frames: dict[int, Frame] = field(default_factory=dict)
 
     def update(
         self, now: Permutation, kept: Permutation, *, known: frozenset[str] | None = None
@@ -141,11 +141,11 @@ class Gains:
     def complete(self) -> bool:
         """Whether every term has been contracted."""
         stacked = self.pairs.stacked
-        return all(i in self.seen for i, t in enumerate(self.block.terms) if t.tensor in stacked)
+        return all(i in self.frames for i, t in enumerate(self.block.terms) if t.tensor in stacked)
 
     def forget(self) -> None:
         """Free the memory; the next update starts from nothing."""
-        self.matrices, self.seen = {}, {}
+        self.matrices, self.frames = {}, {}
 
     def _update(
         self, name: str, now: Permutation, kept: Permutation, known: frozenset[str] | None
@@ -158,7 +158,7 @@ class Gains:
                 continue
             if known is not None and not term.moving <= known:
                 continue
-            before = self.seen.get(i)
+            before = self.frames.get(i)
             if before is not None and not term.moving:
                 continue
             after = frame(spec, self.block, term, now, kept)
@@ -175,7 +175,7 @@ class Gains:
                 right.append(y)
                 if sum(part.numel() for part in left) >= _CHUNK:
                     self._contract(name, left, right)
-            self.seen[i] = after
+            self.frames[i] = after
         self._contract(name, left, right)
         if name not in self.matrices:
             group = spec.groups[name]

@@ -44,25 +44,25 @@ def solve_nested(
         parent = group.parent or ""
         total[parent] = total[parent].double() + values
     root = block.root
-    found = {root: assign(total[root], solver=solver)}
-    units = {root: found[root]}
+    perms = {root: assign(total[root], solver=solver)}
+    units = {root: perms[root]}
     for name in block.free[1:]:
         group = block.tree.groups[name]
         sources = units[group.parent or ""]
-        found[name] = inner[name][torch.arange(group.copies), sources]
-        units[name] = (sources[:, None] * group.size + found[name]).flatten()
-    return found
+        perms[name] = inner[name][torch.arange(group.copies), sources]
+        units[name] = (sources[:, None] * group.size + perms[name]).flatten()
+    return perms
 
 
 def unit_maps(block: Block, permutation: Permutation) -> dict[str, Tensor]:
     """Return for each free group which of B's units lies at each slot, int64 [units]."""
-    found: dict[str, Tensor] = {}
+    maps: dict[str, Tensor] = {}
     for name in block.free:
         group = block.tree.groups[name]
         perm = permutation[name].reshape(group.copies, group.size)
-        parents = torch.zeros(1, dtype=torch.int64) if group.parent is None else found[group.parent]
-        found[name] = (parents[:, None] * group.size + perm).flatten()
-    return found
+        parents = torch.zeros(1, dtype=torch.int64) if group.parent is None else maps[group.parent]
+        maps[name] = (parents[:, None] * group.size + perm).flatten()
+    return maps
 
 
 def total_gain(block: Block, gains: Mapping[str, Tensor], permutation: Permutation) -> float:

@@ -129,7 +129,7 @@ class Pairs:
         self, name: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: tuple[str, str]
     ) -> tuple[Tensor, Tensor] | None:
         shape = tuple(self.spec.shapes[name])
-        found = []
+        both = []
         for state, what in ((a, names[0]), (b, names[1])):
             if name not in state:
                 raise InputError(
@@ -144,23 +144,23 @@ class Pairs:
                 )
             if tensor.is_complex():
                 raise InputError(f"{what}: {name} is complex: expected real tensors")
-            found.append(tensor)
-        if not all(t.is_floating_point() for t in found):
+            both.append(tensor)
+        if not all(t.is_floating_point() for t in both):
             return None
-        return found[0], found[1].to(found[0].device)
+        return both[0], both[1].to(both[0].device)
 
     def _constant_terms(self) -> dict[str, list[Term]]:
         """Return the terms of tensors whose gains no other block changes, each term once."""
-        found: dict[str, list[Term]] = {}
+        terms_of: dict[str, list[Term]] = {}
         moved: set[str] = set()
         for block in self.blocks:
             for term in block.terms:
                 if term.moving:
                     moved.add(term.tensor)
-                known = found.setdefault(term.tensor, [])
+                known = terms_of.setdefault(term.tensor, [])
                 if not any((t.group, t.axis) == (term.group, term.axis) for t in known):
                     known.append(term)
-        return {name: terms for name, terms in found.items() if name not in moved}
+        return {name: terms for name, terms in terms_of.items() if name not in moved}
 
 
 def refuse_not_finite(state: Mapping[str, Tensor], what: str) -> None:
@@ -173,11 +173,11 @@ def refuse_not_finite(state: Mapping[str, Tensor], what: str) -> None:
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         # Formats of eight bits lack most operations; every one of their values is a float32.
-        seen = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()
+        values = tensor.detach() if tensor.element_size() > 1 else tensor.detach().float()
         # The sum is one cheap pass; only where it is not finite are the entries looked at.
-        if math.isfinite(seen.sum().item()):
+        if math.isfinite(values.sum().item()):
             continue
-        wrong = int((~torch.isfinite(seen)).sum())
+        wrong = int((~torch.isfinite(values)).sum())
         if wrong:
             raise InputError(
                 f"{what}: {name} has {wrong} of {tensor.numel()} entries that are NaN or infinite: "

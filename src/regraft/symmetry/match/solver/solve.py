@@ -167,13 +167,13 @@ class Descent:
         kept = arrangement(block, self.now)
         gains = self._gains[i].update(self.now, kept, known=known)
         middle = time.perf_counter()
-        found = solve_nested(
+        solution = solve_nested(
             block, {n: m.cpu() for n, m in gains.items()}, solver=self.solver, threads=self.workers
         )
         self.seconds.contraction += middle - start
         self.seconds.assignment += time.perf_counter() - middle
         self.visits += 1
-        self._accept(block, _whole(block, found, kept))
+        self._accept(block, _whole(block, solution, kept))
         if self._gains[i].complete and not block.quadratic:
             self._solved[i] = {name: self._changes[name] for name in block.reads}
         if not self._keep[i]:
@@ -219,9 +219,9 @@ class Descent:
         gains = {name: matrix.cpu() for name, matrix in gains.items()}
         middle = time.perf_counter()
         if block.quadratic:
-            found, rise = self._solve_quadratic(block, gains, now, kept)
+            solution, rise = self._solve_quadratic(block, gains, now, kept)
         else:
-            found, rise = self._solve(block, gains, now)
+            solution, rise = self._solve(block, gains, now)
         end = time.perf_counter()
         if not self._keep[i]:
             self._gains[i].forget()
@@ -229,8 +229,8 @@ class Descent:
             self.visits += 1
             self.seconds.contraction += middle - start
             self.seconds.assignment += end - middle
-            if found is not None:
-                self._accept(block, _whole(block, found, kept))
+            if solution is not None:
+                self._accept(block, _whole(block, solution, kept))
                 self.gained[block.root] += rise
             if not block.quadratic:  # what went along with its units asks for no second visit
                 read = {name: self._changes[name] for name in block.reads}
@@ -239,10 +239,10 @@ class Descent:
     def _solve(
         self, block: Block, gains: Mapping[str, Tensor], now: Permutation
     ) -> tuple[dict[str, Tensor] | None, float]:
-        found = solve_nested(block, gains, solver=self.solver, threads=self.workers)
+        solution = solve_nested(block, gains, solver=self.solver, threads=self.workers)
         before = total_gain(block, gains, now)
-        after = total_gain(block, gains, found)
-        return (found, after - before) if self._better(before, after) else (None, 0.0)
+        after = total_gain(block, gains, solution)
+        return (solution, after - before) if self._better(before, after) else (None, 0.0)
 
     def _solve_quadratic(
         self, block: Block, gains: Mapping[str, Tensor], now: Permutation, kept: Permutation
@@ -260,20 +260,20 @@ class Descent:
         scale = max(float(matrix.abs().mean()) for matrix in gains.values())
         for _ in range(40):
             lifted = {name: _lifted(matrix, here[name], bonus) for name, matrix in gains.items()}
-            found = solve_nested(block, lifted, solver=self.solver, threads=self.workers)
-            if all(torch.equal(found[name], now[name]) for name in block.free):
+            solution = solve_nested(block, lifted, solver=self.solver, threads=self.workers)
+            if all(torch.equal(solution[name], now[name]) for name in block.free):
                 break
-            after = self._measure.of(block, {**now, **_whole(block, found, kept)})
+            after = self._measure.of(block, {**now, **_whole(block, solution, kept)})
             if self._better(before, after):
-                return found, after - before
+                return solution, after - before
             bonus = 2.0 * bonus if bonus else scale
         return None, 0.0
 
     def _better(self, before: float, after: float) -> bool:
         return after - before > self.tolerance * max(abs(before), abs(after))
 
-    def _accept(self, block: Block, found: Permutation) -> None:
-        changed = {n: p for n, p in found.items() if not torch.equal(p, self.now[n])}
+    def _accept(self, block: Block, solution: Permutation) -> None:
+        changed = {n: p for n, p in solution.items() if not torch.equal(p, self.now[n])}
         self.now = {**self.now, **changed}
         for name in changed:
             self._changes[name] += 1
@@ -287,11 +287,11 @@ def _lifted(matrix: Tensor, units: Tensor, bonus: float) -> Tensor:
     return lifted
 
 
-def _whole(block: Block, found: Permutation, kept: Permutation) -> dict[str, Tensor]:
+def _whole(block: Block, solution: Permutation, kept: Permutation) -> dict[str, Tensor]:
     """Return the permutation of the whole tree: the groups that follow go with their units."""
     if not block.fixed:
-        return dict(found)
-    return dict(compose(block.tree, kept, found))
+        return dict(solution)
+    return dict(compose(block.tree, kept, solution))
 
 
 def _affordable(blocks: list[Block]) -> list[bool]:
