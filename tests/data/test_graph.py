@@ -231,7 +231,7 @@ class TestNodesOfNoClass:
 
     def test_they_have_neither_features_nor_class(self, gaps):
         graph = self.citeseer(gaps)
-        assert (~graph.labelled).nonzero().reshape(-1).tolist() == list(GONE)
+        assert (~graph.has_label).nonzero().reshape(-1).tolist() == list(GONE)
         assert graph.y[list(GONE)].tolist() == [-1, -1, -1]
         assert not graph.x[list(GONE)].any()
         assert graph.num_nodes == 1700
@@ -244,7 +244,7 @@ class TestNodesOfNoClass:
         graph = self.citeseer(gaps)
         assert torch.equal(graph.x, theirs.x)
         assert torch.equal(graph.edge_index, theirs.edge_index)
-        assert torch.equal(graph.y[graph.labelled], theirs.y[graph.labelled])
+        assert torch.equal(graph.y[graph.has_label], theirs.y[graph.has_label])
         assert torch.equal(graph.test, theirs.test_mask.nonzero().reshape(-1))
 
     @pytest.mark.parametrize("split", ["public", "full", "random"])
@@ -255,7 +255,7 @@ class TestNodesOfNoClass:
         everything = torch.cat([graph.train, graph.validation, graph.test])
         assert not torch.isin(torch.tensor(GONE), everything).any()
         if split != "public":
-            assert torch.equal(everything.sort().values, graph.labelled.nonzero().reshape(-1))
+            assert torch.equal(everything.sort().values, graph.has_label.nonzero().reshape(-1))
 
     def test_no_split_may_hold_one(self):
         y = cycle().y.clone()

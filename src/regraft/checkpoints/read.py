@@ -36,20 +36,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     file = _file_of(path)
     if file.name.endswith(".index.json"):
-        found = _sharded(path, file)
+        checkpoint = _sharded(path, file)
     elif _is_torch_file(file):
-        found = _torch_file(path, file)
+        checkpoint = _torch_file(path, file)
     else:
-        found = _safetensors(path, [file])
-    if not found:
+        checkpoint = _safetensors(path, [file])
+    if not checkpoint:
         raise InputError(f"{path} holds no tensors: expected the state dict of a model")
-    strange = next((k for k, t in found.sketch.items() if t.is_complex() or t.is_quantized), None)
+    strange = next(
+        (k for k, t in checkpoint.sketch.items() if t.is_complex() or t.is_quantized), None
+    )
     if strange:
         raise InputError(
-            f"{path}: {strange} has dtype {_dtype(found.sketch[strange])}: expected real "
+            f"{path}: {strange} has dtype {_dtype(checkpoint.sketch[strange])}: expected real "
             "floating-point or integer tensors"
         )
-    return found
+    return checkpoint
 
 
 def fit_names(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
@@ -63,17 +65,17 @@ def fit_names(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
             named.
     """
     expected = model.state_dict()
-    found = unwrapped(checkpoint, expected)
-    found = _with_tied(with_counters(found, expected), tied_names(model))
+    fitted = unwrapped(checkpoint, expected)
+    fitted = _with_tied(with_counters(fitted, expected), tied_names(model))
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-    check_state(found.sketch, shapes, str(checkpoint.path))
+    check_state(fitted.sketch, shapes, str(checkpoint.path))
     for name, tensor in expected.items():
-        if tensor.is_floating_point() != found.sketch[name].is_floating_point():
+        if tensor.is_floating_point() != fitted.sketch[name].is_floating_point():
             raise InputError(
-                f"{checkpoint.path}: {name} is {_dtype(found.sketch[name])} and the model has "
+                f"{checkpoint.path}: {name} is {_dtype(fitted.sketch[name])} and the model has "
                 f"{_dtype(tensor)} there: expected a checkpoint that is not quantised"
             )
-    return found.renamed({name: name for name in expected})
+    return fitted.renamed({name: name for name in expected})
 
 
 def tied_names(model: nn.Module) -> list[list[str]]:
@@ -143,30 +145,30 @@ def check_finite(checkpoint: Checkpoint) -> None:
         if not tensor.is_floating_point():
             continue
         # Narrow formats lack most operations; every one of their values is a float32.
-        seen = tensor if tensor.element_size() > 1 else tensor.float()
-        bad = ~torch.isfinite(seen)
+        values = tensor if tensor.element_size() > 1 else tensor.float()
+        bad = ~torch.isfinite(values)
         if bool(bad.any()):
-            kind = "NaN" if bool(torch.isnan(seen).any()) else "infinite"
+            kind = "NaN" if bool(torch.isnan(values).any()) else "infinite"
             raise InputError(
                 f"{checkpoint.path}: {name} holds {kind} values ({int(bad.sum())} of "
                 f"{tensor.numel()} are not finite): use a checkpoint from before training diverged"
             )
 
 
-def _with_tied(found: Checkpoint, ties: list[list[str]]) -> Checkpoint:
+def _with_tied(checkpoint: Checkpoint, ties: list[list[str]]) -> Checkpoint:
     """Give a tied tensor that is stored once all its names."""
-    names = {name: name for name in found}
+    names = {name: name for name in checkpoint}
     added = []
     for group in ties:
-        there = [name for name in group if name in found]
-        missing = [name for name in group if name not in found]
+        there = [name for name in group if name in checkpoint]
+        missing = [name for name in group if name not in checkpoint]
         if there and missing:
             names.update(dict.fromkeys(missing, there[0]))
             added += missing
     if not added:
-        return found
-    note = f"{found.path}: {', '.join(added)} is tied to a tensor under another name"
-    return found.renamed(names, note)
+        return checkpoint
+    note = f"{checkpoint.path}: {', '.join(added)} is tied to a tensor under another name"
+    return checkpoint.renamed(names, note)
 
 
 def _file_of(path: Path) -> Path:
@@ -246,14 +248,16 @@ def _sharded(path: Path, index: Path) -> Checkpoint:
         raise InputError(f"{index} names the shard {missing.name}, which is not there: copy it too")
     if any(s.suffix != ".safetensors" for s in shards):
         raise InputError(f"{index} is of shards that are not safetensors: convert them")
-    found = _safetensors(path, shards)
-    absent = next((k for k, f in files.items() if found.where.get(k, (None, ""))[0] != f), None)
+    checkpoint = _safetensors(path, shards)
+    absent = next(
+        (k for k, f in files.items() if checkpoint.where.get(k, (None, ""))[0] != f), None
+    )
     if absent is not None:
         raise InputError(
             f"{index} puts {absent} into {files[absent].name}, which does not hold it: the shards "
             "are of another checkpoint"
         )
-    return found
+    return checkpoint
 
 
 def _torch_file(path: Path, file: Path) -> Checkpoint:

@@ -145,7 +145,7 @@ def _read(file: Path) -> Any:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _is_state(found: Mapping[Any, Any]) -> bool:
+def _is_state(state: Mapping[Any, Any]) -> bool:
     """Whether a mapping is a state dict: text to tensors, but for a few extras of modules."""
-    tensors = sum(isinstance(v, Tensor) for v in found.values())
-    return bool(tensors) and all(isinstance(k, str) for k in found) and tensors * 2 > len(found)
+    tensors = sum(isinstance(v, Tensor) for v in state.values())
+    return bool(tensors) and all(isinstance(k, str) for k in state) and tensors * 2 > len(state)

@@ -25,13 +25,13 @@ class List:
 
         from regraft.data import available
 
-        found = available(self.data_root)
+        sets = available(self.data_root)
         if self.json:
-            print_json({"sets": [{k: _plain(v) for k, v in asdict(s).items()} for s in found]})
+            print_json({"sets": [{k: _plain(v) for k, v in asdict(s).items()} for s in sets]})
             return 0
         lines = [
             [s.name, "yes" if s.present else "no", str(s.folder or "inside scikit-learn")]
-            for s in found
+            for s in sets
         ]
         table(["set", "here", "folder"], lines)
         return 0

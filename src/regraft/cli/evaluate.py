@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from regraft.jobs.predict.labelled import labelled
+from regraft.jobs.predict.labelled_images import labelled_images
 from regraft.jobs.predict.used_images import Seen
 
 from .options import Data, DataOptions, DeviceOptions, Options, OutputOptions
@@ -45,53 +45,55 @@ class Evaluate(Options):
         device = self.runtime.for_inference()
         tuned = load_finetuned(self.result, model=self.model, device=device)
         listed = None if self.all_images else Seen.of(tuned.path)
-        given = labelled(
+        images = labelled_images(
             tuned,
             tuned.path,
             self.data,
             self.sets.data_root,
             download=not self.sets.offline,
-            seen=listed,
+            trained_on=listed,
             unreadable=self.sets.unreadable,
         )
-        logits = tuned.logits(map(tuned.preparation.normalised, given.pixels(_BATCH)))
-        found = {
-            "data": given.name,
-            "split": given.split,
-            "note": given.note or self._of_training(tuned, given, listed),
-            **evaluation(logits, given.labels, tuned.classes, temperature=tuned.temperature),
+        logits = tuned.logits(map(tuned.preparation.normalised, images.pixels(_BATCH)))
+        figures = {
+            "data": images.name,
+            "split": images.split,
+            "note": images.note or self._of_training(tuned, images, listed),
+            **evaluation(logits, images.labels, tuned.classes, temperature=tuned.temperature),
         }
         if self.out is not None:
-            write_json(self.out, found)
+            write_json(self.out, figures)
         if self.output.json:
-            print_json({"result": str(self.result), **found})
+            print_json({"result": str(self.result), **figures})
         else:
-            self._tell(found)
+            self._tell(figures)
         return 0
 
-    def _of_training(self, tuned: Any, given: Any, listed: Any) -> str:
+    def _of_training(self, tuned: Any, images: Any, listed: Any) -> str:
         """Return what has to be said where a network may have been trained on these images."""
-        same = given.split != "test" and tuned.about.get("data") == given.name
+        same = images.split != "test" and tuned.about.get("data") == images.name
         if listed is not None or self.all_images or not same:
             return ""
         return (
-            f"the network was trained on images of {given.name}, and no split.csv beside it says which: "
+            f"the network was trained on images of {images.name}, and no split.csv beside it says which: "
             "some of these may be among them, and new ones do worse"
         )
 
-    def _tell(self, found: dict[str, Any]) -> None:
+    def _tell(self, figures: dict[str, Any]) -> None:
         from regraft.report.finetuned import by_class, confusions
 
-        if found["note"]:
-            say(found["note"])
-        where = f"{found['split']} images" if found["split"] != "all" else "images"
-        say(f"accuracy on {found['data']}: {found['accuracy']:.2f}% of {found['images']} {where}")
+        if figures["note"]:
+            say(figures["note"])
+        where = f"{figures['split']} images" if figures["split"] != "all" else "images"
         say(
-            f"mean over classes: {found['balanced_accuracy']:.2f}%; loss: {found['loss']:.4f}; "
-            f"calibration error: {found['calibration_error']:.2f}% "
-            f"(without temperature {found['uncalibrated']['calibration_error']:.2f}%)"
+            f"accuracy on {figures['data']}: {figures['accuracy']:.2f}% of {figures['images']} {where}"
         )
-        table(["class", "images", "recall (%)", "precision (%)", "F1 (%)"], by_class(None, found))
-        pairs = confusions(found)
+        say(
+            f"mean over classes: {figures['balanced_accuracy']:.2f}%; loss: {figures['loss']:.4f}; "
+            f"calibration error: {figures['calibration_error']:.2f}% "
+            f"(without temperature {figures['uncalibrated']['calibration_error']:.2f}%)"
+        )
+        table(["class", "images", "recall (%)", "precision (%)", "F1 (%)"], by_class(None, figures))
+        pairs = confusions(figures)
         if pairs:
             table(["most often confused", "taken for", "images"], pairs)

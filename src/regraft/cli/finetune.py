@@ -234,10 +234,10 @@ class FinetuneVerb(Options):
         out = self.folder()
         with Stages(enabled=not self.output.json) as stages:
             result = job.run_in(out, progress=stages)
-        found = {"out": str(out), "method": self.method, **result}
-        found.pop("schema", None)
+        facts = {"out": str(out), "method": self.method, **result}
+        facts.pop("schema", None)
         if self.output.json:
-            print_json(found)
+            print_json(facts)
             return 0
         _tell(out, result)
         return 0
@@ -329,10 +329,10 @@ def _known(checkpoint: Path, name: str | None) -> dict[str, Any]:
     from regraft.errors import InputError
     from regraft.jobs.predict.network import facts_of
 
-    found = read_checkpoint(checkpoint)
-    if not found.about:
+    known = read_checkpoint(checkpoint)
+    if not known.about:
         return {}
-    config, shape = facts_of(found, checkpoint)
+    config, shape = facts_of(known, checkpoint)
     if shape.get("graph"):
         raise InputError(f"{checkpoint} is a network for graphs: expected one for images")
     if name is None and is_elsewhere(config.name):

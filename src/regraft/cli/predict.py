@@ -64,16 +64,16 @@ class Predict(Options):
             reasons = "; ".join(list(left.values())[:20]) + ("; ..." if len(left) > 20 else "")
             warnings.warn(f"left out {len(left)} unreadable image(s): {reasons}", stacklevel=1)
             paths = [path for path in paths if path not in left]
-        found = best(paths, tuned.classes, tuned.probabilities(logits), self.top)
+        rows = best(paths, tuned.classes, tuned.probabilities(logits), self.top)
         if self.out is not None:
-            write_text(self.out, as_csv(found))
-        self._tell(found, [str(path) for path in left or ()])
+            write_text(self.out, as_csv(rows))
+        self._tell(rows, [str(path) for path in left or ()])
         return 0
 
-    def _tell(self, found: list[dict[str, Any]], left: list[str]) -> None:
+    def _tell(self, rows: list[dict[str, Any]], left: list[str]) -> None:
         if self.output.json:
-            print_json({"result": str(self.result), "images": found, "left_out": left})
+            print_json({"result": str(self.result), "images": rows, "left_out": left})
         elif self.csv:
-            print(as_csv(found), end="")
+            print(as_csv(rows), end="")
         else:
-            predictions(found)
+            predictions(rows)

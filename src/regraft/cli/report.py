@@ -42,9 +42,9 @@ class Report:
 
         if not self.runs:
             raise InputError("no run folder given: regraft report RUNS...")
-        found = find_runs(list(self.runs))
-        table = rows(found, self.metric, self.unit)
-        page = render_page(found, title=self.title, metrics=((self.metric, self.unit),))
+        runs = find_runs(list(self.runs))
+        table = rows(runs, self.metric, self.unit)
+        page = render_page(runs, title=self.title, metrics=((self.metric, self.unit),))
         write_text(self.out, page)
         if self.json:
             print_json({"rows": [row.to_dict() for row in table], "page": str(self.out)})

@@ -134,13 +134,13 @@ def _vectors(
         own = images.subset(chunk)
         pixels = own.images if isinstance(own, ImageSet) else own.decoded()
         with torch.no_grad():
-            found = pixels.flatten(1).float() / 255 if features is None else features(pixels)
-        if found.ndim != 2 or len(found) != len(chunk):
+            vectors = pixels.flatten(1).float() / 255 if features is None else features(pixels)
+        if vectors.ndim != 2 or len(vectors) != len(chunk):
             raise InputError(
-                f"features returned shape {list(found.shape)} for {len(chunk)} images: expected "
+                f"features returned shape {list(vectors.shape)} for {len(chunk)} images: expected "
                 f"[{len(chunk)}, d], a vector for each"
             )
-        if not bool(found.isfinite().all()):
+        if not bool(vectors.isfinite().all()):
             raise InputError("features returned values that are not finite: give others")
-        parts.append(found.cpu())
+        parts.append(vectors.cpu())
     return torch.cat(parts)

@@ -72,32 +72,32 @@ def scan_folder(
         raise InputError(f"data folder {root} {what}: expected a folder with one subfolder a class")
     if image_size < 1:
         raise InputError(f"image_size={image_size}: expected at least 1 pixel")
-    found = _parts_of(root)
+    places = _parts_of(root)
     trains = fewest > 1
-    if not found:
+    if not places:
         classes = _class_names(root, fewest)
         return Folder(
             _scan(root, classes, image_size, unreadable, whole=trains), None, None, classes
         )
-    classes = _class_names(found["train"], fewest)
+    classes = _class_names(places["train"], fewest)
     parts = {
         part: _scan(folder, classes, image_size, unreadable, whole=trains and part == "train")
-        for part, folder in found.items()
+        for part, folder in places.items()
     }
     return Folder(parts["train"], parts.get("val"), parts.get("test"), classes)
 
 
-def joined(found: Folder) -> FileSet:
+def joined(folder: Folder) -> FileSet:
     """Return the files of all parts."""
-    parts = [p for p in (found.train, found.validation, found.test) if p is not None]
+    parts = [p for p in (folder.train, folder.validation, folder.test) if p is not None]
     paths = tuple(path for part in parts for path in part.paths)
-    return replace(found.train, paths=paths, labels=torch.cat([part.labels for part in parts]))
+    return replace(folder.train, paths=paths, labels=torch.cat([part.labels for part in parts]))
 
 
 def _parts_of(root: Path) -> dict[str, Path]:
     """Return the folders of the parts by `train`, `val` and `test`; none where there are classes."""
     below = _subfolders(root)
-    found: dict[str, Path] = {}
+    parts: dict[str, Path] = {}
     for part, names in _PARTS.items():
         named = [p for p in below if p.name.casefold() in names]
         divided = [p for p in named if _subfolders(p)]
@@ -107,36 +107,36 @@ def _parts_of(root: Path) -> dict[str, Path]:
                 f"be the part {part}: keep one, or join them"
             )
         if named:
-            found[part] = (divided or named)[0]
-    divided = {part for part, folder in found.items() if _subfolders(folder)}
-    strangers = [p for p in below if p not in found.values()]
+            parts[part] = (divided or named)[0]
+    divided = {part for part, folder in parts.items() if _subfolders(folder)}
+    strangers = [p for p in below if p not in parts.values()]
     if "train" in divided:
         classes = [p.name for p in strangers if _holds_images(p)]
-        if len(found) == 1 and classes:
+        if len(parts) == 1 and classes:
             raise InputError(
-                f"{root} has the folder {found['train'].name!r} with folders in it beside "
+                f"{root} has the folder {parts['train'].name!r} with folders in it beside "
                 f"{classes[0]!r} with images: a part of the images beside a class; move the classes "
-                f"into {found['train'].name!r}, or rename it if it is a class"
+                f"into {parts['train'].name!r}, or rename it if it is a class"
             )
         unused = [p.name for p in strangers if any(_holds_images(q) for q in _subfolders(p))]
         if unused:
             names = ", ".join(map(repr, unused))
             warnings.warn(
-                f"{root}: left out the folder(s) {names} beside {found['train'].name!r}, which are no "
+                f"{root}: left out the folder(s) {names} beside {parts['train'].name!r}, which are no "
                 "part by their name: rename them to val or test if they are one",
                 stacklevel=2,
             )
         # A class of `train` that is missing elsewhere is told by `_scan`, so is a flat part.
-        return found
+        return parts
     if divided and not strangers:
-        part = found[min(divided)].name
+        part = parts[min(divided)].name
         raise InputError(
             f"{root} has the folder {part!r} with classes in it and no training images beside it: "
             f"expected a folder train with the same classes, or name {root / part} itself"
         )
-    if "train" in found and len(found) > 1 and not strangers:
+    if "train" in parts and len(parts) > 1 and not strangers:
         raise InputError(
-            f"{found['train']} has no class folders: put the images of each class into a subfolder "
+            f"{parts['train']} has no class folders: put the images of each class into a subfolder "
             "of it, or rename the folders if train and test are the classes"
         )
     return {}

@@ -90,7 +90,7 @@ class Graph:
                 )
 
     @property
-    def labelled(self) -> Tensor:
+    def has_label(self) -> Tensor:
         """Which nodes have a known class, bool [n]."""
         return self.y >= 0
 
@@ -173,7 +173,7 @@ def load_graph(config: DataConfig) -> Graph:
     if config.graph_split == "random":
         return _random_split(graph, config)
     if config.graph_split == "full":
-        rest = graph.labelled
+        rest = graph.has_label
         rest[graph.validation] = rest[graph.test] = False
         graph = replace(graph, train=rest.nonzero().reshape(-1))
     if config.shots is None and config.train_size is None:
@@ -183,12 +183,12 @@ def load_graph(config: DataConfig) -> Graph:
 
 def graph_fingerprint(graph: Graph) -> dict[str, Any]:
     """Return what tells whether a graph is still the one a run was started with."""
-    seen = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(digest_size=8)
     for part in ("x", "edge_index", "y", "train", "validation", "test"):
-        seen.update(getattr(graph, part).contiguous().numpy().data)
+        digest.update(getattr(graph, part).contiguous().numpy().data)
     sizes = {f"{part}_nodes": len(getattr(graph, part)) for part in ("train", "validation", "test")}
     counts = {"nodes": graph.num_nodes, "edges": graph.edge_index.shape[1]}
-    return {"classes": graph.num_classes, **counts, **sizes, "digest": seen.hexdigest()}
+    return {"classes": graph.num_classes, **counts, **sizes, "digest": digest.hexdigest()}
 
 
 def _check(config: DataConfig) -> None:
@@ -248,9 +248,9 @@ def _chosen(graph: Graph, nodes: Tensor, config: DataConfig, shots: int | None =
 
 
 def _random_split(graph: Graph, config: DataConfig) -> Graph:
-    train = _chosen(graph, graph.labelled.nonzero().reshape(-1), config, _SHOTS)
+    train = _chosen(graph, graph.has_label.nonzero().reshape(-1), config, _SHOTS)
     order = streams.permutation(config.split_seed, "data/graph", 0, graph.num_nodes)
-    rest = order[graph.labelled[order] & ~torch.isin(order, train)]
+    rest = order[graph.has_label[order] & ~torch.isin(order, train)]
     if len(rest) < _VALIDATION + _TEST:
         raise InputError(
             f"graph_split='random' leaves {len(rest)} nodes of {config.name} and takes {_VALIDATION} to "

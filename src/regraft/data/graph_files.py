@@ -103,21 +103,21 @@ def _planetoid(parts: dict[str, Any], listed: list[int], *, gaps: bool) -> RawGr
             raise ValueError(f"its parts have different numbers of {kind}")
     if [len(part) for part in x] != [len(part) for part in y]:
         raise ValueError("it has features and classes of different numbers of nodes")
-    known, tested, labelled = (len(part) for part in y)
+    known, tested, training = (len(part) for part in y)
     if len(listed) != tested or len(set(listed)) != tested:
         raise ValueError(f"test.index lists {len(set(listed))} nodes and tx holds {tested}")
     n = max(listed, default=known - 1) + 1
     if tested and (min(listed) < known or (n > known + tested and not gaps)):
         raise ValueError(f"test.index lists nodes other than the {tested} from {known} on")
-    if labelled + _VALIDATION > known or not y[0].shape[1] or n * max(1, x[0].shape[1]) > _MOST:
+    if training + _VALIDATION > known or not y[0].shape[1] or n * max(1, x[0].shape[1]) > _MOST:
         raise ValueError(f"it has {n} nodes, {known} of them outside the test nodes")
     test = torch.tensor(listed, dtype=torch.int64)
     features, classes = torch.zeros(n, x[0].shape[1]), torch.full((n,), -1)
     for rows, at in ((slice(known), 0), (test, 1)):
         features[rows] = torch.from_numpy(x[at])
         classes[rows] = torch.from_numpy(_classes(y[at]))
-    nodes = torch.arange(labelled + _VALIDATION)
-    split = (nodes[:labelled], nodes[labelled:], test.sort().values)
+    nodes = torch.arange(training + _VALIDATION)
+    split = (nodes[:training], nodes[training:], test.sort().values)
     # A node of no class can be neither learnt from nor tested on.
     train, validation, test = (part[classes[part] >= 0] for part in split)
     edges = _edges(parts["graph"], n)

@@ -57,9 +57,9 @@ def read_cifar10_jpeg(root: Path) -> tuple[Any, ...]:
 def _files(folder: Path) -> FileSet:
     paths, labels = [], []
     for label, name in enumerate(_CLASSES):
-        found = sorted((folder / name).glob("*.jpg"))
-        paths += found
-        labels += [label] * len(found)
+        pictures = sorted((folder / name).glob("*.jpg"))
+        paths += pictures
+        labels += [label] * len(pictures)
     return FileSet(tuple(paths), torch.tensor(labels, dtype=torch.int64), len(_CLASSES), 32)
 
 

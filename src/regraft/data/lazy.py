@@ -101,8 +101,8 @@ class FileSet:
         # belong to the process: threads that each set and restored them would leave them astray.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = threaded(attempt, range(len(self)))
-        return {index: reason for index, reason in enumerate(found) if reason}
+            reasons = threaded(attempt, range(len(self)))
+        return {index: reason for index, reason in enumerate(reasons) if reason}
 
 
 def threaded(function: Callable[[int], _T], items: Iterable[int]) -> list[_T]:

@@ -113,15 +113,15 @@ def _load_known(config: DataConfig) -> Splits:
 
 
 def _load_folder(config: DataConfig) -> Splits:
-    found = scan_folder(
+    folder = scan_folder(
         config.name, image_size=folder_side(config)[0], unreadable=config.unreadable
     )
-    if found.validation is None:
-        train, validation = _divide(found.train, config)
+    if folder.validation is None:
+        train, validation = _divide(folder.train, config)
     else:
-        train, validation = _reduce(found.train, config), found.validation
+        train, validation = _reduce(folder.train, config), folder.validation
     name = expanded(config.name).resolve().name
-    return gathered(name, (train, validation, found.test), found.classes)
+    return gathered(name, (train, validation, folder.test), folder.classes)
 
 
 def gathered(

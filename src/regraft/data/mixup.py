@@ -50,7 +50,7 @@ class Mixup:
         words = streams.raw(self.seed, "mixup", epoch, len(self)) >> np.uint64(11)
         uniform = (words.astype(np.float64) + 0.5) * 2.0**-53
         shares = betaincinv(self.alpha, self.alpha, uniform)
-        found = self.source.batches(epoch, start=start, rank=rank, world=world)
-        for share, (x, y, size) in zip(shares[start:].tolist(), found, strict=True):
+        batches = self.source.batches(epoch, start=start, rank=rank, world=world)
+        for share, (x, y, size) in zip(shares[start:].tolist(), batches, strict=True):
             p = F.one_hot(y, self.num_classes).to(x.dtype)
             yield x.lerp(x.roll(1, 0), 1 - share), p.lerp(p.roll(1, 0), 1 - share), size

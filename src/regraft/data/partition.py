@@ -108,33 +108,33 @@ def _sized(images: ImageSet, size: int | None) -> ImageSet:
 
 def _folder(config: DataConfig, test: float, listed: Path | None) -> Partition:
     root = expanded(config.name)
-    found = scan_folder(root, image_size=folder_side(config)[0], unreadable=config.unreadable)
-    whole = joined(found) if listed is not None else found.train
+    folder = scan_folder(root, image_size=folder_side(config)[0], unreadable=config.unreadable)
+    whole = joined(folder) if listed is not None else folder.train
     names = [_name(path, root) for path in whole.paths]
-    share = test if found.test is None else 0.0
-    own = found.validation is not None
-    parts = _parted(whole.labels, names, found.classes, config, share, listed, held_out=own)
+    share = test if folder.test is None else 0.0
+    own = folder.validation is not None
+    parts = _parted(whole.labels, names, folder.classes, config, share, listed, held_out=own)
     chosen: list[FileSet | None] = [
         whole.subset(parts[part]) if len(parts[part]) else None for part in _PARTS
     ]
     if listed is None:
-        if found.validation is not None:
-            chosen[1] = found.validation
+        if folder.validation is not None:
+            chosen[1] = folder.validation
             if config.shots is not None:
-                few = _at_most(found.validation.labels, config.shots)
-                chosen[1] = found.validation.subset(few)
-        chosen[2] = chosen[2] if found.test is None else found.test
+                few = _at_most(folder.validation.labels, config.shots)
+                chosen[1] = folder.validation.subset(few)
+        chosen[2] = chosen[2] if folder.test is None else folder.test
     train, validation, tested = chosen
     if train is None:
         raise InputError(f"{listed} has no image for training: give some the split train")
     rows = _rows(
-        (_name(path, root), found.classes[label], part)
+        (_name(path, root), folder.classes[label], part)
         for part, files in zip(_PARTS, chosen, strict=True)
         if files is not None
         for path, label in zip(files.paths, files.labels.tolist(), strict=True)
     )
     name = root.resolve().name
-    return Partition(gathered(name, (train, validation, tested), found.classes), rows)
+    return Partition(gathered(name, (train, validation, tested), folder.classes), rows)
 
 
 def _name(path: Path, root: Path) -> str:
@@ -209,8 +209,8 @@ def _as_listed(
     labels: Tensor, names: list[str], classes: tuple[str, ...], listed: Path, *, known: bool
 ) -> dict[str, Tensor]:
     place = {name: i for i, name in enumerate(names)}
-    found: dict[str, list[int]] = {part: [] for part in _PARTS}
-    seen: set[str] = set()
+    rows: dict[str, list[int]] = {part: [] for part in _PARTS}
+    named: set[str] = set()
     for line, (name, label, part) in read_list(listed):
         if part not in _PARTS:
             raise InputError(
@@ -218,21 +218,21 @@ def _as_listed(
             )
         if name not in place:
             raise InputError(f"{listed}, line {line}: {name!r} is not among the data's images")
-        if name in seen:
+        if name in named:
             raise InputError(f"{listed}, line {line}: {name!r} is listed twice")
-        seen.add(name)
+        named.add(name)
         if classes[int(labels[place[name]])] != label:
             raise InputError(
                 f"{listed}, line {line}: {name!r} is of class {label!r} there and of "
                 f"{classes[int(labels[place[name]])]!r} in the data"
             )
-        found[part].append(place[name])
-    parts = {k: torch.tensor(sorted(v), dtype=torch.int64) for k, v in found.items()}
+        rows[part].append(place[name])
+    parts = {k: torch.tensor(sorted(v), dtype=torch.int64) for k, v in rows.items()}
     counts = torch.bincount(labels[parts["train"]], minlength=len(classes))
     if not bool(counts.all()):
         name = classes[int((counts == 0).nonzero()[0])]
         raise InputError(f"{listed} has no training image of class {name!r}: each class needs one")
-    left = len(names) - len(seen)
+    left = len(names) - len(named)
     if left and not known:
         warnings.warn(f"left out {left} image(s) that {listed} does not list", stacklevel=2)
     return parts

@@ -110,15 +110,17 @@ class AdaRand(Method):
                 "AdaRand's means take steps that fit the length of the run: pass steps= (of the "
                 "optimiser, in the whole run) to prepare, or prior_lr="
             )
-        found = class_statistics(self._tapped(), samples, num_classes=self.num_classes, mode=mode)
-        self.num_features = found.mean.shape[1]
-        self.total_steps, self.variance, self._all_present = steps, found.variance, None
-        self.register_buffer("mean", found.mean)
-        self.register_buffer("std", found.spread(self.spread))
-        self.register_buffer("running", found.mean.clone())
-        self.register_buffer("present", found.counts > 0)
-        self.register_buffer("moment", torch.zeros_like(found.mean))
-        self.register_buffer("second", torch.zeros_like(found.mean))
+        statistics = class_statistics(
+            self._tapped(), samples, num_classes=self.num_classes, mode=mode
+        )
+        self.num_features = statistics.mean.shape[1]
+        self.total_steps, self.variance, self._all_present = steps, statistics.variance, None
+        self.register_buffer("mean", statistics.mean)
+        self.register_buffer("std", statistics.spread(self.spread))
+        self.register_buffer("running", statistics.mean.clone())
+        self.register_buffer("present", statistics.counts > 0)
+        self.register_buffer("moment", torch.zeros_like(statistics.mean))
+        self.register_buffer("second", torch.zeros_like(statistics.mean))
         self._pending = []
 
     def loss(self, features: Tensor, targets: Tensor, context: Context | None = None) -> Tensor:

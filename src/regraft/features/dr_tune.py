@@ -112,8 +112,8 @@ class DRTune(Method):
         if context is None:
             raise InputError("DR-Tune needs the forward pass: call method(base, targets)")
         if self.training and torch.is_grad_enabled():
-            found, _ = self.teacher(context)
-            self._pending.append((features.detach(), found.features, targets.detach()))
+            captured, _ = self.teacher(context)
+            self._pending.append((features.detach(), captured.features, targets.detach()))
         calibrated, labels = self.calibrated()
         logits = tap.head(calibrated.to(next(tap.classifier.parameters()).dtype))
         return F.cross_entropy(logits.to(wide(features)), labels)

@@ -31,10 +31,10 @@ class FeatureNorm(Method):
 
     def _prepare(self, samples: Samples | None, steps: int | None, mode: Mode) -> None:
         if self.normalise:
-            found = class_statistics(
+            statistics = class_statistics(
                 self._tapped(), samples, num_classes=self.num_classes, mode=mode
             )
-            self.variance = found.variance
+            self.variance = statistics.variance
 
     def loss(self, features: Tensor, targets: Tensor, context: Context | None = None) -> Tensor:
         """Return lambda_eff * mean_{b,d} f^2; targets are not looked at."""

@@ -54,11 +54,11 @@ def default_layers(tap: Tap, example: Any) -> list[str]:
         own = [[n for n in convolutions if n.startswith(f"{stage}.")] for stage in stages]
         # What is registered last in a stage: a block's shortcut runs last but is not its output.
         order = [n for n, _ in model.named_modules()]
-        found = [max(names, key=order.index) for names in own if names]
+        layers = [max(names, key=order.index) for names in own if names]
     else:
-        found = list({ran[n][2:]: n for n in convolutions}.values())
-    if len(found) > 1 or (found and len(convolutions) == 1):
-        return found
+        layers = list({ran[n][2:]: n for n in convolutions}.values())
+    if len(layers) > 1 or (layers and len(convolutions) == 1):
+        return layers
     lists = [
         [f"{name}.{child}" for child, _ in m.named_children() if f"{name}.{child}" in ran]
         for name, m in model.named_modules()
@@ -68,8 +68,8 @@ def default_layers(tap: Tap, example: Any) -> list[str]:
     if len(blocks) >= 2:
         k = min(4, len(blocks))
         return [blocks[(i + 1) * len(blocks) // k - 1] for i in range(k)]
-    if found:
-        return found
+    if layers:
+        return layers
     raise InputError(
         f"{type(model).__name__} has no convolutions or blocks to look at by default: name layers "
         "with layers=[...], as in model.named_modules()"
@@ -139,7 +139,7 @@ def channel_attention(
             sum_(total)
             return total[0] / total[1]
 
-        found, whole = {}, loss()
+        attention, whole = {}, loss()
         for name in layers:
             layer, rises = tap.model.get_submodule(name), []
             for channel in range(channels[name]):
@@ -147,5 +147,5 @@ def channel_attention(
                     rises.append(loss() - whole)
             rise = torch.stack(rises)
             z = (rise - rise.mean()) / rise.std(correction=0).clamp(min=1e-12)
-            found[name] = F.softmax(z / temperature, 0)
-    return found
+            attention[name] = F.softmax(z / temperature, 0)
+    return attention

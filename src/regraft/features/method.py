@@ -259,9 +259,9 @@ class Method(nn.Module):
         """Move all that the method holds, but keep it in float32 where a network is narrowed."""
 
         def keep(tensor: Tensor) -> Tensor:
-            found = fn(tensor)
-            narrowed = found.is_floating_point() and found.itemsize < min(tensor.itemsize, 4)
-            return found.to(tensor.dtype) if narrowed else found
+            moved = fn(tensor)
+            narrowed = moved.is_floating_point() and moved.itemsize < min(tensor.itemsize, 4)
+            return moved.to(tensor.dtype) if narrowed else moved
 
         return super()._apply(keep, recurse)
 

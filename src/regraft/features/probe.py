@@ -100,9 +100,9 @@ def _choose(
         start = _fit(x[~held], y[~held], k, strength, iterations, start)
         logits = _logits(x[held], start)
         accuracy = (logits.argmax(1) == y[held]).double().mean().item()
-        found = (accuracy, -F.cross_entropy(logits, y[held]).item())
-        if found > rank:
-            best, rank = strength, found
+        score = (accuracy, -F.cross_entropy(logits, y[held]).item())
+        if score > rank:
+            best, rank = strength, score
     return best
 
 

@@ -68,14 +68,16 @@ class RandReg(Method):
     def _prepare(self, samples: Samples | None, steps: int | None, mode: Mode) -> None:
         if not self.normalise and self.kind in ("uniform", "normal"):
             return
-        found = class_statistics(self._tapped(), samples, num_classes=self.num_classes, mode=mode)
-        self.variance = found.variance
+        statistics = class_statistics(
+            self._tapped(), samples, num_classes=self.num_classes, mode=mode
+        )
+        self.variance = statistics.variance
         if self.kind == "source":
-            self.register_buffer("mean", found.total_mean[None])
-            self.register_buffer("std", found.total_std[None])
+            self.register_buffer("mean", statistics.total_mean[None])
+            self.register_buffer("std", statistics.total_std[None])
         elif self.kind == "class":
-            self.register_buffer("mean", found.mean)
-            self.register_buffer("std", found.spread(self.spread))
+            self.register_buffer("mean", statistics.mean)
+            self.register_buffer("std", statistics.spread(self.spread))
 
     def loss(self, features: Tensor, targets: Tensor, context: Context | None = None) -> Tensor:
         """Return lambda_eff * mean_{b,d} R(f - z)."""

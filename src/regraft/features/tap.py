@@ -101,9 +101,9 @@ class Tap:
             InputError: As `features`.
         """
         node = None if self._source is None else self._source.grad_fn
-        found = Captured(self.features, self._logits, *self._inputs, node=node)
+        captured = Captured(self.features, self._logits, *self._inputs, node=node)
         self.clear()
-        return found
+        return captured
 
     def clear(self) -> None:
         """Forget what was captured."""
@@ -122,10 +122,10 @@ class Tap:
     @contextlib.contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
         """Collect the features of every forward pass inside of this context, not just the latest."""
-        outer, found = self._recording, []
-        self._recording = found
+        outer, recorded = self._recording, []
+        self._recording = recorded
         try:
-            yield found
+            yield recorded
         finally:
             self._recording = outer
 
@@ -161,9 +161,9 @@ class Tap:
     def _on_output(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         # A decoder classifies every token and keeps one: the one whose logits it returns.
         if not self._paused and self._features is not None and self._features.dim() == 3:
-            found = _kept_tokens(self._features, self._logits, output)
-            if found is not None:
-                self._features, self._logits = found
+            kept = _kept_tokens(self._features, self._logits, output)
+            if kept is not None:
+                self._features, self._logits = kept
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of the network has a tap of its own; tensors inside a graph cannot be copied.

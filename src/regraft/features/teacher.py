@@ -44,8 +44,8 @@ class LayerTap:
 
     def take(self) -> dict[str, Tensor]:
         """Return the maps by layer and forget them."""
-        found, self.maps = self.maps, {}
-        return found
+        maps, self.maps = self.maps, {}
+        return maps
 
     def remove(self) -> None:
         """Take the hooks off the network."""

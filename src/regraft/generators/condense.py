@@ -235,7 +235,7 @@ class Condenser:
         began = time.monotonic()
         restart = len(self.losses)
         network = self._network(restart)
-        found = []
+        losses = []
         outer, inner = self.config.outer or 1, self.config.inner or 0
         for i in range(outer):
             event = restart * outer + i
@@ -243,10 +243,10 @@ class Condenser:
             real = [batch.to(self._dtype) for batch in real]
             # A network that was trained a little has other statistics than the fresh one.
             freeze_norms_(network, torch.cat([b[: self.config.norm_batch] for b in real]))
-            found.append(self._match(network, real, event, f"restart {restart + 1}, step {i + 1}"))
+            losses.append(self._match(network, real, event, f"restart {restart + 1}, step {i + 1}"))
             if i < outer - 1:
                 self._train(network, inner, event)
-        self.losses.append(math.fsum(found) / len(found) / self.real.num_classes)
+        self.losses.append(math.fsum(losses) / len(losses) / self.real.num_classes)
         self.seconds += time.monotonic() - began
 
     def state_dict(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def embed(network: nn.Module, images: Tensor) -> Tensor:
             "embedding: give a network that has one, or condense with method='dc'"
         )
     caught: list[Tensor] = []
-    hook = linear[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     try:
         network(images)
     finally:

@@ -46,11 +46,11 @@ def real_gradients(network: nn.Module, batches: Sequence[Tensor]) -> list[Tensor
         One tensor [K, *weight.shape] for each matched weight.
     """
     weights = list(matched(network).values())
-    found = []
+    gradients = []
     for label, images in enumerate(batches):
         loss = -network(images).log_softmax(1)[:, label].mean()
-        found.append(torch.autograd.grad(loss, weights))
-    return [torch.stack(layer) for layer in zip(*found, strict=True)]
+        gradients.append(torch.autograd.grad(loss, weights))
+    return [torch.stack(layer) for layer in zip(*gradients, strict=True)]
 
 
 def synthetic_gradients(
@@ -68,11 +68,11 @@ def synthetic_gradients(
     """
     if not vectorise:
         weights = list(matched(network).values())
-        found = []
+        layers = []
         for label, own in enumerate(images):
             loss = -network(own).log_softmax(1)[:, label].mean()
-            found.append(torch.autograd.grad(loss, weights, create_graph=True))
-        return [torch.stack(layer) for layer in zip(*found, strict=True)]
+            layers.append(torch.autograd.grad(loss, weights, create_graph=True))
+        return [torch.stack(layer) for layer in zip(*layers, strict=True)]
     names = matched(network).keys()
     tensors = {k: p.detach() for k, p in network.named_parameters()} | dict(network.named_buffers())
     moved = {k: tensors.pop(k) for k in names}

@@ -48,15 +48,15 @@ def refuse_misfit(network: nn.Module, shape: Sequence[int], num_classes: int) ->
     blank = torch.zeros(2, *shape, dtype=weights[0].dtype, device=weights[0].device)
     try:
         with torch.no_grad():
-            found = list(network(blank).shape)
+            returned = list(network(blank).shape)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"network cannot be given images of shape {list(shape)} "
             f"({' '.join(str(error).split())}): make one for them"
         ) from error
-    if found != [2, num_classes]:
+    if returned != [2, num_classes]:
         raise InputError(
-            f"network returned {found} for 2 images: expected [2, {num_classes}], a logit for "
+            f"network returned {returned} for 2 images: expected [2, {num_classes}], a logit for "
             "each class"
         )
 

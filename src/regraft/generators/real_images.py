@@ -132,14 +132,14 @@ class RealImages:
 
     def digest(self) -> str:
         """Return 16 hex digits that tell whether these are still the same images."""
-        seen = hashlib.blake2b(self.labels.cpu().numpy().tobytes(), digest_size=8)
+        digest = hashlib.blake2b(self.labels.cpu().numpy().tobytes(), digest_size=8)
         if isinstance(self._source, FileSet):
             # Too large to read twice: the files' names, wherever the folder lies.
             names = (f"{p.parent.name}/{p.name}" for p in self._source.paths)
-            seen.update("\0".join(names).encode())
+            digest.update("\0".join(names).encode())
         else:
-            seen.update(self._source.cpu().contiguous().numpy().data)
-        return seen.hexdigest()
+            digest.update(self._source.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 def _read(source: BatchSource) -> tuple[Tensor, Tensor]:

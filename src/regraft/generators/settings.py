@@ -78,7 +78,7 @@ class CondenseConfig:
         restarts = self.restarts
         if restarts is None:
             restarts = 2000 if method == "dm" else 100
-        found = replace(
+        resolved = replace(
             self,
             restarts=restarts,
             outer=outer,
@@ -87,12 +87,12 @@ class CondenseConfig:
             init=self._or("init", "noise" if method == "dc" else "real"),
             transforms=self._or("transforms", () if method == "dc" else TRANSFORMS),
         )
-        found._check()
-        return found
+        resolved._check()
+        return resolved
 
     def _or(self, name: str, default: object) -> object:
-        given = getattr(self, name)
-        return default if given is None else given
+        value = getattr(self, name)
+        return default if value is None else value
 
     def _check(self) -> None:
         check(self)

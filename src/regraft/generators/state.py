@@ -27,26 +27,26 @@ def signature(network: nn.Module) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def refuse_other(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def refuse_other(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse a state whose identity is not the wanted one.
 
     Raises:
         InputError: They differ; the message says in what.
     """
     for key, value in wanted.items():
-        if found.get(key) != value:
+        if before.get(key) != value:
             raise InputError(
-                f"the checkpoint is of another condensation ({_difference(key, found, value)}): "
+                f"the checkpoint is of another condensation ({_difference(key, before, value)}): "
                 "give another place, or remove it to start again"
             )
 
 
-def _difference(key: str, found: Mapping[str, Any], wanted: Any) -> str:
-    given = found.get(key)
-    if isinstance(wanted, dict) and isinstance(given, dict):
-        name = next(k for k in {**given, **wanted} if given.get(k) != wanted.get(k))
-        return f"{name} was {given.get(name)!r}, now {wanted.get(name)!r}"
-    return f"{key} was {given!r:.60}, now {wanted!r:.60}"
+def _difference(key: str, before: Mapping[str, Any], wanted: Any) -> str:
+    value = before.get(key)
+    if isinstance(wanted, dict) and isinstance(value, dict):
+        name = next(k for k in {**value, **wanted} if value.get(k) != wanted.get(k))
+        return f"{name} was {value.get(name)!r}, now {wanted.get(name)!r}"
+    return f"{key} was {value!r:.60}, now {wanted!r:.60}"
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:

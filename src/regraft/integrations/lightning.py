@@ -130,8 +130,8 @@ class Finetune(LightningModule):
         inputs, labels = self._split(batch)
         logits = self.forward(inputs)
         correct = (logits.argmax(1) == labels).float().mean()
-        found = {f"{name}_loss": self.base(logits, labels), f"{name}_accuracy": correct}
-        self.log_dict(found, batch_size=len(labels), prog_bar=True)
+        figures = {f"{name}_loss": self.base(logits, labels), f"{name}_accuracy": correct}
+        self.log_dict(figures, batch_size=len(labels), prog_bar=True)
 
     def _split(self, batch: Any) -> tuple[Any, Tensor]:
         dtype = next(self.model.parameters()).dtype

@@ -36,32 +36,32 @@ def load_once(config: DataConfig) -> Data:
     """Load a data set or graph, or return it again if one of the last two was the same."""
     key = digest(config)
     # A run that is about two sets needs both, and its neighbour in a recipe the same two again.
-    found = _loaded.pop(key, None)
-    if found is None:
+    data = _loaded.pop(key, None)
+    if data is None:
         for oldest in list(_loaded)[:-1]:
             del _loaded[oldest]
-        found = (load_graph if config.name in graph_names() else load)(config)
-    _loaded[key] = found
-    return found
+        data = (load_graph if config.name in graph_names() else load)(config)
+    _loaded[key] = data
+    return data
 
 
 def fingerprint(splits: Data) -> dict[str, Any]:
     """Return what tells whether a data set is still the one a run was started with."""
     if isinstance(splits, Graph):
         return graph_fingerprint(splits)
-    found: dict[str, Any] = {"classes": len(splits.classes)}
+    facts: dict[str, Any] = {"classes": len(splits.classes)}
     for name in ("train", "validation", "test"):
         images = getattr(splits, name)
         if images is None:
             continue
-        seen = hashlib.blake2b(images.labels.numpy().tobytes(), digest_size=8)
+        hashed = hashlib.blake2b(images.labels.numpy().tobytes(), digest_size=8)
         if isinstance(images, ImageSet):
-            seen.update(images.images.contiguous().numpy().data)
+            hashed.update(images.images.contiguous().numpy().data)
         else:  # too large to read twice: the files' names, wherever the folder lies
-            seen.update("\0".join(f"{p.parent.name}/{p.name}" for p in images.paths).encode())
-        found[f"{name}_images"] = len(images)
-        found[f"{name}_digest"] = seen.hexdigest()
-    return found
+            hashed.update("\0".join(f"{p.parent.name}/{p.name}" for p in images.paths).encode())
+        facts[f"{name}_images"] = len(images)
+        facts[f"{name}_digest"] = hashed.hexdigest()
+    return facts
 
 
 def loaders(

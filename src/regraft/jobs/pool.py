@@ -75,9 +75,9 @@ class _Waiting:
 
     def ready(self) -> list[Job]:
         """Return the runs that may start now; each is returned once."""
-        found = [run for run, needs in self.needs if not needs]
+        free = [run for run, needs in self.needs if not needs]
         self.needs = [(run, needs) for run, needs in self.needs if needs]
-        return found
+        return free
 
     def finished(self, run: Job) -> None:
         """Take note that a run is finished."""

@@ -157,9 +157,9 @@ def _measure(
     metrics = {}
     for split, source in (("validation", batches.validation), ("test", batches.test)):
         if source is not None:
-            found = evaluate(model, source, fabric=fabric)
-            folder.log({"step": 0, "epoch": 0, "split": split, **found})
-            metrics |= {f"{split}_loss": found["loss"], f"{split}_accuracy": found["accuracy"]}
+            figures = evaluate(model, source, fabric=fabric)
+            folder.log({"step": 0, "epoch": 0, "split": split, **figures})
+            metrics |= {f"{split}_loss": figures["loss"], f"{split}_accuracy": figures["accuracy"]}
     return {
         "metrics": metrics,
         "seconds": 0.0,

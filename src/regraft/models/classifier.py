@@ -88,30 +88,30 @@ def _named(model: nn.Module, name: str) -> nn.Module:
         ) from None
 
 
-def _by_protocol(model: nn.Module, found: Any) -> tuple[str, nn.Module]:
+def _by_protocol(model: nn.Module, classifier: Any) -> tuple[str, nn.Module]:
     kind = type(model).__name__
-    if isinstance(found, nn.Identity):
+    if isinstance(classifier, nn.Identity):
         raise InputError(
             f"{kind} has no classifier (num_classes=0): call reset_classifier(number of classes)"
         )
-    if not isinstance(found, nn.Module):
+    if not isinstance(classifier, nn.Module):
         raise InputError(
-            f"{kind}.get_classifier() returns {type(found).__name__} instead of one module, so the "
+            f"{kind}.get_classifier() returns {type(classifier).__name__} instead of one module, so the "
             f"classifier is ambiguous: {_CURE}"
         )
-    name = next((name for name, module in model.named_modules() if module is found), None)
-    inner = _last_linear(found)
+    name = next((name for name, module in model.named_modules() if module is classifier), None)
+    inner = _last_linear(classifier)
     if name is None or inner is None:
         raise InputError(
-            f"{kind}.get_classifier() returns a {type(found).__name__} that is not a linear layer of "
+            f"{kind}.get_classifier() returns a {type(classifier).__name__} that is not a linear layer of "
             f"the network: {_CURE}"
         )
-    if not isinstance(found, nn.Sequential) and _count(found) > 1:
+    if not isinstance(classifier, nn.Sequential) and _count(classifier) > 1:
         raise InputError(
-            f"{kind}.get_classifier() returns {name!r} with {_count(found)} linear layers, so the "
+            f"{kind}.get_classifier() returns {name!r} with {_count(classifier)} linear layers, so the "
             f"classifier is ambiguous: {_CURE}"
         )
-    return (f"{name}.{inner}", _named(model, f"{name}.{inner}")) if inner else (name, found)
+    return (f"{name}.{inner}", _named(model, f"{name}.{inner}")) if inner else (name, classifier)
 
 
 def _count(module: nn.Module) -> int:
@@ -154,16 +154,16 @@ def _by_running(model: nn.Module, example: Any) -> tuple[str, nn.Module]:
     if not outputs:
         raise InputError(f"{type(model).__name__} ran through no linear layer: {_CURE}")
     same = [(name, m) for name, m, out in outputs if isinstance(out, Tensor) and _same(out, logits)]
-    found = dict(same)
-    if len(found) == 1:
+    layers = dict(same)
+    if len(layers) == 1:
         return same[0]
-    if not found:
+    if not layers:
         # What follows the classifier (a temperature, log_softmax) changes values, not the shape.
         shaped = [(n, m) for n, m, out in outputs if getattr(out, "shape", ()) == logits.shape]
         if len(dict(shaped)) == 1:
             return shaped[0]
     raise InputError(
-        f"{type(model).__name__} has {len(found) or 'no'} linear layers that give its output "
+        f"{type(model).__name__} has {len(layers) or 'no'} linear layers that give its output "
         f"{tuple(logits.shape)} (the last that ran is {outputs[-1][0]!r}): {_CURE}"
     )
 
@@ -189,17 +189,17 @@ def logits_of(output: Any) -> Tensor:
     """
     if isinstance(output, Tensor):
         return output
-    found = output.get("logits") if isinstance(output, Mapping) else None
-    if found is None:
-        found = getattr(output, "logits", None)
-    if found is None and isinstance(output, tuple | list) and output:
-        found = output[0]
-    if not isinstance(found, Tensor):
+    logits = output.get("logits") if isinstance(output, Mapping) else None
+    if logits is None:
+        logits = getattr(output, "logits", None)
+    if logits is None and isinstance(output, tuple | list) and output:
+        logits = output[0]
+    if not isinstance(logits, Tensor):
         raise InputError(
             f"the network returned {type(output).__name__}: expected a tensor of logits, or an "
             "object or mapping with `logits`"
         )
-    return found
+    return logits
 
 
 def as_vectors(features: Tensor, name: str) -> Tensor:

@@ -79,7 +79,7 @@ def from_timm(name: str, shape: Shape, options: Mapping[str, Any]) -> nn.Module:
     if not {":", "/"} & set(name) and not timm.is_model(name):
         known = timm.list_models()
         raise InputError(f"timm has no model {name!r}: {_suggest(name.partition('.')[0], known)}")
-    given = {"num_classes": shape.num_classes, "in_chans": shape.channels}
+    arguments = {"num_classes": shape.num_classes, "in_chans": shape.channels}
     what = f"timm/{name}"
     file = packaged_file(name) if options.get("pretrained") else None
     if file is not None:
@@ -89,7 +89,7 @@ def from_timm(name: str, shape: Shape, options: Mapping[str, Any]) -> nn.Module:
             **options,
             "pretrained_cfg_overlay": {"state_dict": packaged_state(file, whole)},
         }
-    model = call(what, timm.create_model, {**given, **options, "model_name": name})
+    model = call(what, timm.create_model, {**arguments, **options, "model_name": name})
     own = getattr(model, "pretrained_cfg", None)
     if file is not None and isinstance(own, dict):
         own.pop("state_dict", None)  # every copy of the network would hold them again
@@ -104,10 +104,10 @@ def from_factory(target: str, shape: Shape, width: float, options: Mapping[str, 
             for these images or this graph, or `width` is not 1 and the factory does not take it.
     """
     factory = imported(target)
-    given = _accepted(factory, shape, width)
-    if width != 1.0 and "width" not in {**given, **options}:
+    arguments = _accepted(factory, shape, width)
+    if width != 1.0 and "width" not in {**arguments, **options}:
         raise InputError(f"width={width}: {target} takes no argument `width`; leave it at 1")
-    return _tried(target, call(target, factory, {**given, **options}), shape)
+    return _tried(target, call(target, factory, {**arguments, **options}), shape)
 
 
 def imported(target: str, what: str = "model") -> Callable[..., Any]:

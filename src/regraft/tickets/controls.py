@@ -66,11 +66,11 @@ def shuffled_masks(model: nn.Module, *, seed: int) -> dict[str, Tensor]:
     """
     out = {}
     for name, entry, mask in named_masks(model):
-        found = mask.mask(entry.original).cpu()
-        free = mask.free.cpu() if isinstance(mask, FrozenMask) else torch.ones_like(found)
-        searched = found[free]
+        bits = mask.mask(entry.original).cpu()
+        free = mask.free.cpu() if isinstance(mask, FrozenMask) else torch.ones_like(bits)
+        searched = bits[free]
         order = streams.permutation(seed, f"{name}#shuffled_mask", 0, searched.numel())
-        out[name] = found.masked_scatter(free, searched[order])
+        out[name] = bits.masked_scatter(free, searched[order])
     if not out:
         raise InputError("model has no masked weight: mask it first, with `edge_popup(model)`")
     return out

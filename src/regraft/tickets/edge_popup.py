@@ -151,10 +151,10 @@ def _patterns(
     if freezing is None or freezing.frozen == 0:
         return {}
     shapes: dict[str, tuple[int, ...]] = {}
-    seen: set[int] = set()
+    visited: set[int] = set()
     for _, _, name, parameter in chosen:
-        if id(parameter) not in seen:
-            seen.add(id(parameter))
+        if id(parameter) not in visited:
+            visited.add(id(parameter))
             shapes[name] = tuple(parameter.shape)
     patterns = freezing.patterns(shapes, seed)
     if not isinstance(sparsity, Mapping):

@@ -111,10 +111,10 @@ class FrozenMask(Mask):
 
     def _take_pattern(self, source: WeightSource, counts: dict[str, int] | None) -> None:
         mine = (self.pattern.pruned, self.pattern.locked)
-        found = (0, 0) if counts is None else (counts["pruned"], counts["locked"])
-        if found != mine:
+        stored = (0, 0) if counts is None else (counts["pruned"], counts["locked"])
+        if stored != mine:
             raise InputError(
-                f"masked weight {source.name!r} has (pruned, locked) = {found} positions in the "
+                f"masked weight {source.name!r} has (pruned, locked) = {stored} positions in the "
                 f"checkpoint and {mine} in the model: mask the model with the same `freezing`"
             )
         self.pattern = FrozenPattern(source.seed, source.name, source.numel, *mine)

@@ -99,7 +99,7 @@ def _rest(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return copies of what is not masked, tied tensors once, and the further keys of these."""
     rest: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
+    stored: dict[tuple[Any, ...], str] = {}
     for key, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise InputError(
@@ -107,10 +107,10 @@ def _rest(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
                 "so let the module's `get_extra_state` return one"
             )
         where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        if tensor.numel() and where in seen:
-            aliases[key] = seen[where]
+        if tensor.numel() and where in stored:
+            aliases[key] = stored[where]
             continue
-        seen[where] = key
+        stored[where] = key
         rest[key] = tensor.detach().cpu().contiguous().clone()
     return rest, aliases
 
@@ -124,25 +124,27 @@ def _skeleton(state: dict[str, Tensor], names: Sequence[re.Match[str]]) -> nn.Mo
     lists: dict[str, list[tuple[str, str, parametrize.ParametrizationList]]] = {}
     shared: dict[tuple[Any, ...], list[parametrize.ParametrizationList]] = {}
     for match in names:
-        found = parse_json(bytes(state[match[0]].tolist()))
+        settings = parse_json(bytes(state[match[0]].tolist()))
         owner = _child(skeleton, match[1] or "")
         # Parts of a model that were masked one by one have names, ties and thresholds of their own.
-        part = _name(match).removesuffix(_plain(found["source"]["name"]))
-        alike = lists.setdefault(found["source"]["name"], [])
+        part = _name(match).removesuffix(_plain(settings["source"]["name"]))
+        alike = lists.setdefault(settings["source"]["name"], [])
         inside = ((k, e) for root, k, e in alike if match[0].startswith(root))
         tied = next(((k, e) for k, e in inside if _is_tied(state, _prefix(match), k)), None)
         if tied is not None:  # an identity makes the owner a parametrised one
             first, entry = tied
-            owner.register_parameter(match[2], nn.Parameter(torch.zeros(found["source"]["shape"])))
+            owner.register_parameter(
+                match[2], nn.Parameter(torch.zeros(settings["source"]["shape"]))
+            )
             parametrize.register_parametrization(owner, match[2], nn.Identity(), unsafe=True)
             owner.parametrizations[match[2]] = entry  # pyrefly: ignore
             for key in [key for key in state if key.startswith(first)]:
                 state.setdefault(_prefix(match) + key.removeprefix(first), state[key])
             continue
-        entry = _empty(owner, match[2], found)
+        entry = _empty(owner, match[2], settings)
         alike.append((part, _prefix(match), entry))
-        if found["scope"] == "global":
-            group = (part, found["source"]["seed"], found["sparsity"], found["magnitude"])
+        if settings["scope"] == "global":
+            group = (part, settings["source"]["seed"], settings["sparsity"], settings["magnitude"])
             shared.setdefault(group, []).append(entry)
     for entries in shared.values():
         scope = GlobalScope(entries)
@@ -200,8 +202,8 @@ def _parametrized(name: str) -> str:
 
 
 def _mask_keys(state: Mapping[str, Tensor]) -> list[re.Match[str]]:
-    found = [_MASK_KEY.fullmatch(key) for key in state]
-    return [match for match in found if match and _is_mask(state[match[0]])]
+    matches = [_MASK_KEY.fullmatch(key) for key in state]
+    return [match for match in matches if match and _is_mask(state[match[0]])]
 
 
 def _wrapper(state: Mapping[str, Tensor]) -> str:
@@ -219,10 +221,10 @@ def _is_mask(tensor: Any) -> bool:
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 1:
         return False
     try:
-        found = parse_json(bytes(tensor.tolist()))
+        settings = parse_json(bytes(tensor.tolist()))
     except ValueError:
         return False
-    return isinstance(found, dict) and {"source", "sparsity", "magnitude"} <= found.keys()
+    return isinstance(settings, dict) and {"source", "sparsity", "magnitude"} <= settings.keys()
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -261,11 +263,11 @@ def _child(root: nn.Module, path: str) -> nn.Module:
 
 
 def _empty(
-    owner: nn.Module, attribute: str, found: dict[str, Any]
+    owner: nn.Module, attribute: str, settings: dict[str, Any]
 ) -> parametrize.ParametrizationList:
     """Mask a parameter of zeros the way a mask's extra state says, and return its list."""
-    source = WeightSource.from_json(found["source"])
-    counts = found.get("pattern")
+    source = WeightSource.from_json(settings["source"])
+    counts = settings.get("pattern")
     pattern = None
     if counts is not None:
         pattern = FrozenPattern(source.seed, source.name, source.numel, **counts)
@@ -273,9 +275,9 @@ def _empty(
         source,
         source,
         pattern,
-        sparsity=found["sparsity"],
-        magnitude=found["magnitude"],
-        dynamic_scale=found.get("dynamic_scale", False),
+        sparsity=settings["sparsity"],
+        magnitude=settings["magnitude"],
+        dynamic_scale=settings.get("dynamic_scale", False),
     )
     owner.register_parameter(attribute, nn.Parameter(torch.zeros(source.shape)))
     parametrize.register_parametrization(owner, attribute, mask, unsafe=True)

@@ -174,29 +174,29 @@ class Mask(nn.Module):
         ):
             self._take_over(parse_json(bytes(state.cpu().tolist())))
 
-    def _take_over(self, found: dict[str, Any]) -> None:
-        if found["schema"] > SCHEMA or found["stream"] != streams.VERSION:
+    def _take_over(self, settings: dict[str, Any]) -> None:
+        if settings["schema"] > SCHEMA or settings["stream"] != streams.VERSION:
             raise InputError(
-                f"masked weight {found['source']['name']!r} was saved with schema {found['schema']} "
-                f"and stream {found['stream']}, this version reads schema {SCHEMA} and stream "
+                f"masked weight {settings['source']['name']!r} was saved with schema {settings['schema']} "
+                f"and stream {settings['stream']}, this version reads schema {SCHEMA} and stream "
                 f"{streams.VERSION}: load it with the version that wrote it"
             )
-        source = WeightSource.from_json(found["source"])
+        source = WeightSource.from_json(settings["source"])
         if source.shape != self.source.shape:
             raise InputError(
                 f"masked weight {source.name!r} has shape {source.shape} in the checkpoint and "
                 f"{self.source.shape} in the model: build the model the checkpoint was made with"
             )
-        if found["scope"] != self._scope_name():
+        if settings["scope"] != self._scope_name():
             raise InputError(
-                f"masked weight {source.name!r} has scope {found['scope']!r} in the checkpoint and "
+                f"masked weight {source.name!r} has scope {settings['scope']!r} in the checkpoint and "
                 f"{self._scope_name()!r} in the model: mask both alike"
             )
-        self._take_pattern(source, found.get("pattern"))
+        self._take_pattern(source, settings.get("pattern"))
         self.source = source
-        self.sparsity = found["sparsity"]
-        self.magnitude = found["magnitude"]
-        self.dynamic_scale = found.get("dynamic_scale", False)
+        self.sparsity = settings["sparsity"]
+        self.magnitude = settings["magnitude"]
+        self.dynamic_scale = settings.get("dynamic_scale", False)
         self._selector = ThresholdSelector(magnitude=self.magnitude)
         self._rebuild_()
 
@@ -266,15 +266,15 @@ class GlobalScope:
         if torch.compiler.is_compiling():
             return self._select(scores)
         try:
-            seen = [(s.data_ptr(), s._version) for s in scores]
+            versions = [(s.data_ptr(), s._version) for s in scores]
         except RuntimeError:  # tensors inside functorch transforms have neither
             return self._select(scores)
         first = self._masks()[0]
-        seen.append((int(first.magnitude), hash(first.sparsity)))
-        if id(mask) in self._served or seen != self._seen:
+        versions.append((int(first.magnitude), hash(first.sparsity)))
+        if id(mask) in self._served or versions != self._seen:
             self._threshold = self._select(scores)
             self._served.clear()
-            self._seen = seen
+            self._seen = versions
         self._served.add(id(mask))
         return self._threshold
 
@@ -368,14 +368,14 @@ def named_masks(
     model: nn.Module,
 ) -> Iterator[tuple[str, parametrize.ParametrizationList, AnyMask]]:
     """Yield (parameter name, its `ParametrizationList`, its mask), tied parameters once."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     for prefix, module in model.named_modules(remove_duplicate=True):
         if not parametrize.is_parametrized(module):
             continue
         for name, entry in module.parametrizations.items():  # pyrefly: ignore
             mask = next((p for p in entry if isinstance(p, Mask | FixedMask)), None)
-            if mask is not None and id(entry) not in seen:
-                seen.add(id(entry))
+            if mask is not None and id(entry) not in visited:
+                visited.add(id(entry))
                 yield f"{prefix}.{name}" if prefix else name, entry, mask
 
 
@@ -385,13 +385,13 @@ def masks(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         InputError: The model has none.
     """
-    found = {name: mask.mask(entry.original).clone() for name, entry, mask in named_masks(model)}
-    if not found:
+    by_name = {name: mask.mask(entry.original).clone() for name, entry, mask in named_masks(model)}
+    if not by_name:
         raise InputError("model has no masked weight: mask it first, with `edge_popup(model)`")
-    return found
+    return by_name
 
 
 def sparsity(model: nn.Module) -> float:
     """Return the fraction of masked weights that is removed, over all masks together."""
-    found = masks(model).values()
-    return 1.0 - sum(int(m.sum()) for m in found) / sum(m.numel() for m in found)
+    every = masks(model).values()
+    return 1.0 - sum(int(m.sum()) for m in every) / sum(m.numel() for m in every)

@@ -194,15 +194,15 @@ class ThresholdSelector:
         """Index the values in [low, high], count those below, and return the values found."""
         self._band, parts, below = [], [], 0
         for a in arrays:
-            found = []
+            positions = []
             for start in range(0, a.size, _CHUNK):
                 chunk = a[start : start + _CHUNK]
                 size = np.abs(chunk) if self.magnitude else chunk
                 under, inside = self._flags[0, : chunk.size], self._flags[1, : chunk.size]
                 below += np.count_nonzero(np.less(size, a.dtype.type(low), out=under))
                 np.less_equal(size, a.dtype.type(high), out=inside)
-                found.append(np.flatnonzero(np.not_equal(under, inside, out=inside)) + start)
-            self._band.append(np.concatenate(found))
+                positions.append(np.flatnonzero(np.not_equal(under, inside, out=inside)) + start)
+            self._band.append(np.concatenate(positions))
             parts.append(a[self._band[-1]])
         self._below = int(below)
         return parts

@@ -88,7 +88,7 @@ def reliability(probabilities: Tensor, labels: Tensor, *, bins: int = 15) -> lis
     ]
 
 
-def calibration_error(found: list[Bin]) -> float:
+def calibration_error(bins: list[Bin]) -> float:
     """Return the expected calibration error: sum over bins of n_b / n * |accuracy - confidence|."""
-    total = sum(b.count for b in found)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in found) / max(total, 1)
+    total = sum(b.count for b in bins)
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / max(total, 1)

@@ -53,7 +53,7 @@ def evaluation(
             }
         )
     recalls = [row["recall"] for row in per_class if row["recall"] is not None]
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "images": len(labels),
         "accuracy": 100.0 * (predicted == labels).double().mean().item(),
         "accuracy_interval": wilson(int((predicted == labels).sum()), len(labels)),
@@ -64,7 +64,7 @@ def evaluation(
         "confusion": confusion.tolist(),
         "per_class": per_class,
     }
-    return found
+    return figures
 
 
 def wilson(right: int, images: int) -> list[float]:
@@ -81,17 +81,17 @@ def wilson(right: int, images: int) -> list[float]:
     return [min(max(end, 0.0), 100.0) for end in ends]  # rounding may pass them
 
 
-def confused(found: dict[str, Any], most: int = 10) -> list[dict[str, Any]]:
+def confused(figures: dict[str, Any], most: int = 10) -> list[dict[str, Any]]:
     """Return the pairs of classes that are most often taken for each other: true, said, images.
 
     Args:
-        found: What `evaluation` returned.
+        figures: What `evaluation` returned.
         most: How many pairs at most.
     """
-    names = [row["class"] for row in found["per_class"]]
+    names = [row["class"] for row in figures["per_class"]]
     pairs = [
         {"class": names[i], "taken_for": names[j], "images": n}
-        for i, row in enumerate(found["confusion"])
+        for i, row in enumerate(figures["confusion"])
         for j, n in enumerate(row)
         if n and i != j
     ]

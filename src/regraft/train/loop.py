@@ -150,7 +150,7 @@ class _Position:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     correct: int = 0
-    seen: int = 0
+    images: int = 0
     validated: dict[str, float] = field(default_factory=dict)
     validated_at: int = -1
 
@@ -161,7 +161,7 @@ class _Best:
 
     epoch: int
     step: int
-    found: dict[str, float]
+    figures: dict[str, float]
     model: dict[str, Any]
 
 
@@ -215,7 +215,7 @@ class _Training:
                 if self.average is not None:
                     self.average.step()
                 self.at.step += 1
-                self.at.seen += size
+                self.at.images += size
                 ends = self.at.step % self.steps_per_epoch == 0
                 logs = ends or self.at.step % self.runtime.log_every == 0
                 due = time.monotonic() - self._saved >= self.runtime.checkpoint_seconds
@@ -241,7 +241,7 @@ class _Training:
         if self.best is not None:
             self.average = None
             self.model.load_state_dict(self.best.model)
-            epoch, self.at.step, validated = self.best.epoch, self.best.step, self.best.found
+            epoch, self.at.step, validated = self.best.epoch, self.best.step, self.best.figures
         elif self.average is not None:
             self.model.load_state_dict(self.average.averaged())
             self.average = None
@@ -313,9 +313,9 @@ class _Training:
 
     def _log_training(self, epoch: int) -> None:
         at = self.at
-        loss, accuracy = math.fsum(at.losses) / len(at.losses), 100.0 * at.correct / at.seen
+        loss, accuracy = math.fsum(at.losses) / len(at.losses), 100.0 * at.correct / at.images
         self._log(epoch, "train", {"loss": loss, "accuracy": accuracy})
-        at.losses, at.correct, at.seen = [], 0, 0
+        at.losses, at.correct, at.images = [], 0, 0
 
     def _evaluate(self, epoch: int, split: str) -> dict[str, float]:
         source: BatchSource | None = getattr(self.batches, split)
@@ -324,26 +324,26 @@ class _Training:
         if split == "validation" and self.at.validated_at == self.at.step:
             return self.at.validated
         with contextlib.nullcontext() if self.average is None else self.average.applied():
-            found = evaluate(self.forward, source, fabric=self.fabric, balanced=self.balanced)
+            figures = evaluate(self.forward, source, fabric=self.fabric, balanced=self.balanced)
             if split == "validation":
-                self._select(epoch, found)
+                self._select(epoch, figures)
         self.forward.train()
-        self._log(epoch, split, found)
+        self._log(epoch, split, figures)
         if split == "validation":
-            self.at.validated, self.at.validated_at = found, self.at.step
-        return found
+            self.at.validated, self.at.validated_at = figures, self.at.step
+        return figures
 
-    def _select(self, epoch: int, found: dict[str, float]) -> None:
+    def _select(self, epoch: int, figures: dict[str, float]) -> None:
         """Keep a copy of the state if it is the best so far."""
         early = self.at.step < min(self.select_from, self.steps)
         if self.optim.select == "last" or early:
             return
-        if self.best is not None and _rank(found) <= _rank(self.best.found):
+        if self.best is not None and _rank(figures) <= _rank(self.best.figures):
             return
-        self.best = _Best(epoch, self.at.step, found, copy.deepcopy(self.model.state_dict()))
+        self.best = _Best(epoch, self.at.step, figures, copy.deepcopy(self.model.state_dict()))
 
-    def _log(self, epoch: int, split: str, found: dict[str, float]) -> None:
-        self.newest = {"step": self.at.step, "epoch": epoch, "split": split, **found}
+    def _log(self, epoch: int, split: str, figures: dict[str, float]) -> None:
+        self.newest = {"step": self.at.step, "epoch": epoch, "split": split, **figures}
         self.folder.log(self.newest)
 
     def save(self) -> None:
@@ -395,6 +395,6 @@ class _Training:
             ) from error
 
 
-def _rank(found: dict[str, float]) -> tuple[float, float]:
+def _rank(figures: dict[str, float]) -> tuple[float, float]:
     """Return what orders states by validation figures: the higher, the better."""
-    return found.get("balanced_accuracy", found["accuracy"]), -found["loss"]
+    return figures.get("balanced_accuracy", figures["accuracy"]), -figures["loss"]

@@ -70,12 +70,12 @@ def outputs(model: nn.Module, source: BatchSource, *, fabric: Any = None) -> tup
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    found: list[Tensor] = []
+    logits: list[Tensor] = []
     labels: list[Tensor] = []
     for x, y, _ in source.batches(0):
         moved = cast(fabric.to_device(x), fabric) if fabric else x
-        found.append(model(moved).float().cpu())
+        logits.append(model(moved).float().cpu())
         labels.append(y.cpu())
     for module, training in modes:
         module.training = training
-    return torch.cat(found), torch.cat(labels)
+    return torch.cat(logits), torch.cat(labels)

@@ -9,7 +9,7 @@ from torch import nn
 
 from regraft.cli import main
 from regraft.jobs.merge.card import _shared_names
-from regraft.jobs.predict.labelled import _rows
+from regraft.jobs.predict.labelled_images import _rows
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Trial:
         fabric = make_fabric(self.runtime)
         names = {"condensed": f"condensed/restarts-{condensed.about['restarts']}"}
         jobs = [(arm, seed) for seed in range(1, seeds + 1) for arm in ARMS]
-        found = []
+        scores = []
         for i, (arm, seed) in enumerate(jobs):
             train, optim = self._arm(arm, condensed, seed, fabric.device)
             config = {
@@ -103,8 +103,10 @@ class Trial:
                         fabric=fabric,
                     )
                     run.finish(result)
-            found.append({"arm": arm, "seed": seed, "accuracy": result["metrics"]["test_accuracy"]})
-        return found
+            scores.append(
+                {"arm": arm, "seed": seed, "accuracy": result["metrics"]["test_accuracy"]}
+            )
+        return scores
 
     def _arm(self, arm: str, condensed: Any, seed: int, device: Any) -> tuple[Any, Any]:
         """Return the training batches of an arm and the `OptimConfig` for them."""
@@ -148,13 +150,13 @@ def _loader(
     )
 
 
-def summary(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each arm: n, mean with its 95% interval, and the difference to random."""
     from regraft.report.stats import estimate, paired_difference
 
     by_arm = {
-        arm: {f["seed"]: f["accuracy"] for f in found if f["arm"] == arm}
-        for arm in dict.fromkeys(f["arm"] for f in found)
+        arm: {f["seed"]: f["accuracy"] for f in scores if f["arm"] == arm}
+        for arm in dict.fromkeys(f["arm"] for f in scores)
     }
     rows = []
     for arm, values in by_arm.items():

@@ -127,8 +127,8 @@ def _hub_classifier(config: ModelConfig, shape: dict[str, int]) -> nn.Module:
     if config.name.startswith("timm/"):
         import timm
 
-        found = timm.get_pretrained_cfg(config.name.removeprefix("timm/"))
-        classes = found.num_classes if found is not None else classes
+        hub = timm.get_pretrained_cfg(config.name.removeprefix("timm/"))
+        classes = hub.num_classes if hub is not None else classes
     options = dict(config.options)
     if config.name.startswith("torchvision/"):
         import torchvision
@@ -149,9 +149,9 @@ def _statistics(name: str, model: nn.Module) -> tuple[Any, Any]:
     """Return the mean and std that weights of a network from elsewhere were trained with."""
     if name.startswith("torchvision/"):
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    found = getattr(model, "pretrained_cfg", None)
-    if name.startswith("timm/") and isinstance(found, dict) and {"mean", "std"} <= set(found):
-        return tuple(found["mean"]), tuple(found["std"])
+    hub = getattr(model, "pretrained_cfg", None)
+    if name.startswith("timm/") and isinstance(hub, dict) and {"mean", "std"} <= set(hub):
+        return tuple(hub["mean"]), tuple(hub["std"])
     return None, None
 
 
@@ -159,39 +159,39 @@ def _load(
     model: nn.Module, what: str, classifier: str, checkpoint: Checkpoint, classes: Sequence[str]
 ) -> tuple[nn.Module | None, tuple[str, ...]]:
     """Load a checkpoint in place; return the source's classifier and what is to be said."""
-    given, path = dict(checkpoint), checkpoint.path
+    stored, path = dict(checkpoint), checkpoint.path
     own = model.state_dict()
-    heads = {k for k in {**own, **given} if k.startswith(f"{classifier}.")}
+    heads = {k for k in {**own, **stored} if k.startswith(f"{classifier}.")}
     for key, tensor in own.items():
         if key in heads:
             continue
-        if key not in given:
+        if key not in stored:
             if key.endswith("num_batches_tracked"):
                 continue
             raise InputError(
                 f"checkpoint {path} is of another model than {what}: it has no tensor {key!r} "
-                f"{list(tensor.shape)} (it begins with {next(iter(given))!r}); check --model"
+                f"{list(tensor.shape)} (it begins with {next(iter(stored))!r}); check --model"
             )
-        if given[key].shape != tensor.shape:
+        if stored[key].shape != tensor.shape:
             raise InputError(
                 f"checkpoint {path} is of another model than {what}: its tensor {key!r} is "
-                f"{list(given[key].shape)}, the network's {list(tensor.shape)}; check --model, "
+                f"{list(stored[key].shape)}, the network's {list(tensor.shape)}; check --model, "
                 "--channels and --image-size"
             )
-    strange = [k for k in given if k not in own and k not in heads]
+    strange = [k for k in stored if k not in own and k not in heads]
     if strange:
         raise InputError(
             f"checkpoint {path} is of another model than {what}: its tensor {strange[0]!r} has no "
             "place in the network; check --model"
         )
-    found = {k: v for k, v in given.items() if k in own and k not in heads}
-    weight, here = given.get(f"{classifier}.weight"), own[f"{classifier}.weight"]
-    fits = all(k in given and given[k].shape == own[k].shape for k in heads if k in own)
+    fitting = {k: v for k, v in stored.items() if k in own and k not in heads}
+    weight, here = stored.get(f"{classifier}.weight"), own[f"{classifier}.weight"]
+    fits = all(k in stored and stored[k].shape == own[k].shape for k in heads if k in own)
     others = checkpoint.about.get("classes")
     same = others is None or list(others) == list(classes)
     if fits and same:
-        found |= {k: given[k] for k in heads if k in own}
-    model.load_state_dict(found, strict=False)
+        fitting |= {k: stored[k] for k in heads if k in own}
+    model.load_state_dict(fitting, strict=False)
     notes = [f"weights from {path}", *checkpoint.notes]
     if weight is None:
         notes.append(
@@ -204,7 +204,7 @@ def _load(
             f"the classifier {classifier} is new: that of {path} has {weight.shape[0]} classes and "
             f"the data {here.shape[0]}"
         )
-    source = None if weight is None else _linear(weight, given.get(f"{classifier}.bias"))
+    source = None if weight is None else _linear(weight, stored.get(f"{classifier}.bias"))
     return source, tuple(notes)
 
 

@@ -44,10 +44,10 @@ def drop_auxiliary_(model: nn.Module, name: str) -> tuple[str, ...]:
     if not (name.startswith("torchvision/") and getattr(model, "aux_logits", False)):
         return ()
     model.aux_logits = False  # pyrefly: ignore
-    found = tuple(part for part in _AUXILIARY if getattr(model, part, None) is not None)
-    for part in found:
+    dropped = tuple(part for part in _AUXILIARY if getattr(model, part, None) is not None)
+    for part in dropped:
         setattr(model, part, None)
-    return found
+    return dropped
 
 
 def rebuilding(config: ModelConfig, model: nn.Module) -> ModelConfig:
@@ -57,9 +57,9 @@ def rebuilding(config: ModelConfig, model: nn.Module) -> ModelConfig:
     """
     options = {k: v for k, v in config.options.items() if k not in FETCHING}
     if config.name.startswith("torchvision/"):
-        found = {k: getattr(model, k) for k in _EFFECTIVE if hasattr(model, k)}
-        options |= found
-        if "aux_logits" in found:
+        effective = {k: getattr(model, k) for k in _EFFECTIVE if hasattr(model, k)}
+        options |= effective
+        if "aux_logits" in effective:
             options["init_weights"] = False  # slow, and every weight is loaded afterwards
     return replace(config, options=options)
 

@@ -72,13 +72,13 @@ class SelectJob(Job):
         Raises:
             InputError: It is not finished.
         """
-        found = read_json(self.folder(root) / FILE)
-        if found is None:
+        selection = read_json(self.folder(root) / FILE)
+        if selection is None:
             raise InputError(
                 f"{self.folder(root) / FILE} is missing: {self.arm} needs its learning rate and "
                 "weight chosen first"
             )
-        return found["chosen"]
+        return selection["chosen"]
 
     def check(self) -> None:
         """See `Job.check`."""
@@ -102,9 +102,9 @@ class SelectJob(Job):
             )
             for tuning in tunings:
                 at = len(trials)
-                found = [self._trial(at, tuning, s, root, fabric, progress) for s in self.seeds]
-                seconds += sum(f["seconds"] for f in found)
-                trials.append(_averaged(tuning, found))
+                runs = [self._trial(at, tuning, s, root, fabric, progress) for s in self.seeds]
+                seconds += sum(f["seconds"] for f in runs)
+                trials.append(_averaged(tuning, runs))
             usable = [t for t in trials if "diverged" not in t]
             if not usable:
                 raise DivergenceError(
@@ -170,14 +170,14 @@ def _varied(first: Tuning, best: Mapping[str, Any], variant: Mapping[str, Any]) 
     return replace(first, lr=float(f"{lr:.3g}"), weight=weight, options=options)
 
 
-def _averaged(tuning: Tuning, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _averaged(tuning: Tuning, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return a trial's means over the seeds, or why it is out."""
     trial = tuning_config(tuning)
     del trial["method"]
-    for result in found:
+    for result in runs:
         if "diverged" in result:
             return {**trial, "diverged": result["diverged"]}
     for key in ("validation_accuracy", "validation_loss"):
-        values = [result["metrics"][key] for result in found]
+        values = [result["metrics"][key] for result in runs]
         trial[key] = sum(values) / len(values)
     return trial

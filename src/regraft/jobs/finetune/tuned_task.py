@@ -206,8 +206,8 @@ def tune(
 def tuning_metrics(tuning: Tuning) -> dict[str, float]:
     """Return the numbers of a tuning that a selection may have chosen."""
     own = {name: tuning.options.get(name) for name in ("prior_lr", "prior_scale")}
-    found = {"lr": tuning.lr, "weight": tuning.weight, **own}
-    return {name: value for name, value in found.items() if value is not None}
+    settings = {"lr": tuning.lr, "weight": tuning.weight, **own}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def tuning_config(tuning: Tuning) -> dict[str, Any]:

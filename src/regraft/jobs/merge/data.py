@@ -189,7 +189,7 @@ def prepared(
     Raises:
         InputError: Labels that do not fit the classifier, or a mean for other channels.
     """
-    found = []
+    ready = []
     for i, (name, own) in enumerate(zip((data.name for data in config.data), splits, strict=True)):
         strange = next((c for c in own.classes if classes and c not in classes), None)
         if classes and strange is not None:
@@ -199,8 +199,8 @@ def prepared(
             )
         known = classes or (names[i] if names else [])
         rows = label_rows(name, own.classes, known, count, labels=labels)
-        found.append(_as_seen_by(config, name, own, about[i], rows))
-    return found
+        ready.append(_as_seen_by(config, name, own, about[i], rows))
+    return ready
 
 
 def prepared_apart(
@@ -222,14 +222,14 @@ def prepared_apart(
     Raises:
         InputError: As `prepared`.
     """
-    found = []
+    ready = []
     for i, (known, count) in enumerate(zip(names, counts, strict=True)):
         at = i if len(splits) > 1 else 0
         own, name = splits[at], config.data[at].name
         whose = f"the classifier of {config.checkpoints[i]}"
         rows = label_rows(name, own.classes, known, count, whose=whose)
-        found.append(_as_seen_by(config, name, own, about[i], rows))
-    return found
+        ready.append(_as_seen_by(config, name, own, about[i], rows))
+    return ready
 
 
 def present(images: ImageSet | FileSet) -> tuple[ImageSet | FileSet, torch.Tensor]:
@@ -241,10 +241,10 @@ def present(images: ImageSet | FileSet) -> tuple[ImageSet | FileSet, torch.Tenso
 
 def distinct(sets: Iterable[Data], form: Callable[[Data], object]) -> list[Data]:
     """Return the first of the data sets of each form, in their order."""
-    found: dict[object, Data] = {}
+    by_form: dict[object, Data] = {}
     for data in sets:
-        found.setdefault(form(data), data)
-    return list(found.values())
+        by_form.setdefault(form(data), data)
+    return list(by_form.values())
 
 
 def normalised_notes(about: list[dict[str, Any]]) -> list[str]:

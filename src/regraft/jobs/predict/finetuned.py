@@ -37,10 +37,10 @@ class Finetuned:
         import torch
 
         with torch.inference_mode():
-            found = [self.network(x.to(self.device)).float().cpu() for x in batches]
-        if not found:
+            logits = [self.network(x.to(self.device)).float().cpu() for x in batches]
+        if not logits:
             raise InputError("no image can be read: there is nothing to predict")
-        return torch.cat(found)
+        return torch.cat(logits)
 
     def probabilities(self, logits: Any) -> Any:
         """Return calibrated probabilities [n, K]."""

@@ -30,21 +30,21 @@ class Preparation:
         """
         from regraft.errors import InputError
 
-        given = [ticket.about.get(k) for k in ("mean", "std")]
+        statistics = [ticket.about.get(k) for k in ("mean", "std")]
         channels = ticket.about["input"].get("channels")
-        for key, values in zip(("mean", "std"), given, strict=True):
+        for key, values in zip(("mean", "std"), statistics, strict=True):
             fits = isinstance(values, list) and len(values) == channels
             if not fits or not all(type(v) in (int, float) and abs(v) < _HUGE for v in values):
                 raise InputError(
                     f"{path} has {key}={str(values)[:100]} for images of {channels} channel(s): say one "
                     f"number for each channel with `regraft ticket pack --{key}`"
                 )
-        if min(given[1]) <= 0:
+        if min(statistics[1]) <= 0:
             raise InputError(
-                f"{path} has std={given[1]}: expected numbers above 0, so say them with "
+                f"{path} has std={statistics[1]}: expected numbers above 0, so say them with "
                 "`regraft ticket pack --std`"
             )
-        return cls(tuple(given[0]), tuple(given[1]))
+        return cls(tuple(statistics[0]), tuple(statistics[1]))
 
     def normalised(self, pixels: Any) -> Any:
         """Return float32 (x / 255 - mean) / std of uint8 images, by the loaders' own arithmetic."""
@@ -69,7 +69,7 @@ class Preparation:
         return (x for x, _, _ in loader.batches(0))
 
 
-def files_of(given: tuple[Path, ...]) -> list[Path]:
+def files_of(paths: tuple[Path, ...]) -> list[Path]:
     """Return the named files, and those in the named folders.
 
     Raises:
@@ -78,15 +78,15 @@ def files_of(given: tuple[Path, ...]) -> list[Path]:
     from regraft.data.folder import image_files
     from regraft.errors import InputError
 
-    found = []
-    for path in given:
+    files = []
+    for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such image or folder; check the path")
         below = image_files(path) if path.is_dir() else [path]
         if not below:
             raise InputError(f"{path} holds no images: expected files such as .jpg or .png in it")
-        found += below
-    return found
+        files += below
+    return files
 
 
 def decoded(
@@ -118,20 +118,20 @@ def decoded(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             rows = range(start, min(start + _BATCH, len(paths)))
-            found: list[Any] = threaded(partial(_attempt, paths, size), rows)
-        bad = [reason for reason in found if isinstance(reason, str)]
+            images: list[Any] = threaded(partial(_attempt, paths, size), rows)
+        bad = [reason for reason in images if isinstance(reason, str)]
         if unreadable is not None:
-            named = {paths[i]: reason for i, reason in zip(rows, found, strict=True)}
+            named = {paths[i]: reason for i, reason in zip(rows, images, strict=True)}
             unreadable |= {
                 path: reason for path, reason in named.items() if isinstance(reason, str)
             }
-            found = [image for image in found if not isinstance(image, str)]
-            if not found:
+            images = [image for image in images if not isinstance(image, str)]
+            if not images:
                 continue
         elif bad:
             more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
             raise InputError(f"{'; '.join(bad[:3])}{more}: leave out or repair what is no image")
-        pixels = torch.stack(found)
+        pixels = torch.stack(images)
         yield pixels if channels == 3 else grey(pixels)
 
 

@@ -35,13 +35,13 @@ def headings(top: int) -> list[str]:
     return ["image", *("prediction" if i == 0 else f"choice {i + 1}" for i in range(top))]
 
 
-def as_csv(found: list[dict[str, Any]]) -> str:
+def as_csv(rows: list[dict[str, Any]]) -> str:
     """Return what `best` found as CSV: image, class, probability, class_2, probability_2, ..."""
-    top = len(found[0]["top"]) if found else 1
+    top = len(rows[0]["top"]) if rows else 1
     more = [f"{h}_{i}" for i in range(2, top + 1) for h in ("class", "probability")]
     lines = [
         [f["image"], *(v for t in f["top"] for v in (t["class"], f"{t['probability']:.6f}"))]
-        for f in found
+        for f in rows
     ]
     return csv_text([["image", "class", "probability", *more], *lines])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from regraft.config import DataConfig
 from regraft.data import graph_names, load_graph
 from regraft.errors import InputError
-from regraft.jobs.predict.labelled import labelled
+from regraft.jobs.predict.labelled_images import labelled_images
 from regraft.jobs.predict.network import facts_of, network_of
 from regraft.jobs.predict.pictures import Preparation, decoded
 from regraft.models import Transductive
@@ -104,7 +104,7 @@ class TicketClassifier:
         """
         if self.of_graph:
             return self._nodes(data)
-        images = labelled(
+        images = labelled_images(
             self._ticket, self.path, data.name, data.root,
             download=data.download, unreadable=data.unreadable,
         )  # fmt: skip

@@ -129,33 +129,33 @@ def _common(layer: TicketLayer) -> dict[str, Any]:
     }
 
 
-def read_header(found: Any, name: str) -> Header:
+def read_header(raw: Any, name: str) -> Header:
     """Return a header that came from JSON.
 
     Raises:
         InputError: Another stream version, coder or schema.
         ValueError: Anything that no honest header holds.
     """
-    if not isinstance(found, dict):
+    if not isinstance(raw, dict):
         raise ValueError("its header is no JSON object")
-    if found.get("stream") != streams.VERSION or found.get("coder") != CODER:
+    if raw.get("stream") != streams.VERSION or raw.get("coder") != CODER:
         raise InputError(
-            f"{name} needs stream {found.get('stream')!r} and coder {found.get('coder')!r}, this version "
+            f"{name} needs stream {raw.get('stream')!r} and coder {raw.get('coder')!r}, this version "
             f"has {streams.VERSION} and {CODER!r}: update regraft"
         )
-    if found.get("schema") != SCHEMA:
+    if raw.get("schema") != SCHEMA:
         raise InputError(
-            f"{name} has schema {str(found.get('schema'))[:40]}, this version reads {SCHEMA} there: update "
+            f"{name} has schema {str(raw.get('schema'))[:40]}, this version reads {SCHEMA} there: update "
             "regraft"
         )
     try:
-        layers = {key: _layer(key, e, found) for key, e in _of(found, "masks", dict).items()}
+        layers = {key: _layer(key, e, raw) for key, e in _of(raw, "masks", dict).items()}
     except InputError as error:
         raise ValueError(str(error)) from error
     if not layers or sum(layer.source.numel for layer in layers.values()) >= _MAX_WEIGHTS:
         raise ValueError("its header has no masks, or more than can be")
     names = [n for key, layer in layers.items() for n in (key, *layer.tied)]
-    aliases = _of(found, "aliases", dict, {})
+    aliases = _of(raw, "aliases", dict, {})
     if not all(isinstance(v, str) for v in aliases.values()):
         raise ValueError("its header's aliases are no names")
     for text in (*names, *aliases, *aliases.values(), *(e.source.name for e in layers.values())):
@@ -163,15 +163,15 @@ def read_header(found: Any, name: str) -> Header:
             raise ValueError(f"its header has the name {text!a}, which is no Unicode text")
     if len({*names, *aliases}) != len(names) + len(aliases):
         raise ValueError("its header names a tensor twice")
-    parts = {k: _part(k, _of(found, "parts", dict, {}).get(k)) for k in PARTS}
-    tables = tuple(_of(found, "tables", list, []))
+    parts = {k: _part(k, _of(raw, "parts", dict, {}).get(k)) for k in PARTS}
+    tables = tuple(_of(raw, "tables", list, []))
     for symbols in tables:
         _natural(symbols, "tables", MAX_SYMBOLS)
     used = {layer.table for layer in layers.values() if layer.table is not None}
     if used != set(range(len(tables))):
         raise ValueError("its header's tables are not those that its masks use")
-    table_bytes = _natural(found.get("table_bytes", 0), "table_bytes", parts["draws"].size)
-    about = _of(found, "about", dict)
+    table_bytes = _natural(raw.get("table_bytes", 0), "table_bytes", parts["draws"].size)
+    about = _of(raw, "about", dict)
     return Header(layers, parts, tables, table_bytes, aliases, about)
 
 
@@ -223,8 +223,8 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def _of(found: Mapping[str, Any], key: str, kind: Any, default: Any = None) -> Any:
-    value = found.get(key, default)
+def _of(raw: Mapping[str, Any], key: str, kind: Any, default: Any = None) -> Any:
+    value = raw.get(key, default)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"its header's {key!r} is {type(value).__name__}")
     return value

@@ -212,26 +212,26 @@ def _unpack(data: bytes, name: str) -> Ticket:
     if at > len(body) or plain > _MAX_HEADER:
         raise ValueError("its header is longer than it can be")
     header = json.loads(_inflate(body[_FIXED.size : at], plain), parse_constant=_refuse_constant)
-    found = read_header(header, name)
+    contents = read_header(header, name)
     parts = {}
     for part in PARTS:
-        parts[part] = bytes(body[at : at + found.parts[part].size])
-        at += found.parts[part].size
+        parts[part] = bytes(body[at : at + contents.parts[part].size])
+        at += contents.parts[part].size
     if at != len(body):
         raise ValueError(f"its parts end at byte {at} of {len(body)}")
-    layers = _decode(found, parts)
+    layers = _decode(contents, parts)
     for part, check in _checks(layers).items():
-        if parts[part] and check != found.parts[part].check:
+        if parts[part] and check != contents.parts[part].check:
             raise ValueError(f"its {part} decode to other values than were stored")
-    state = _read_state(parts["state"], found.parts["state"])
-    _refuse_clashes(layers, state, found.aliases)
+    state = _read_state(parts["state"], contents.parts["state"])
+    _refuse_clashes(layers, state, contents.aliases)
     sizes = {part: len(d) for part, d in parts.items()}
     sizes["header"] = len(data) - sum(sizes.values())
-    return Ticket(layers, state, found.about, found.aliases, header, sizes)
+    return Ticket(layers, state, contents.about, contents.aliases, header, sizes)
 
 
-def _decode(found: Header, parts: dict[str, bytes]) -> dict[str, TicketLayer]:
-    layers = found.layers
+def _decode(contents: Header, parts: dict[str, bytes]) -> dict[str, TicketLayer]:
+    layers = contents.layers
     drawn = {name: layer for name, layer in layers.items() if layer.table is not None}
     _bound("masks", [(e.searched, e.kept) for e in layers.values()], len(parts["masks"]))
     _bound("signs", [(e.kept, e.flips or 0) for e in layers.values()], len(parts["signs"]))
@@ -245,11 +245,11 @@ def _decode(found: Header, parts: dict[str, bytes]) -> dict[str, TicketLayer]:
     }
     signs.finish()
     tables = Tables(
-        found.tables,
+        contents.tables,
         tuple(e.table for e in drawn.values() if e.table is not None),
-        parts["draws"][: found.table_bytes],
+        parts["draws"][: contents.table_bytes],
     )
-    draws = Decoder(parts["draws"][found.table_bytes :])
+    draws = Decoder(parts["draws"][contents.table_bytes :])
     popped = pop_draws(draws, [e.kept for e in drawn.values()], tables) if drawn else []
     draws.finish()
     events = dict(zip(drawn, popped, strict=True))
@@ -325,7 +325,7 @@ def _checks(layers: dict[str, TicketLayer]) -> dict[str, str]:
                 hashes[part].update(bits.packed.data)
         if layer.draws is not None:
             hashes["draws"].update(layer.draws.astype("<i4").data)
-    return {part: found.hexdigest() for part, found in hashes.items()}
+    return {part: digest.hexdigest() for part, digest in hashes.items()}
 
 
 def _hex(data: bytes) -> str:

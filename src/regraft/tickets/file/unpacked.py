@@ -96,17 +96,17 @@ def read_unpacked(folder: Path | str) -> Ticket:
         folder, "it is no unpacked ticket; give a folder that `regraft ticket unpack` wrote"
     ):
         header = load_json(folder / HEADER)
-        found = read_header(header, str(folder / HEADER))
+        contents = read_header(header, str(folder / HEADER))
         masks, draws, state = (_read(folder / file) for file in _TENSORS)
-        if strange := masks.keys() ^ found.layers.keys():
+        if strange := masks.keys() ^ contents.layers.keys():
             raise ValueError(f"the mask {min(strange)!r} is in one of the two only")
-        layers = {name: _layer(name, e, masks[name], draws) for name, e in found.layers.items()}
+        layers = {name: _layer(name, e, masks[name], draws) for name, e in contents.layers.items()}
         used = {f"{kind}/{name}" for name in layers for kind in ("sign", "draw")}
         if strange := draws.keys() - used:
             raise ValueError(f"{min(strange)!r} in {_TENSORS[1]} is of no mask")
-        if missing := set(found.aliases.values()) - state.keys():
+        if missing := set(contents.aliases.values()) - state.keys():
             raise ValueError(f"{_TENSORS[2]} lacks {min(missing)!r}")
-    return Ticket(layers, state, found.about, found.aliases, header)
+    return Ticket(layers, state, contents.about, contents.aliases, header)
 
 
 def _codes(layer: TicketLayer) -> np.ndarray:
@@ -150,8 +150,10 @@ def _layer(name: str, entry: HeaderLayer, codes: Tensor, draws: dict[str, Tensor
             continue
         if tuple(tensor.shape) != shape or tensor.is_floating_point() or tensor.is_complex():
             raise ValueError(f"{kind}/{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
-        values[kind] = found = tensor.reshape(-1).numpy()[at]
-        if found.size and not 0 <= found.min() <= found.max() < (2 if kind == "sign" else 1 << 31):
+        values[kind] = stored = tensor.reshape(-1).numpy()[at]
+        if stored.size and not 0 <= stored.min() <= stored.max() < (
+            2 if kind == "sign" else 1 << 31
+        ):
             raise ValueError(f"{kind}/{name} holds a number out of its range")
     sign, draw = values["sign"], values["draw"]
     return TicketLayer(

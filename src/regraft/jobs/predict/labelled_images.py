@@ -52,14 +52,14 @@ class Labelled:
             yield pixels
 
 
-def labelled(
+def labelled_images(
     ticket: Any,
     path: Path,
     name: str,
     root: str | None,
     *,
     download: bool,
-    seen: Seen | None = None,
+    trained_on: Seen | None = None,
     unreadable: Any = "refuse",
 ) -> Labelled:
     """Return the images of a data set to measure a network on, as the network takes them.
@@ -70,7 +70,7 @@ def labelled(
         name: A known set, or a folder here or below the data root.
         root: Data root.
         download: Fetch a known set that is missing.
-        seen: Which images of a folder the network was made with; all are taken without it.
+        trained_on: Which images of a folder the network was made with; all are taken without it.
         unreadable: What is done about images that cannot be decoded, see `scan_folder`.
 
     Raises:
@@ -98,7 +98,7 @@ def labelled(
         images = ImageSet(pixels, images.labels, images.num_classes)
     else:
         where = _place(name, root)
-        images, split, there, note = _folder(where, size, unreadable, seen)
+        images, split, there, note = _folder(where, size, unreadable, trained_on)
         if channels == 1:
             images = replace(images, channels=1)
         name = where.resolve().name
@@ -134,27 +134,27 @@ def _place(name: str, root: str | None) -> Path:
     from regraft.data import data_root, known_names
 
     here = expanded(name)
-    found = next((p for p in (here, data_root(root) / name) if p.is_dir()), None)
-    if found is None:
+    place = next((p for p in (here, data_root(root) / name) if p.is_dir()), None)
+    if place is None:
         close = difflib.get_close_matches(name, known_names(), n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(
             f"data {name!r} is neither a known set nor a folder: {hint}known are "
             f"{', '.join(known_names())}"
         )
-    return found
+    return place
 
 
 def _folder(
-    where: Path, size: int, unreadable: Any, seen: Seen | None
+    where: Path, size: int, unreadable: Any, trained_on: Seen | None
 ) -> tuple[Any, str, tuple[str, ...], str]:
     from regraft.data import scan_folder
     from regraft.data.folder import joined
 
-    found = scan_folder(where, image_size=size, unreadable=unreadable, fewest=1)
-    whole = joined(found)
-    files, split = (whole, "all") if found.test is None else (found.test, "test")
-    if seen is None:
-        return files, split, found.classes, ""
-    chosen = seen.choose(where, files, whole, split)
-    return chosen.files, chosen.split, found.classes, chosen.note
+    folder = scan_folder(where, image_size=size, unreadable=unreadable, fewest=1)
+    whole = joined(folder)
+    files, split = (whole, "all") if folder.test is None else (folder.test, "test")
+    if trained_on is None:
+        return files, split, folder.classes, ""
+    chosen = trained_on.choose(where, files, whole, split)
+    return chosen.files, chosen.split, folder.classes, chosen.note
