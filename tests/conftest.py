@@ -1,7 +1,9 @@
 """Shape and type annotations are checked in the tests, and only there."""
 
+import gc
 import os
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -52,3 +54,14 @@ settings.load_profile("fuzz" if os.environ.get("REGRAFT_FUZZ") else "regraft")
 
 # What a test starts as a process of its own must not take the cores from the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Nothing pulls the plug between two lines of a test. Whoever tests that bytes reach the disk puts its
+# own `fsync` in this place; processes that tests start keep the real one.
+os.fsync = lambda _: None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_modules():
+    """Keep what the imports left out of garbage collections: every run begins with one."""
+    gc.collect()
+    gc.freeze()
