@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import importlib
 import json
 import math
@@ -42,9 +43,15 @@ every_scale = pytest.mark.parametrize(
 )
 
 
+@functools.cache
+def jobs_of(name, scale, seeds=None):
+    """The jobs of a recipe, which nobody can change, once for all tests: some have ten thousand."""
+    return load_recipe(name, scale, seeds).jobs
+
+
 @every_scale
 def test_every_job_is_one_of_its_kind_with_a_folder_of_its_own(name, scale):
-    jobs = load_recipe(name, scale).jobs
+    jobs = jobs_of(name, scale)
     assert len({(job.setting, job.arm, job.runtime.seed) for job in jobs}) == len(jobs)
     assert len({job.folder(Path("runs")) for job in jobs}) == len(jobs)
     configs = {(job.setting, json.dumps(job.config(), sort_keys=True)) for job in jobs}
@@ -53,7 +60,7 @@ def test_every_job_is_one_of_its_kind_with_a_folder_of_its_own(name, scale):
 
 @every_scale
 def test_every_control_is_run_in_the_same_setting_and_every_source_somewhere(name, scale):
-    jobs = load_recipe(name, scale).jobs
+    jobs = jobs_of(name, scale)
     there = {(job.setting, job.arm, job.runtime.seed): job for job in jobs}
     for job in jobs:
         if job.control is not None:
@@ -71,7 +78,7 @@ FRESH = {("transfer", "cpu"), ("merging", "cpu")}
 @every_scale
 def test_every_setting_has_the_same_first_seeds_in_every_arm(name, scale):
     for seeds in (None, 2):
-        jobs = load_recipe(name, scale, seeds).jobs
+        jobs = jobs_of(name, scale, seeds)
         found = {}
         for job in jobs:
             arms = found.setdefault(job.setting, {})
@@ -96,7 +103,7 @@ def test_every_setting_has_the_same_first_seeds_in_every_arm(name, scale):
 @pytest.mark.parametrize("scale", SCALES)
 def test_arms_of_one_setting_differ_in_nothing_but_the_method(scale):
     settings = {}
-    for job in load_recipe("iterand", scale, 1).jobs:
+    for job in jobs_of("iterand", scale, 1):
         settings.setdefault(job.setting, {})[job.arm] = job
     for arms in settings.values():
         one, other = arms["edge_popup"], arms["iterand"]
@@ -106,7 +113,7 @@ def test_arms_of_one_setting_differ_in_nothing_but_the_method(scale):
 
 
 def test_the_paper_scale_holds_the_published_settings():
-    jobs = load_recipe("iterand", "paper").jobs
+    jobs = jobs_of("iterand", "paper")
     # Network: sparsity, lr of scores, lr of dense training, weight decay, K_per, r.
     published = {
         "conv6": (0.5, 0.3, 0.01, 1e-4, 300, 0.1),

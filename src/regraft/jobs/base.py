@@ -21,6 +21,7 @@ _UNSAID = {DataConfig: ("root", "download"), RuntimeConfig: ("checkpoint_seconds
 _LATER = {DataConfig: ("channels",), RuntimeConfig: ("channels_last",)}
 """Fields of later versions, unsaid where they are empty: the folder of an earlier run is known by that."""
 
+_PLAIN = {bool, int, float, str}
 _NAMES = ("setting", "arm", "control")
 
 _J = TypeVar("_J", bound="Job")
@@ -147,9 +148,11 @@ def with_sources(jobs: Sequence[Job]) -> list[Job]:
     ordered: dict[Path, Job] = {}
 
     def add(job: Job) -> None:
+        if job.folder(Path()) in ordered:
+            return
         for source in job.sources:
             add(source)
-        ordered.setdefault(job.folder(Path()), job)
+        ordered[job.folder(Path())] = job
 
     for job in jobs:
         add(job)
@@ -158,6 +161,8 @@ def with_sources(jobs: Sequence[Job]) -> list[Job]:
 
 def to_json(value: Any) -> Any:
     """Return the JSON form of what a job's field holds, without what changes no number."""
+    if value is None or type(value) in _PLAIN:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own: Callable[[], dict[str, Any]] | None = getattr(value, "config", None)
         if own is not None:

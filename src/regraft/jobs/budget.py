@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from regraft.config import ModelConfig
+import torch
+from torch import nn
+
+from regraft.config import ModelConfig, digest, to_dict
 from regraft.models import build
 
 
@@ -20,9 +23,20 @@ class Numbers(NamedTuple):
     statistics: int
 
 
+_counted: dict[str, Numbers] = {}
+
+
 def numbers(model: ModelConfig, shape: Mapping[str, Any]) -> Numbers:
     """Return the numbers of a network; `shape` is what `build` needs to know of the data."""
-    network = build(model, **shape)
+    key = digest({"model": to_dict(model), "shape": dict(shape)})
+    if key not in _counted:
+        # Ours are counted without a weight being drawn; others are tried on an image as they are built.
+        with torch.device("cpu" if set("/:") & set(model.name) else "meta"):
+            _counted[key] = _count(build(model, **shape))
+    return _counted[key]
+
+
+def _count(network: nn.Module) -> Numbers:
     matrices = [p for p in network.parameters() if p.dim() > 1]
     return Numbers(
         weights=sum(p.numel() for p in matrices),
