@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import shlex
@@ -42,8 +43,9 @@ def command_line() -> str:
     return shlex.join(["regraft" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
+@functools.cache
 def commit() -> str | None:
-    """Return the commit of the source tree this package runs from, or None outside one."""
+    """Return the commit of the source tree this process was started from, or None outside one."""
     git = shutil.which("git")
     if git is None:
         return None
