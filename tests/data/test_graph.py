@@ -6,23 +6,18 @@ import os
 import pickle
 import re
 import shutil
-import sys
 import urllib.error
 import urllib.request
 import zipfile
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from graphs import LABELLED, cycle, write_planetoid
-from hypothesis import given
-from hypothesis import strategies as st
+from graphs import LABELLED, LARGE, write_ogb, write_planetoid
 
 from regraft.config import DataConfig
 from regraft.data import (
-    NodeBatches,
     available,
     get,
     graph_fingerprint,
@@ -32,13 +27,9 @@ from regraft.data import (
     load_known,
 )
 from regraft.data.graph_files import PLANETOID
-from regraft.errors import InputError, MissingExtraError
-from regraft.protocols import BatchSource
+from regraft.errors import InputError
 
 pytest.importorskip("torch_geometric")
-
-GONE = (1610, 1650, 1651)
-LARGE = {"nodes": 1700, "test": 100}
 
 
 def loaded(root, **more):
@@ -56,21 +47,6 @@ def large(tmp_path_factory):
     root = tmp_path_factory.mktemp("large")
     write_planetoid(root, **LARGE)
     return root
-
-
-def write_ogb(root, name="ogbn_arxiv", split="time"):
-    tables = {
-        "raw/edge": "0,1\n1,2\n2,1\n3,0\n",
-        "raw/node-feat": "0.5,-1\n1,2\n3,4\n0,0.25\n",
-        "raw/node-label": "3\n0\n39\n7\n",
-        f"split/{split}/train": "2\n0\n",
-        f"split/{split}/valid": "1\n",
-        f"split/{split}/test": "3\n",
-    }
-    for part, text in tables.items():
-        file = root / name / f"{part}.csv.gz"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(gzip.compress(text.encode()))
 
 
 def csr(rows, columns, *, column=0, start=(0, 1), value=1.0):
@@ -208,96 +184,6 @@ class TestPlanetoid:
             assert torch.equal(getattr(graph, part), getattr(theirs, part))
 
 
-@pytest.fixture(scope="module")
-def gaps(tmp_path_factory):
-    root = tmp_path_factory.mktemp("gaps")
-    write_planetoid(root, name="CiteSeer", **LARGE)
-    raw = root / "Planetoid/CiteSeer/raw"
-    index = raw / "ind.citeseer.test.index"
-    lines = [int(line) for line in index.read_text().split()]
-    keep = [i for i, node in enumerate(lines) if node not in GONE]
-    index.write_text("".join(f"{lines[i]}\n" for i in keep))
-    for part in ("tx", "ty"):
-        file = raw / f"ind.citeseer.{part}"
-        file.write_bytes(pickle.dumps(pickle.loads(file.read_bytes())[keep], protocol=2))
-    return root
-
-
-class TestNodesOfNoClass:
-    """As the fifteen isolated ones of CiteSeer, which its test.index leaves out."""
-
-    def citeseer(self, gaps, **more):
-        return load_graph(DataConfig(name="citeseer", root=str(gaps), download=False, **more))
-
-    def test_they_have_neither_features_nor_class(self, gaps):
-        graph = self.citeseer(gaps)
-        assert (~graph.has_label).nonzero().reshape(-1).tolist() == list(GONE)
-        assert graph.y[list(GONE)].tolist() == [-1, -1, -1]
-        assert not graph.x[list(GONE)].any()
-        assert graph.num_nodes == 1700
-        assert graph.num_classes == 3
-
-    def test_the_others_are_what_pytorch_geometric_makes_of_them(self, gaps):
-        theirs = importlib.import_module("torch_geometric.io").read_planetoid_data(
-            str(gaps / "Planetoid/CiteSeer/raw"), "citeseer"
-        )
-        graph = self.citeseer(gaps)
-        assert torch.equal(graph.x, theirs.x)
-        assert torch.equal(graph.edge_index, theirs.edge_index)
-        assert torch.equal(graph.y[graph.has_label], theirs.y[graph.has_label])
-        assert torch.equal(graph.test, theirs.test_mask.nonzero().reshape(-1))
-
-    @pytest.mark.parametrize("split", ["public", "full", "random"])
-    def test_they_are_in_no_split(self, gaps, split):
-        # 1600 + 97 nodes are labelled: 197 to train on leave just enough for a random split.
-        more = {"train_size": 197} if split == "random" else {}
-        graph = self.citeseer(gaps, graph_split=split, **more)
-        everything = torch.cat([graph.train, graph.validation, graph.test])
-        assert not torch.isin(torch.tensor(GONE), everything).any()
-        if split != "public":
-            assert torch.equal(everything.sort().values, graph.has_label.nonzero().reshape(-1))
-
-    def test_no_split_may_hold_one(self):
-        y = cycle().y.clone()
-        y[5] = -1
-        with pytest.raises(InputError, match="validation holds node 5, which has no known class"):
-            replace(cycle(), y=y)
-
-
-class TestOgb:
-    def test_without_pytorch_geometric_the_extra_is_named(self, tmp_path, monkeypatch):
-        write_ogb(tmp_path)
-        monkeypatch.setitem(sys.modules, "torch_geometric.utils", None)
-        with pytest.raises(MissingExtraError, match=r"set ogbn-arxiv needs .*'regraft\[graph\]'"):
-            load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path)))
-
-    def test_the_tables_become_a_symmetric_graph(self, tmp_path):
-        write_ogb(tmp_path)
-        graph = load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path)))
-        pairs = {tuple(pair) for pair in graph.edge_index.t().tolist()}
-        assert pairs == {(0, 1), (1, 0), (1, 2), (2, 1), (0, 3), (3, 0)}
-        assert graph.edge_index.shape[1] == 6
-        assert graph.x.tolist() == [[0.5, -1], [1, 2], [3, 4], [0, 0.25]]
-        assert graph.y.tolist() == [3, 0, 39, 7]
-        assert [s.tolist() for s in (graph.train, graph.validation, graph.test)] == [
-            [0, 2],
-            [1],
-            [3],
-        ]
-        assert graph.num_classes == 40
-
-    def test_a_damaged_table_is_refused(self, tmp_path):
-        write_ogb(tmp_path)
-        (tmp_path / "ogbn_arxiv/raw/edge.csv.gz").write_bytes(gzip.compress(b"0,1\n2,x\n"))
-        with pytest.raises(InputError, match=r"files of ogbn-arxiv in .*damaged.* --data-root /"):
-            load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path)))
-
-    def test_rows_of_signed_features_cannot_sum_to_one(self, tmp_path):
-        write_ogb(tmp_path)
-        with pytest.raises(InputError, match=r"features='row' needs .*ogbn-arxiv .*'l2'"):
-            load_graph(DataConfig(name="ogbn-arxiv", root=str(tmp_path), features="row"))
-
-
 class TestFeatures:
     def test_rows_sum_to_one(self, small):
         raw, row = loaded(small[0]).x, loaded(small[0], features="row").x
@@ -426,56 +312,6 @@ class TestWhereTheyLie:
         with pytest.raises(InputError, match=r"cora is not in .*no network.*regraft data get cora"):
             load_graph(DataConfig(name="cora", root=str(tmp_path)))
         assert list(tmp_path.iterdir()) == []
-
-
-class TestGraph:
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"x": torch.zeros(12)}, r"x of shape \(12,\)"),
-            ({"x": torch.zeros(12, 2).double()}, r"dtype torch.float64: expected float32"),
-            ({"y": torch.zeros(5).long()}, r"y of shape \(5,\): expected int64 \[12\]"),
-            ({"y": torch.full((12,), 3)}, r"y holds values from 3 to 3: expected -1 to 2"),
-            ({"edge_index": torch.zeros(3, 4).long()}, r"edge_index of shape \(3, 4\)"),
-            ({"edge_index": torch.full((2, 1), 12)}, r"edge_index holds .* expected 0 to 11"),
-            ({"train": torch.tensor([-1, 2])}, r"train holds values from -1 to 2"),
-            ({"test": torch.tensor([1.0])}, r"test has dtype torch.float32: expected int64"),
-        ],
-    )
-    def test_parts_that_do_not_fit_are_refused(self, change, message):
-        with pytest.raises(InputError, match=message):
-            replace(cycle(), **change)
-
-    @pytest.mark.parametrize("part", ["x", "edge_index", "y", "train", "validation", "test"])
-    def test_the_fingerprint_sees_every_part(self, part):
-        graph = cycle()
-        value = getattr(graph, part).clone()
-        value[..., 0] = (value[..., 0] + 1) % 3
-        other = graph_fingerprint(replace(graph, **{part: value}))
-        assert graph_fingerprint(graph) == graph_fingerprint(cycle())
-        assert graph_fingerprint(graph)["digest"] != other["digest"]
-
-
-class TestNodeBatches:
-    @given(world=st.integers(1, 5), epoch=st.integers(0, 9))
-    def test_the_shares_together_are_the_split(self, world, epoch):
-        graph = cycle()
-        source = NodeBatches(graph, "train")
-        assert isinstance(source, BatchSource)
-        shares = [next(source.batches(epoch, rank=rank, world=world)) for rank in range(world)]
-        nodes = torch.cat([share[0] for share in shares])
-        assert torch.equal(nodes.sort().values, graph.train)
-        assert torch.equal(torch.cat([share[1] for share in shares]), graph.y[nodes])
-        assert {share[2] for share in shares} == {len(graph.train)}
-
-    def test_an_epoch_is_one_batch(self):
-        source = NodeBatches(cycle(), "test")
-        assert len(source) == len(list(source.batches(3))) == 1
-        assert list(source.batches(3, start=1)) == []
-
-    def test_a_split_without_nodes_is_refused(self):
-        with pytest.raises(InputError, match="cycle has no test nodes"):
-            NodeBatches(replace(cycle(), test=torch.empty(0, dtype=torch.int64)), "test")
 
 
 @pytest.mark.data

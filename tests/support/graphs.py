@@ -1,5 +1,6 @@
 """Small graphs the tests share, in memory and as Planetoid's files."""
 
+import gzip
 import pickle
 from collections import defaultdict
 
@@ -8,8 +9,11 @@ import scipy.sparse as sp
 import torch
 
 from regraft.data import Graph
+from regraft.models import GAT, GCN, GIN
 
+KINDS = {"gcn": GCN, "gin": GIN, "gat": GAT}
 LABELLED = 30
+LARGE = {"nodes": 1700, "test": 100}
 
 
 def cycle(nodes=12, features=6, classes=3, seed=0):
@@ -63,3 +67,19 @@ def write_planetoid(root, name="Cora", nodes=600, test=40, features=30, classes=
     (folder / f"ind.{name.lower()}.test.index").write_text(text)
     edges = {(i, j) for i, near in graph.items() for j in near if i != j}
     return x, y, edges
+
+
+def write_ogb(root, name="ogbn_arxiv", split="time"):
+    """Write the tables of a set of the Open Graph Benchmark of four nodes below `root`."""
+    tables = {
+        "raw/edge": "0,1\n1,2\n2,1\n3,0\n",
+        "raw/node-feat": "0.5,-1\n1,2\n3,4\n0,0.25\n",
+        "raw/node-label": "3\n0\n39\n7\n",
+        f"split/{split}/train": "2\n0\n",
+        f"split/{split}/valid": "1\n",
+        f"split/{split}/test": "3\n",
+    }
+    for part, text in tables.items():
+        file = root / name / f"{part}.csv.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(text.encode()))

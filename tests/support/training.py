@@ -1,5 +1,6 @@
 """Small data and networks that the tests of the training loop share."""
 
+import json
 import math
 
 import torch
@@ -73,6 +74,11 @@ def train(path, model, *, source=None, optim=None, run=None, finish=True, **more
         if finish:
             folder.finish(result)
         return result
+
+
+def rows(path):
+    """Return the metrics that a run has logged."""
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def equal(left, right):
