@@ -31,7 +31,7 @@ quickstart: $(STAMP)
 
 test: $(STAMP)
 	@echo "== tests (data sets at REGRAFT_DATA are used where they are)"
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 MINUTES ?= 10
 fuzz: $(STAMP)

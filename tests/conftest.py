@@ -65,3 +65,8 @@ def frozen_modules():
     """Keep what the imports left out of garbage collections: every run begins with one."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish():
+    """Give back what was kept out, so that it is taken down with the process."""
+    gc.unfreeze()

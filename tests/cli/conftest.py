@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -48,18 +50,39 @@ def refused(regraft):
     return run
 
 
-@pytest.fixture
-def image_folder(tmp_path):
-    """A folder of small random images, three classes of eight."""
+def photos(folder):
+    """Write small random images into a folder, three classes of eight, the same every time."""
     image = pytest.importorskip("PIL.Image")
     numpy = pytest.importorskip("numpy")
     chance = numpy.random.default_rng(0)
     for label, name in enumerate(("ant", "bee", "cat")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
         for i in range(8):
             pixels = chance.integers(0, 80, (10, 12, 3), dtype=numpy.uint8) + 80 * label
-            image.fromarray(pixels.astype("uint8")).save(tmp_path / "photos" / name / f"{i}.png")
-    return tmp_path / "photos"
+            image.fromarray(pixels.astype("uint8")).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """A folder of small random images, three classes of eight."""
+    return photos(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def fine_tuned(tmp_path_factory):
+    """Fine-tune on such images: fine_tuned(*words) -> the result, copied, made once for equal words."""
+    made = {}
+
+    def result(*words):
+        if words not in made:
+            folder = tmp_path_factory.mktemp("tuned")
+            data = str(photos(folder / "photos"))
+            made[words] = folder / "result"
+            assert main(["finetune", "--data", data, "--out", str(made[words]), *words]) == 0
+        return Path(shutil.copytree(made[words], "result"))
+
+    return result
 
 
 @pytest.fixture

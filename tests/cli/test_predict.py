@@ -23,10 +23,10 @@ MADE = shlex.split(
 
 
 @pytest.fixture
-def result(regraft, image_folder):
-    code, _, err = regraft("finetune", "--data", image_folder, "--out", "result", *MADE)
-    assert code == 0, err
-    return Path("result")
+def result(regraft, fine_tuned, capfd):
+    folder = fine_tuned(*MADE)
+    capfd.readouterr()
+    return folder
 
 
 def about(result):
