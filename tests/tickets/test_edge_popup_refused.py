@@ -3,7 +3,7 @@ import warnings
 import pytest
 from networks import conv_net
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from regraft.errors import InputError
 from regraft.tickets import edge_popup, masks
@@ -84,7 +84,7 @@ def test_weights_that_a_hook_computes_are_refused_by_name(how):
             warnings.simplefilter("ignore")  # torch has a newer one
             nn.utils.weight_norm(model[1])
     else:
-        nn.utils.prune.l1_unstructured(model[1], "weight", 0.5)
+        prune.l1_unstructured(model[1], "weight", 0.5)
     with pytest.raises(InputError, match=r"weight '1.weight' is no parameter but computed"):
         edge_popup(model)
     edge_popup(model, trainable=["1.weight*"])
