@@ -2,8 +2,8 @@
 
 import gc
 import os
+import sys
 
-import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -59,12 +59,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # own `fsync` in this place; processes that tests start keep the real one.
 os.fsync = lambda _: None
 
+_frozen = {"modules": 0}
 
-@pytest.fixture(autouse=True, scope="module")
-def frozen_modules():
-    """Keep what the imports left out of garbage collections: every run begins with one."""
-    gc.collect()
-    gc.freeze()
+
+def pytest_runtest_setup():
+    """Keep what imports left out of garbage collections: every run begins with one."""
+    if len(sys.modules) > _frozen["modules"] + 20:
+        gc.collect()
+        gc.freeze()
+        _frozen["modules"] = len(sys.modules)
 
 
 def pytest_sessionfinish():

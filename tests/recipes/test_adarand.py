@@ -589,7 +589,7 @@ def test_the_recipe_leaves_its_tables_and_figures(finished, monkeypatch, tmp_pat
 @pytest.mark.slow
 def test_the_smoke_scale_runs(tmp_path):
     recipe = load_recipe("adarand", "smoke", 1)
-    outcome = reproduce(recipe, tmp_path / "runs", results=tmp_path / "results")
+    outcome = reproduce(recipe, tmp_path / "runs", workers=1, results=tmp_path / "results")
     assert {row.arm for row in outcome.rows if row.setting == SETTING} == set(ARMS)
     assert all(isinstance(j.choice, SelectJob) for j in recipe.jobs if isinstance(j, TunedJob))
 
