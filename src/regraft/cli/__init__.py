@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from .verbs import Runnable, Verb, VerbGroup
@@ -154,11 +154,18 @@ def _warnings_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def brief(message: Any, category: Any, *rest: Any, **more: Any) -> None:
+        def brief(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if category is UserWarning:
                 print(f"regraft: {printable(message)}", file=sys.stderr)
             else:
-                show(message, category, *rest, **more)
+                show(message, category, filename, lineno, file, line)
 
         warnings.showwarning = brief
         yield

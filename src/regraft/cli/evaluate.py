@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from regraft.jobs.predict.labelled_images import labelled_images
+from regraft.jobs.predict.labelled_images import Labelled, labelled_images
 from regraft.jobs.predict.used_images import Seen
 
+from .json_option import Values
 from .options import Data, DataOptions, DeviceOptions, Options, OutputOptions
 from .output import print_json, say, table
+
+if TYPE_CHECKING:
+    from regraft.jobs.predict.finetuned import Finetuned
 
 _BATCH = 100
 
@@ -69,7 +73,7 @@ class Evaluate(Options):
             self._tell(figures)
         return 0
 
-    def _of_training(self, tuned: Any, images: Any, listed: Any) -> str:
+    def _of_training(self, tuned: Finetuned, images: Labelled, listed: Seen | None) -> str:
         """Return what has to be said where a network may have been trained on these images."""
         same = images.split != "test" and tuned.about.get("data") == images.name
         if listed is not None or self.all_images or not same:
@@ -79,7 +83,7 @@ class Evaluate(Options):
             "some of these may be among them, and new ones do worse"
         )
 
-    def _tell(self, figures: dict[str, Any]) -> None:
+    def _tell(self, figures: Values) -> None:
         from regraft.report.finetuned import by_class, confusions
 
         if figures["note"]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regraft.jobs.verb import Done
 
+    from .json_option import Values
 
-def print_json(value: Any) -> None:
+
+def print_json(value: object) -> None:
     """Print one JSON object on standard output."""
     print(json.dumps(value, indent=2))
 
@@ -48,7 +50,7 @@ def table(headings: list[str], lines: list[list[str]], *, title: str | None = No
     Console().print(grid)
 
 
-def predictions(pictures: list[dict[str, Any]]) -> None:
+def predictions(pictures: list[Values]) -> None:
     """Print the best classes of each image, as `regraft.jobs.predict.predictions.best` returns them."""
     from regraft.jobs.predict.predictions import headings
 

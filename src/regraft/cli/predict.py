@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -13,6 +13,7 @@ from regraft.config.check import AT_LEAST_1
 from regraft.jobs.predict.pictures import decoded, files_of
 from regraft.jobs.predict.predictions import as_csv, best
 
+from .json_option import Values
 from .options import DeviceOptions, Options, OutputOptions
 from .output import predictions, print_json
 
@@ -70,7 +71,7 @@ class Predict(Options):
         self._tell(rows, [str(path) for path in left or ()])
         return 0
 
-    def _tell(self, rows: list[dict[str, Any]], left: list[str]) -> None:
+    def _tell(self, rows: list[Values], left: list[str]) -> None:
         if self.output.json:
             print_json({"result": str(self.result), "images": rows, "left_out": left})
         elif self.csv:
