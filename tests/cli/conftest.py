@@ -3,8 +3,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from checkpoints import checkpoint
 from regraft.cli import main
+from regraft.cli.merge import Merge
 
 
 @pytest.fixture
@@ -105,3 +108,38 @@ def factory(tmp_path):
         "    raise RuntimeError('no luck\\ntoday')\n"
     )
     return name
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """Two checkpoints of mlps trained on the digits from different seeds."""
+    monkeypatch.chdir(tmp_path)
+    return [checkpoint(tmp_path / f"{i}.safetensors", seed=i) for i in (1, 2)]
+
+
+@pytest.fixture
+def merged(tmp_path, capsys):
+    """Merge checkpoints with --json and return its answer."""
+
+    def call(paths, **options):
+        options = {"out": tmp_path / "out", "json": True, "points": 3, **options}
+        assert Merge.of(checkpoints=tuple(paths), **options).run() == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return json.loads(out)
+
+    return call
+
+
+@pytest.fixture
+def clear(tmp_path):
+    """A folder of three classes of ten images that differ in colour."""
+    image = pytest.importorskip("PIL.Image")
+    generator = torch.Generator().manual_seed(0)
+    for label, name in enumerate(("ant", "bee", "cat")):
+        (tmp_path / "clear" / name).mkdir(parents=True)
+        for i in range(10):
+            noise = torch.randint(60, (12, 10, 3), generator=generator, dtype=torch.uint8)
+            noise[..., label] += 150
+            image.fromarray(noise.numpy()).save(tmp_path / "clear" / name / f"{i}.jpg")
+    return tmp_path / "clear"

@@ -1,50 +1,21 @@
 import csv
 import json
 import re
-import shlex
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from finetuning import GIVEN, QUICK, folder_of, source
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from regraft.cli import main
 from regraft.cli.finetune import METHOD_NAMES, FinetuneVerb
-from regraft.config import ModelConfig
-from regraft.errors import InputError, RegraftError
-from regraft.models import build
+from regraft.errors import InputError
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
-
-QUICK = shlex.split(
-    "--image-size 10 --epochs 2 --batch-size 8 --threads 1 --accelerator cpu --width 0.5 --folds 0"
-)
-GIVEN = (*QUICK, "--lr", "0.05", "--weight", "0.3")
-DRIVER = Path(__file__).parents[1] / "support" / "kill_driver.py"
-
-
-@pytest.fixture
-def clear(tmp_path):
-    """A folder of three classes of ten images that differ in colour."""
-    generator = torch.Generator().manual_seed(0)
-    for label, name in enumerate(("ant", "bee", "cat")):
-        (tmp_path / "clear" / name).mkdir(parents=True)
-        for i in range(10):
-            noise = torch.randint(60, (12, 10, 3), generator=generator, dtype=torch.uint8)
-            noise[..., label] += 150
-            Image.fromarray(noise.numpy()).save(tmp_path / "clear" / name / f"{i}.jpg")
-    return tmp_path / "clear"
-
-
-def folder_of(out):
-    return {p.name for p in out.iterdir()}
 
 
 def test_one_command_leaves_a_usable_model(answer, regraft, clear, tmp_path):
@@ -134,12 +105,6 @@ def test_every_method_trains_by_the_command(answer, clear, tmp_path, method, mor
     assert found["method"] == method
     assert 0 <= found["metrics"]["test_accuracy"] <= 100
     assert load_file(tmp_path / "run" / "model.safetensors").keys() == source(3).keys()
-
-
-def source(classes, size=10):
-    torch.manual_seed(0)
-    config = ModelConfig(name="conv_small", width=0.5)
-    return build(config, num_classes=classes, channels=3, image_size=size).state_dict()
 
 
 def test_a_regraft_file_says_its_own_network_size_and_channels(regraft, answer, clear, tmp_path):
@@ -234,79 +199,6 @@ def test_a_class_of_one_image_is_trained_on_and_told(regraft, clear):
     assert "one training image only of 1 class(es): 'cat'" in err
 
 
-def one_class(clear):
-    for name in ("bee", "cat"):
-        (clear / name).rename(clear.parent / name)
-
-
-def clash(clear):
-    (clear / "cat").rename(clear / "ANT")
-    if len(list(clear.iterdir())) < 3:
-        pytest.skip("this file system does not tell them apart")
-
-
-def nothing(clear):
-    pass
-
-
-@pytest.mark.parametrize(
-    ("change", "more", "said"),
-    [
-        (one_class, (), "has a single class, 'ant'"),
-        (clash, (), "only differ in case"),
-        (nothing, ("--validation", 0.001), "validation split: share="),
-        (nothing, ("--validation", 0), "validation=0"),
-        (nothing, ("--method", "adarnd"), "did you mean 'adarand'?"),
-        (nothing, ("--method", "co_tuning"), "needs the classifier of the source"),
-        (nothing, ("--method", "plain"), "method 'plain' has no weight"),
-        (nothing, ("--method", "supcon", "--mixup", 0.2), "--mixup: method 'supcon'"),
-        (nothing, ("--method-options", "{"), "--method-options is no JSON object"),
-        (nothing, ("--method-options", '{"colour": 1}'), "colour"),
-        (nothing, ("--method-options", '{"weight": 0.05}'), "an option of its own: use --weight"),
-        (nothing, ("--method-options", '{"seed": 5}'), "an option of its own: use --seed"),
-        (nothing, ("--model", "timm/test_resnet", "--width", 1, "--image-size", 32),
-         "'adarand' holds on to what pretrained weights know, and timm/test_resnet starts from random"),
-        (nothing, ("--model", "resnet18", "--image-size", 8, "--batch-size", 1), "a larger --batch-size"),
-        (nothing, ("--model", "resnet18", "--image-size", 8, "--accumulate", 8), "a smaller --accumulate"),
-        (nothing, ("--model", "conv_smal"), "did you mean 'conv_small'?"),
-        (nothing, ("--model", "timm/resnet81", "--width", 1), "timm has no model 'resnet81'"),
-        (nothing, ("--model", "no.safetensors"), "no.safetensors: no such file"),
-        (nothing, ("--checkpoint", "other.safetensors"), "does not say which network it is of"),
-        (nothing, ("--checkpoint", "other.safetensors", "--model", "conv4"),
-         "checkpoint other.safetensors is of another model than conv4: its tensor 'features.0.weight'"),
-        (nothing, ("--checkpoint", "other.safetensors", "--model", "conv_small", "--image-size", 10,
-                   "--channels", 1), "its tensor 'features.0.weight' is"),
-        (nothing, ("--pretrained",), "conv_small has no hub"),
-        (nothing, ("--budget", "soon"), "--budget soon"),
-        (nothing, ("--budget", "0"), "--budget 0"),
-        (nothing, ("--lr", 0.1, 0.2, "--budget", "0.0001s"), "one trial takes about"),
-        (nothing, ("--trials", 0), "--trials 0: expected at least 1"),
-        (nothing, ("--lr", 0), "--lr 0"),
-        (nothing, ("--lr", 0.1, -1), "--lr -1.0: expected"),
-        (nothing, ("--weight", "nan"), "--weight nan: expected"),
-        (nothing, ("--ema", 1), "--ema 1.0: expected a number in [0, 1)"),
-        (nothing, ("--mixup", 0), "--mixup 0.0: expected"),
-        (nothing, ("--layer-decay", 0), "--layer-decay 0.0: expected"),
-        (nothing, ("--head-factor", "inf"), "--head-factor inf: expected"),
-        (nothing, ("--epochs", 0), "--epochs 0: expected"),
-        (nothing, ("--mean", 0.5), "--mean and --std belong together"),
-        (nothing, ("--mean", 0.5, "--std", 0.5), "a number for each of the 3 channel(s)"),
-        (nothing, ("--split", "none.csv"), "none.csv"),
-        (nothing, ("--shots", 50), "shots"),
-        (nothing, ("--data", "clea"), "neither a known set nor a folder"),
-        (nothing, ("--data", "cora"), "is a graph"),
-    ],
-    ids=lambda v: " ".join(map(str, v)) if isinstance(v, tuple) else getattr(v, "__name__", ""),
-)  # fmt: skip
-def test_what_cannot_be_used_ends_in_one_sentence_and_leaves_nothing(
-    refused, clear, tmp_path, change, more, said
-):
-    save_file(source(7), tmp_path / "other.safetensors")
-    change(clear)
-    assert said in refused("finetune", "--data", clear, *GIVEN, "--out", "run", *more)
-    assert not Path("run").exists()
-
-
 RANDOM = ("--model", "torchvision/googlenet", "--width", 1, "--image-size", 32, "--method", "plain")
 
 
@@ -373,62 +265,6 @@ def test_single_images_are_taken_where_batchnorm_is_frozen(answer, clear):
     answer("finetune", "--data", clear, "--out", "run", *QUICK, *words, "--epochs", 1)
 
 
-def test_an_error_before_the_first_checkpoint_leaves_the_folder_to_the_corrected_command(
-    regraft, answer, clear, monkeypatch
-):
-    words = ("finetune", "--data", clear, "--out", "run", *QUICK, "--trials", 2)
-    Path("run").mkdir()
-
-    def broken(*_, **__):
-        raise ValueError("somebody else's code")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("regraft.jobs.finetune.engine.fit", broken)
-        code, _, err = regraft(*words, "--weight", 0.1)
-    assert code == 1
-    assert "somebody else's code" in err
-    assert folder_of(Path("run")) == set()
-    # After a checkpoint there is something to go on from.
-    with monkeypatch.context() as patch:
-        patch.setattr("regraft.jobs.finetune.job.write_result", broken)
-        assert regraft(*words, "--weight", 0.1)[0] == 1
-    assert list(Path("run/search").rglob("checkpoint.safetensors"))
-    answer(*words, "--weight", 0.1)
-
-
-def test_another_runs_folder_is_kept(answer, refused, clear):
-    answer("finetune", "--data", clear, "--out", "run", *GIVEN)
-    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
-    words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
-    assert "finetune.ema=None instead of 0.5" in refused(*words, "--ema", 0.5)
-    assert "arm adarand instead of plain" in refused(
-        "finetune", "--data", clear, "--out", "run", *QUICK, "--lr", 0.05, "--method", "plain"
-    )
-    assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
-
-
-def test_images_that_changed_meanwhile_are_noticed(regraft, refused, clear, monkeypatch):
-    words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
-    with monkeypatch.context() as patch:
-        patch.setattr("regraft.jobs.finetune.job.write_result", interrupted)
-        assert regraft(*words)[0] == 130
-    Image.new("RGB", (9, 9)).save(clear / "ant" / "new.png")
-    assert "was started with other data" in refused(*words)
-
-
-def interrupted(*_, **__):
-    raise KeyboardInterrupt
-
-
-def test_a_loss_that_is_no_number_ends_the_run_with_its_step(regraft, clear):
-    code, _, err = regraft(
-        "finetune", "--data", clear, "--out", "run", *QUICK, "--lr", 1e30, "--weight", 1
-    )
-    assert code == 1
-    assert err.count("regraft: ") == 1
-    assert "lower the learning rate" in err
-
-
 def test_a_search_survives_rates_that_diverge(answer, clear):
     found = answer(
         "finetune", "--data", clear, "--out", "run", *QUICK, "--lr", 1e30, 0.05, "--weight", 1
@@ -436,24 +272,6 @@ def test_a_search_survives_rates_that_diverge(answer, clear):
     assert found["chosen"]["lr"] == 0.05
     trials = json.loads(Path("run/search.json").read_text())["trials"]
     assert "diverged" in next(t for t in trials if t["lr"] == 1e30)
-
-
-def test_a_full_disk_ends_in_one_sentence_and_the_command_goes_on(regraft, clear, monkeypatch):
-    words = ("finetune", "--data", clear, "--out", "run", *GIVEN)
-
-    def full(path, *_):
-        raise RegraftError(f"writing {path} failed (No space left on device): free some space")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("regraft.checkpoints.write.write_tensors", full)
-        code, _, err = regraft(*words)
-    assert code == 1
-    assert "No space left" in err.splitlines()[-1]
-    assert not Path("run/result.json").exists()
-    rows = Path("run/metrics.jsonl").read_text()
-    assert regraft(*words)[0] == 0
-    assert Path("run/metrics.jsonl").read_text() == rows
-    assert Path("run/result.json").exists()
 
 
 def test_few_images_get_enough_steps(answer, clear):
@@ -473,34 +291,3 @@ def test_budgets_are_read(clear):
     for wrong in ("", "m", "-3", "1d", "0s"):
         with pytest.raises(InputError, match="--budget"):
             seconds(wrong)
-
-
-SEARCHED = shlex.split("--trials 3 --lr 0.05 0.01 --ema 0.8 --mixup 0.2 --json")
-
-
-def test_killed_at_any_place_it_ends_with_the_same_numbers(clear, tmp_path, capfd):
-    words = ["finetune", "--data", str(clear), *QUICK, "--epochs", "6", *SEARCHED]
-    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
-    out = tmp_path / "run"
-    arguments = [sys.executable, "-m", "regraft.cli", *words, "--out", str(out)]
-    arguments += ["--checkpoint-seconds", "0"]
-    seen = 0
-    for place in ("search/2-epochs/*", "search/6-epochs/*", "."):
-        with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            while process.poll() is None and not any(out.glob(f"{place}/checkpoint.safetensors")):
-                time.sleep(0.001)
-            process.kill()
-            seen += process.wait() == -signal.SIGKILL
-    assert seen >= 2
-    assert main([*words, "--out", str(out), "--checkpoint-seconds", "0"]) == 0
-    capfd.readouterr()
-    for name in ("metrics.jsonl", "evaluation.json", "split.csv", "classes.txt"):
-        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-    left, right = (load_file(p / "model.safetensors") for p in (out, tmp_path / "whole"))
-    assert all(torch.equal(left[k], right[k]) for k in right)
-    left, right = (json.loads((p / "search.json").read_text()) for p in (out, tmp_path / "whole"))
-    for kept in (left, right):
-        for trial in kept["trials"]:
-            trial.pop("seconds")
-    assert left == right
-    assert not list(out.rglob("checkpoint.safetensors"))

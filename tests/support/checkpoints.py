@@ -11,6 +11,7 @@ from regraft.config import DataConfig, ModelConfig, to_dict
 from regraft.data import TensorLoader, load
 from regraft.files import write_tensors
 from regraft.models import build
+from regraft.symmetry.merge.connectivity import measure
 
 MLP = ModelConfig(name="mlp", options={"widths": [24, 16]})
 CONV = ModelConfig(name="conv_small", width=0.5)
@@ -75,3 +76,19 @@ def checkpoint(path, name="mlp", seed=1, classes=(), *, header=True, **changes):
     else:
         write_tensors(path, tensors, metadata)
     return path
+
+
+def network(config, state, classes=10):
+    """Return the network of such a checkpoint."""
+    model = build(config, num_classes=classes, channels=1, image_size=8)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def accuracy(model):
+    """Return the share of the digits' test images that a network has right, in per cent."""
+    from regraft.jobs.merge.data import Data
+
+    splits = digits()
+    data = Data(splits, splits.mean, splits.std, tuple(range(10)))
+    return measure(model, [data.batches(data.test, "cpu")]).accuracy
