@@ -318,20 +318,20 @@ def test_any_kind_of_model_is_merged_by_a_spec_alone(tmp_path, merged):
     card = merged(paths, spec=tmp_path / "s.json")
     assert card["model"] is None
     assert any("head.weight is tied" in note for note in card["notes"])
-    merged = load_file(tmp_path / "out" / "model.safetensors")
+    average = load_file(tmp_path / "out" / "model.safetensors")
     spec = PermutationSpec.from_json((tmp_path / "s.json").read_text())
     moved = spec.apply(
         models[1].state_dict(), load_file(tmp_path / "out" / "permutation.safetensors")
     )
     expected = merge([models[0].state_dict(), moved])
     # A tied tensor is stored once, under the name that the first file has.
-    assert set(merged) == set(expected) - {"head.weight"}
-    for name, tensor in merged.items():
+    assert set(average) == set(expected) - {"head.weight"}
+    for name, tensor in average.items():
         torch.testing.assert_close(tensor, expected[name])
     assert load_model(Language(), tmp_path / "out" / "model.safetensors") == (set(), [])
     merged(paths, spec=tmp_path / "s.json", stream=True, out=tmp_path / "streamed")
     streamed = load_file(tmp_path / "streamed" / "model.safetensors")
-    assert all(torch.equal(streamed[k], v) for k, v in merged.items())
+    assert all(torch.equal(streamed[k], v) for k, v in average.items())
     merged(paths, match="none", out=tmp_path / "plain")
     plain = load_file(tmp_path / "plain" / "model.safetensors")
     torch.testing.assert_close(plain["up.bias"], (models[0].up.bias + models[1].up.bias) / 2)
