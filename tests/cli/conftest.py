@@ -118,7 +118,7 @@ def pair(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def merged(tmp_path, capsys):
+def combine(tmp_path, capsys):
     """Merge checkpoints with --json and return its answer."""
 
     def call(paths, **options):

@@ -16,8 +16,8 @@ from regraft.symmetry.spec.spec import PermutationSpec
 from regraft.symmetry.trace.trace import trace
 
 
-def test_two_models_become_one_file_that_says_what_it_is(pair, merged, tmp_path):
-    card = merged(pair)
+def test_two_models_become_one_file_that_says_what_it_is(pair, combine, tmp_path):
+    card = combine(pair)
     out = tmp_path / "out"
     names = {"model.safetensors", "spec.json", "permutation.safetensors", "README.md", "card.json"}
     assert {p.name for p in out.iterdir()} == names | {
@@ -49,8 +49,8 @@ def test_two_models_become_one_file_that_says_what_it_is(pair, merged, tmp_path)
     assert "not repaired: there are no data" in readme.lower()
 
 
-def test_alignment_lowers_the_barrier_and_repair_is_on_with_data(pair, merged, tmp_path):
-    card = merged(pair, data=("digits",), points=5)
+def test_alignment_lowers_the_barrier_and_repair_is_on_with_data(pair, combine, tmp_path):
+    card = combine(pair, data=("digits",), points=5)
     scores, curves = card["scores"], card["curves"]["1-2"]
     assert card["repair"]["mode"] == "repair"
     assert card["repair"]["layers"] == ["features.1", "features.3"]
@@ -70,11 +70,11 @@ def test_alignment_lowers_the_barrier_and_repair_is_on_with_data(pair, merged, t
     assert f"{curves['aligned']['loss_barrier']:.3f}" in page
 
 
-def test_batch_norm_is_reset_with_data_and_asked_for_without(tmp_path, merged):
+def test_batch_norm_is_reset_with_data_and_asked_for_without(tmp_path, combine):
     paths = [checkpoint(tmp_path / f"{i}.safetensors", "conv", i) for i in (1, 2)]
-    card = merged(paths, out=tmp_path / "bare")
+    card = combine(paths, out=tmp_path / "bare")
     assert any("running statistics (features.1.running_mean and 5" in n for n in card["notes"])
-    card = merged(paths, data=("digits",))
+    card = combine(paths, data=("digits",))
     assert card["repair"]["mode"] == "reset"
     assert card["repair"]["norms"] == 3
     assert not any("running statistics" in n for n in card["notes"])
@@ -90,10 +90,10 @@ def test_batch_norm_is_reset_with_data_and_asked_for_without(tmp_path, merged):
 @pytest.mark.parametrize("method", ["average", "slerp", "task_arithmetic", "ties"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_method_merges_a_model_with_its_permuted_self_into_itself(
-    method, stream, tmp_path, merged, capsys
+    method, stream, tmp_path, combine, capsys
 ):
     first = checkpoint(tmp_path / "1.safetensors")
-    card = merged([first, checkpoint(tmp_path / "2.safetensors", seed=2)], out=tmp_path / "pair")
+    card = combine([first, checkpoint(tmp_path / "2.safetensors", seed=2)], out=tmp_path / "pair")
     assert card["kind"] == "merge"
     spec = PermutationSpec.from_json((tmp_path / "pair" / "spec.json").read_text())
     state = trained()[0]
@@ -106,7 +106,7 @@ def test_every_method_merges_a_model_with_its_permuted_self_into_itself(
         options |= {"base": tmp_path / "base.safetensors"}
     if method == "ties":
         options["density"] = 1.0
-    merged([first, tmp_path / "moved.safetensors"], **options)
+    combine([first, tmp_path / "moved.safetensors"], **options)
     merged = load_file(tmp_path / "out" / "model.safetensors")
     if "base" in options:
         # Everything is in the frame of the base, which is nearly that of the first.
@@ -115,21 +115,21 @@ def test_every_method_merges_a_model_with_its_permuted_self_into_itself(
         torch.testing.assert_close(merged[name], state[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_streamed_merge_is_the_same_merge(pair, merged, tmp_path):
-    merged(pair, out=tmp_path / "whole")
-    merged(pair, out=tmp_path / "streamed", stream=True)
-    merged(pair, out=tmp_path / "spec", stream=True, spec=tmp_path / "whole" / "spec.json")
+def test_a_streamed_merge_is_the_same_merge(pair, combine, tmp_path):
+    combine(pair, out=tmp_path / "whole")
+    combine(pair, out=tmp_path / "streamed", stream=True)
+    combine(pair, out=tmp_path / "spec", stream=True, spec=tmp_path / "whole" / "spec.json")
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     for other in ("streamed", "spec"):
         found = load_file(tmp_path / other / "model.safetensors")
         assert all(torch.equal(found[k], v) for k, v in whole.items())
 
 
-def test_a_streamed_merge_with_a_base_is_the_same_merge(pair, merged, tmp_path):
+def test_a_streamed_merge_with_a_base_is_the_same_merge(pair, combine, tmp_path):
     base = checkpoint(tmp_path / "base.safetensors", seed=3)
     options = {"combine": "task_arithmetic", "base": base}
-    card = merged(pair, out=tmp_path / "whole", **options)
-    merged(pair, out=tmp_path / "streamed", stream=True, **options)
+    card = combine(pair, out=tmp_path / "whole", **options)
+    combine(pair, out=tmp_path / "streamed", stream=True, **options)
     whole, streamed = (
         load_file(tmp_path / name / "model.safetensors") for name in ("whole", "streamed")
     )
@@ -138,11 +138,11 @@ def test_a_streamed_merge_with_a_base_is_the_same_merge(pair, merged, tmp_path):
 
 
 def test_three_models_are_aligned_alike_by_both_verbs_and_one_by_one_in_a_stream(
-    pair, merged, tmp_path
+    pair, combine, tmp_path
 ):
     paths = [*pair, checkpoint(tmp_path / "3.safetensors", seed=3)]
-    card = merged(paths, out=tmp_path / "merged")
-    streamed = merged(paths, out=tmp_path / "streamed", stream=True)
+    card = combine(paths, out=tmp_path / "merged")
+    streamed = combine(paths, out=tmp_path / "streamed", stream=True)
     assert Align.of(checkpoints=tuple(paths), out=tmp_path / "aligned", json=True).run() == 0
     for k in (2, 3):
         name = f"permutation-{k}.safetensors"
@@ -154,17 +154,17 @@ def test_three_models_are_aligned_alike_by_both_verbs_and_one_by_one_in_a_stream
     assert not any("aligned to the first alone" in note for note in card["notes"])
 
 
-def test_three_models_are_aligned_together(pair, merged, tmp_path):
+def test_three_models_are_aligned_together(pair, combine, tmp_path):
     third = checkpoint(tmp_path / "3.safetensors", seed=3)
-    card = merged([*pair, third], data=("digits",), weights=(1, 1, 2))
+    card = combine([*pair, third], data=("digits",), weights=(1, 1, 2))
     assert {"permutation-2.safetensors", "permutation-3.safetensors"} <= set(card["files"])
     assert list(card["curves"]) == ["1-2", "1-3"]
     assert set(card["scores"]) >= {"model 1", "model 2", "model 3", "merged", "logit ensemble"}
     assert card["scores"]["merged"]["accuracy"] > card["scores"]["not aligned"]["accuracy"]
 
 
-def test_without_matching_nothing_is_moved(pair, merged, tmp_path):
-    card = merged(pair, match="none", data=("digits",), repair="none")
+def test_without_matching_nothing_is_moved(pair, combine, tmp_path):
+    card = combine(pair, match="none", data=("digits",), repair="none")
     assert list(card["curves"]["1-2"]) == ["not aligned"]
     assert set(card["scores"]) == {"model 1", "model 2", "merged", "logit ensemble"}
     merged = load_file(tmp_path / "out" / "model.safetensors")
@@ -183,8 +183,8 @@ def test_without_matching_nothing_is_moved(pair, merged, tmp_path):
     ],
     ids=lambda o: "-".join(map(str, o.values())),
 )
-def test_matchers_with_data(options, pair, merged):
-    card = merged(pair, data=("digits",), points=0, **options)
+def test_matchers_with_data(options, pair, combine):
+    card = combine(pair, data=("digits",), points=0, **options)
     how = card["match"]["models"][1]
     assert card["match"]["by"] == options["match"]
     assert card["scores"]["merged"]["loss"] < card["scores"]["not aligned"]["loss"]
@@ -195,24 +195,24 @@ def test_matchers_with_data(options, pair, merged):
         assert card["curves"] == {}
 
 
-def test_a_finished_folder_is_left_and_an_unfinished_one_is_made_again(pair, merged, tmp_path):
+def test_a_finished_folder_is_left_and_an_unfinished_one_is_made_again(pair, combine, tmp_path):
     out = tmp_path / "out"
-    first = merged(pair)
+    first = combine(pair)
     before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()}
-    assert merged(pair) == first
+    assert combine(pair) == first
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()} == before
     (out / "card.json").unlink()
     (out / "model.safetensors").write_bytes(b"cut")
     (out / ".0123456789abcdef.tmp").write_bytes(b"cut")
-    again = merged(pair)
+    again = combine(pair)
     assert (out / "model.safetensors").read_bytes() == before["model.safetensors"][0]
     assert not list(out.glob(".*"))
     assert again["match"]["models"][1]["objective"] == first["match"]["models"][1]["objective"]
     with pytest.raises(InputError, match="combine='average' instead of 'slerp'"):
-        merged(pair, combine="slerp")
+        combine(pair, combine="slerp")
     os.utime(pair[1])
     with pytest.raises(InputError, match="a checkpoint has changed since"):
-        merged(pair)
+        combine(pair)
 
 
 def test_it_tells_in_words(pair, tmp_path, capsys):
@@ -235,21 +235,21 @@ def test_it_tells_in_words(pair, tmp_path, capsys):
     assert "is finished already" in capsys.readouterr().out
 
 
-def test_without_the_report_extra_the_merge_is_there_all_the_same(pair, merged, monkeypatch):
+def test_without_the_report_extra_the_merge_is_there_all_the_same(pair, combine, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    card = merged(pair, data=("digits",), points=0)
+    card = combine(pair, data=("digits",), points=0)
     assert "report.html" not in card["files"]
     assert any("report.html was left out" in note for note in card["notes"])
 
 
-def test_half_precision_and_torch_files_are_taken(tmp_path, merged):
+def test_half_precision_and_torch_files_are_taken(tmp_path, combine):
     state = trained(seed=2)[0]
     half = {k: v.half() for k, v in trained()[0].items()}
     save_file(half, tmp_path / "half.safetensors")
     wrapped = {"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}
     torch.save(wrapped, tmp_path / "b.pth")
     options = {"widths": [24, 16]}
-    card = merged(
+    card = combine(
         [tmp_path / "half.safetensors", tmp_path / "b.pth"],
         model="mlp",
         model_options=json.dumps(options),
@@ -261,14 +261,14 @@ def test_half_precision_and_torch_files_are_taken(tmp_path, merged):
     assert card["shape"] == {"channels": 1, "image_size": 8, "num_classes": 10}
 
 
-def test_what_was_merged_can_be_merged_again(pair, merged, tmp_path):
-    merged(pair)
-    card = merged([tmp_path / "out", pair[1]], out=tmp_path / "again", data=("digits",), points=0)
+def test_what_was_merged_can_be_merged_again(pair, combine, tmp_path):
+    combine(pair)
+    card = combine([tmp_path / "out", pair[1]], out=tmp_path / "again", data=("digits",), points=0)
     assert card["model"]["name"] == "mlp"
     assert card["scores"]["model 1"]["accuracy"] > 50
 
 
-def test_a_condensed_set_is_made_once(pair, merged, tmp_path, monkeypatch):
+def test_a_condensed_set_is_made_once(pair, combine, tmp_path, monkeypatch):
     options = {
         "match": "ste",
         "surrogate": "condensed",
@@ -276,7 +276,7 @@ def test_a_condensed_set_is_made_once(pair, merged, tmp_path, monkeypatch):
         "points": 0,
         "per_class": 1,
     }
-    card = merged(pair, data=("digits",), **options)
+    card = combine(pair, data=("digits",), **options)
     out = tmp_path / "out"
     assert card["match"]["models"][1]["images"] == [{"data": "digits", "images": 10}]
     assert "condensed-1.safetensors" in card["files"]
@@ -287,11 +287,11 @@ def test_a_condensed_set_is_made_once(pair, merged, tmp_path, monkeypatch):
         raise AssertionError("condensed again")
 
     monkeypatch.setattr("regraft.generators.condense", refuse)
-    again = merged(pair, data=("digits",), **options)
+    again = combine(pair, data=("digits",), **options)
     assert again["scores"] == card["scores"]
 
 
-def test_any_kind_of_model_is_merged_by_a_spec_alone(tmp_path, merged):
+def test_any_kind_of_model_is_merged_by_a_spec_alone(tmp_path, combine):
     """No network of the command line's own is built: here one for sequences, with a tied head."""
 
     class Language(torch.nn.Module):
@@ -315,7 +315,7 @@ def test_any_kind_of_model_is_merged_by_a_spec_alone(tmp_path, merged):
         state = {k: v for k, v in models[-1].state_dict().items() if k != "head.weight"}
         save_file(state, paths[-1])
     (tmp_path / "s.json").write_text(trace(models[0], tokens).to_json())
-    card = merged(paths, spec=tmp_path / "s.json")
+    card = combine(paths, spec=tmp_path / "s.json")
     assert card["model"] is None
     assert any("head.weight is tied" in note for note in card["notes"])
     average = load_file(tmp_path / "out" / "model.safetensors")
@@ -329,19 +329,19 @@ def test_any_kind_of_model_is_merged_by_a_spec_alone(tmp_path, merged):
     for name, tensor in average.items():
         torch.testing.assert_close(tensor, expected[name])
     assert load_model(Language(), tmp_path / "out" / "model.safetensors") == (set(), [])
-    merged(paths, spec=tmp_path / "s.json", stream=True, out=tmp_path / "streamed")
+    combine(paths, spec=tmp_path / "s.json", stream=True, out=tmp_path / "streamed")
     streamed = load_file(tmp_path / "streamed" / "model.safetensors")
     assert all(torch.equal(streamed[k], v) for k, v in average.items())
-    merged(paths, match="none", out=tmp_path / "plain")
+    combine(paths, match="none", out=tmp_path / "plain")
     plain = load_file(tmp_path / "plain" / "model.safetensors")
     torch.testing.assert_close(plain["up.bias"], (models[0].up.bias + models[1].up.bias) / 2)
     with pytest.raises(InputError, match="name it with --model"):
-        merged(paths, out=tmp_path / "none")
+        combine(paths, out=tmp_path / "none")
     # Under both names with one value it is the same; with two it is not known which is meant.
     for path in paths:
         state = load_file(path)
         save_file({**state, "head.weight": state["embed.weight"].clone()}, path)
-    merged(paths, spec=tmp_path / "s.json", out=tmp_path / "both")
+    combine(paths, spec=tmp_path / "s.json", out=tmp_path / "both")
     save_file({**state, "head.weight": state["embed.weight"] + 1}, paths[1])
     with pytest.raises(InputError, match=r"embed.weight and head.weight are one tied tensor"):
-        merged(paths, spec=tmp_path / "s.json", out=tmp_path / "two")
+        combine(paths, spec=tmp_path / "s.json", out=tmp_path / "two")

@@ -9,7 +9,7 @@ from checkpoints import CONV, accuracy, checkpoint, digits, network, trained
 from regraft.errors import InputError
 
 
-def test_a_condensed_set_is_read_and_labels_follow(pair, merged, tmp_path):
+def test_a_condensed_set_is_read_and_labels_follow(pair, combine, tmp_path):
     from regraft.generators import CondensedSet
 
     splits = digits()
@@ -20,7 +20,7 @@ def test_a_condensed_set_is_read_and_labels_follow(pair, merged, tmp_path):
     )
     made.save(tmp_path / "c.safetensors")
     options = {"match": "ste", "surrogate": "condensed", "ste_steps": 6, "points": 0}
-    card = merged(pair, data=("digits",), condensed=(tmp_path / "c.safetensors",), **options)
+    card = combine(pair, data=("digits",), condensed=(tmp_path / "c.safetensors",), **options)
     assert card["match"]["models"][1]["images"] == [{"data": "digits", "images": 20}]
 
 
@@ -35,8 +35,8 @@ def halves(tmp_path):
     ]
 
 
-def test_class_lists_that_differ_become_one_head_by_name(halves, merged, tmp_path):
-    card = merged(halves, heads="union", data=("digits",))
+def test_class_lists_that_differ_become_one_head_by_name(halves, combine, tmp_path):
+    card = combine(halves, heads="union", data=("digits",))
     assert card["shape"]["num_classes"] == 10
     merged = load_file(tmp_path / "out" / "model.safetensors")
     a, b = (trained("conv", i, c)[0] for i, c in enumerate(HALVES, start=1))
@@ -53,12 +53,12 @@ def test_class_lists_that_differ_become_one_head_by_name(halves, merged, tmp_pat
     assert card["scores"]["logit ensemble"]["accuracy"] > best
 
 
-def test_heads_apart_are_a_file_each(halves, merged, tmp_path):
+def test_heads_apart_are_a_file_each(halves, combine, tmp_path):
     with pytest.raises(
         InputError, match=r"has 5 classes and .*2.safetensors has 7: merge them with"
     ):
-        merged(halves)
-    card = merged(halves, heads="separate")
+        combine(halves)
+    card = combine(halves, heads="separate")
     files = [load_file(tmp_path / "out" / f"model-{i}.safetensors") for i in (1, 2)]
     assert "model.safetensors" not in card["files"]
     for i, (file, classes) in enumerate(zip(files, HALVES, strict=True), start=1):
@@ -71,12 +71,12 @@ def test_heads_apart_are_a_file_each(halves, merged, tmp_path):
     assert all(torch.equal(files[0][k], files[1][k]) for k in files[0] if "head" not in k)
 
 
-def test_a_union_takes_names_without_data(halves, merged, tmp_path):
+def test_a_union_takes_names_without_data(halves, combine, tmp_path):
     names = tuple(",".join(f"class {i}" for i in half) for half in HALVES)
-    card = merged(halves, heads="union", class_names=names)
+    card = combine(halves, heads="union", class_names=names)
     with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as opened:
         about = json.loads(opened.metadata()["regraft.model"])
     assert about["classes"] == [f"class {i}" for i in range(10)]
     assert card["shape"]["num_classes"] == 10
     with pytest.raises(InputError, match="are 2 and its classifier has 5 rows"):
-        merged(halves, heads="union", class_names=("a,b", "c"), out=tmp_path / "other")
+        combine(halves, heads="union", class_names=("a,b", "c"), out=tmp_path / "other")

@@ -10,14 +10,14 @@ from regraft.files import write_tensors
 from regraft.jobs.merge import merge as merge_engine
 
 
-def test_other_peoples_folders_are_refused(pair, merged, tmp_path):
+def test_other_peoples_folders_are_refused(pair, combine, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty and is no run folder"):
-        merged(pair)
+        combine(pair)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="is a file"):
-        merged(pair, out=tmp_path / "file")
+        combine(pair, out=tmp_path / "file")
 
 
 NAN, INF = float("nan"), float("inf")
@@ -77,67 +77,67 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "said"), REFUSED, ids=[s for _, s in REFUSED])
-def test_what_cannot_be_used_is_said_and_leaves_no_folder(options, said, pair, merged, tmp_path):
+def test_what_cannot_be_used_is_said_and_leaves_no_folder(options, said, pair, combine, tmp_path):
     if options.get("model") == "mlp" or "model_options" in options:
         options = {"model": "mlp", **options}
     with pytest.raises(InputError) as caught:
-        merged(pair, **options)
+        combine(pair, **options)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_checkpoints_that_do_not_fit_are_said(pair, merged, tmp_path):
+def test_checkpoints_that_do_not_fit_are_said(pair, combine, tmp_path):
     bare = checkpoint(tmp_path / "bare.safetensors", header=False)
     with pytest.raises(
         InputError, match="does not say which network it is of: name it with --model"
     ):
-        merged([bare, pair[1]])
+        combine([bare, pair[1]])
     other = checkpoint(tmp_path / "conv.safetensors", "conv")
     with pytest.raises(
         InputError, match=r"conv.safetensors has no tensor 'features.1.bias'|has shape"
     ):
-        merged([pair[0], other])
+        combine([pair[0], other])
     nan = torch.full((16,), float("nan"))
     bad = checkpoint(tmp_path / "nan.safetensors", **{"features.3.bias": nan})
     with pytest.raises(
         InputError, match=r"nan.safetensors: features.3.bias holds NaN values \(16 of"
     ):
-        merged([pair[0], bad])
+        combine([pair[0], bad])
     extra = checkpoint(tmp_path / "extra.safetensors", extra=torch.ones(2))
     with pytest.raises(InputError, match=r"extra.safetensors has a tensor 'extra' that"):
-        merged([pair[0], extra])
+        combine([pair[0], extra])
     with pytest.raises(InputError, match="no such file"):
-        merged([pair[0], tmp_path / "none.safetensors"])
+        combine([pair[0], tmp_path / "none.safetensors"])
     with pytest.raises(InputError, match="1 checkpoint"):
-        merged(pair[:1])
+        combine(pair[:1])
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_that_do_not_fit_the_head_are_said(tmp_path, merged):
+def test_labels_that_do_not_fit_the_head_are_said(tmp_path, combine):
     paths = [
         checkpoint(tmp_path / f"{i}.safetensors", "conv", i, range(5), header=False) for i in (1, 2)
     ]
     options = {"model": "conv_small", "width": 0.5, "data": ("digits",)}
     with pytest.raises(InputError, match="data digits has 10 classes and the classifier 5 rows"):
-        merged(paths, **options)
+        combine(paths, **options)
 
 
-def test_a_checkpoint_that_names_code_is_not_run(pair, merged, tmp_path):
+def test_a_checkpoint_that_names_code_is_not_run(pair, combine, tmp_path):
     state, about = trained()
     about["model"] = {"name": "antigravity:fly"}
     write_tensors(tmp_path / "x.safetensors", state, {"regraft.model": json.dumps(about)})
     with pytest.raises(InputError, match="names antigravity:fly, which is code outside"):
-        merged([tmp_path / "x.safetensors", pair[1]])
+        combine([tmp_path / "x.safetensors", pair[1]])
 
 
-def test_a_failure_after_the_start_leaves_no_half_folder(pair, merged, tmp_path, monkeypatch):
+def test_a_failure_after_the_start_leaves_no_half_folder(pair, combine, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise InputError("no")
 
     monkeypatch.setattr(merge_engine, "align", refuse)
     with pytest.raises(InputError, match="no"):
-        merged(pair)
+        combine(pair)
     assert not (tmp_path / "out").exists()
 
 
@@ -151,19 +151,19 @@ def test_a_failure_after_the_start_leaves_no_half_folder(pair, merged, tmp_path,
     ],
     ids=lambda e: type(e).__name__,
 )
-def test_when_memory_runs_out_the_cure_is_said(stream, error, pair, merged, monkeypatch):
+def test_when_memory_runs_out_the_cure_is_said(stream, error, pair, combine, monkeypatch):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(merge_engine, "align", fail)
     with pytest.raises(RegraftError, match="give --spec" if stream else "add --stream"):
-        merged(pair, stream=stream)
+        combine(pair, stream=stream)
 
 
-def test_other_errors_are_not_called_a_lack_of_memory(pair, merged, monkeypatch):
+def test_other_errors_are_not_called_a_lack_of_memory(pair, combine, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("something else")
 
     monkeypatch.setattr(merge_engine, "align", fail)
     with pytest.raises(RuntimeError, match="something else"):
-        merged(pair)
+        combine(pair)
