@@ -45,17 +45,17 @@ def write_result(path: Path, chosen: Selected, about: dict[str, Any]) -> dict[st
     enough = len(labels) >= FEWEST
     temperature = fit_temperature(logits, labels) if enough else 1.0
     about |= {"temperature": temperature}
-    found = {"validation": evaluation(logits, labels, classes, temperature=temperature)}
+    judged = {"validation": evaluation(logits, labels, classes, temperature=temperature)}
     if batches.test is not None:
         logits, labels = outputs(model, batches.test, fabric=tuner.fabric)
-        found["test"] = evaluation(logits, labels, classes, temperature=temperature)
+        judged["test"] = evaluation(logits, labels, classes, temperature=temperature)
     write_model(path / "model.safetensors", model, about)
     write_text(path / "classes.txt", "".join(f"{line_of(name)}\n" for name in classes))
-    write_json(path / "evaluation.json", found)
+    write_json(path / "evaluation.json", judged)
     searched = {**chosen.searched, "basis": chosen.basis}
     result = chosen.result | {"chosen": searched["chosen"], "optimizer": tuner.optim.optimizer}
     metrics = dict(result["metrics"])
-    for split, figures in found.items():
+    for split, figures in judged.items():
         names = ("balanced_accuracy", "calibration_error")
         metrics |= {f"{split}_{k}": figures[k] for k in names}
         for name in ("accuracy", "loss"):  # the loss that training saw, where it saw these images
@@ -70,13 +70,13 @@ def write_result(path: Path, chosen: Selected, about: dict[str, Any]) -> dict[st
     whole = {**result, "metrics": metrics}
     write_json(path / "search.json", searched)
     facts = {"about": about, "result": whole, "search": searched, "images": counts}
-    write(path, card_of(path, facts, found))
+    write(path, card_of(path, facts, judged))
     stored = (path / "model.safetensors").stat().st_size
     return {
         **result,
         "metrics": metrics,
         "stored_bytes": stored,
-        "judged": {split: figures["images"] for split, figures in found.items()},
+        "judged": {split: figures["images"] for split, figures in judged.items()},
         "images": {k: sum(v.values()) for k, v in counts.items()},
     }
 
