@@ -200,8 +200,7 @@ class RunFolder:
         Raises:
             InputError: result.json is damaged.
         """
-        whole = read_json(self.path / "result.json")
-        return whole and {key: value for key, value in whole.items() if key != "digests"}
+        return read_result(self.path)
 
     def finished(self) -> dict[str, Any] | None:
         """Return the result where the same run has finished; nothing is held and nothing written.
@@ -367,6 +366,16 @@ class RunFolder:
         """Return the digest of each list and table: files that are no JSON and cannot carry their own."""
         files = (p for p in sorted(self.path.iterdir()) if p.suffix in (".csv", ".jsonl", ".txt"))
         return {p.name: file_digest(p) for p in files if p.is_file()}
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return the result of a finished run as it was given to `finish`, or None.
+
+    Raises:
+        InputError: result.json is damaged.
+    """
+    whole = read_json(folder / "result.json")
+    return whole and {key: value for key, value in whole.items() if key != "digests"}
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

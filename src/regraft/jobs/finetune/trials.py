@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regraft.errors import DivergenceError, InputError
-from regraft.files import load_json
 from regraft.models.copying import copy_module
 from regraft.train import RunFolder, finished_state, load_state, outputs
 from regraft.train.checkpoint import save_state
 from regraft.train.loop import Progress
 from regraft.train.measure import balanced_accuracy
+from regraft.train.result_folder import read_result
 
 from .engine import Tuner
 from .folds import held_out
@@ -99,7 +99,7 @@ class Trials:
             return None
         model = copy_module(self.tuner.start.model).to(self.tuner.fabric.device)
         model.load_state_dict(finished_state(load_state(place / _CHECKPOINT)))
-        result = load_json(place / "result.json", ours=True)
+        result = read_result(place) or {}
         return model, result, (place / "metrics.jsonl").read_text("utf-8")
 
     @property
