@@ -379,3 +379,18 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def weights_digest(path: str | Path) -> str:
+    """Return the digest of a checkpoint: of its file, or of all tensor files of its folder.
+
+    Raises:
+        InputError: There is none, or one cannot be read.
+    """
+    path = Path(path).expanduser()
+    folder = path.parent if path.name.endswith(".index.json") else path
+    if not folder.is_dir():
+        return file_digest(path)
+    ends = (".safetensors", ".index.json", ".bin", ".pt", ".pth")
+    parts = {f.name: file_digest(f) for f in sorted(folder.iterdir()) if f.name.endswith(ends)}
+    return _json_digest(parts)

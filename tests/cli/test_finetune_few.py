@@ -156,13 +156,18 @@ def test_auto_keeps_the_probe_where_the_budget_holds_no_trial(regraft, tmp_path,
     words = ("finetune", "--data", data, "--model", "conv_small", *QUICK, "--budget", "10s")
     code, _, err = regraft(*words, "--method", "plain", "--out", "plain")
     assert code == 2
-    assert "--budget of 10 seconds: one trial takes about" in err
+    assert "--budget of 10 seconds: one trial takes about 83 min and a choice needs two" in err
     code, said, err = regraft(*words, "--method", "auto", "--out", "run")
     assert code == 0, err
     assert "note: no fine-tuning was tried, and the linear probe is kept: --budget of 10" in said
     assert "linear_probe" in said
     assert "no fine-tuning was tried" in Path("run/README.md").read_text()
     assert regraft("predict", "run", data)[0] == 0
+    # The probe of pretrained features is there before anything is tried.
+    start = ("finetune", "--data", data, "--checkpoint", "run", *QUICK, "--budget", "10s")
+    code, said, err = regraft(*start, "--method", "linear_probe", "--out", "probe")
+    assert code == 0, err
+    assert "the linear probe is kept" in said
 
 
 def test_auto_keeps_what_training_made_better(answer, tmp_path, monkeypatch):

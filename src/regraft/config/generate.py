@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from regraft.files import file_digest
+from regraft.files import file_digest, weights_digest
 
 from .check import AT_LEAST_1, AT_LEAST_2, BELOW_1, NOT_NEGATIVE, POSITIVE
 from .data import DataConfig
@@ -55,7 +55,7 @@ class SourceConfig:
         if file.is_file():
             values["name"] = file_digest(file)
         if self.weights is not None:
-            values["weights"] = file_digest(self.weights)
+            values["weights"] = weights_digest(self.weights)
         return values
 
 

@@ -94,7 +94,8 @@ class Choice:
                     self.trials, self.candidates, self.config, file, epochs=epochs, stage=stage
                 )
             except BudgetError as error:
-                if probe is None or not self.several:
+                # What was asked for, or what `auto` compares with, is there already.
+                if probe is None or self.tuner.finetune.method not in (AUTO, PROBE):
                     raise
                 searched |= {
                     "metric": self.tuner.metric,

@@ -32,7 +32,7 @@ from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
 from regraft.features.registry import AUTO, COMPARED, CONTROL
-from regraft.files import file_digest, write_text
+from regraft.files import weights_digest, write_text
 from regraft.jobs.base import Job
 from regraft.jobs.data import fingerprint
 from regraft.jobs.stages import Shown, Stages, begin
@@ -127,7 +127,7 @@ class FinetuneJob(Job):
             config["optim"].pop(key)  # said outside, where they may be left open
         for name in ("checkpoint", "listed"):
             file = getattr(self, name)
-            config[name] = None if file is None else file_digest(file)
+            config[name] = None if file is None else weights_digest(file)
         return config
 
     def check(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from regraft.config import SearchConfig
 from regraft.errors import DivergenceError, InputError
 from regraft.files import write_json
+from regraft.report.wording import duration
 from regraft.train import read_json
 from regraft.train.loop import Progress
 
@@ -28,15 +29,13 @@ from .settings import SHORT, Rung, Setting, halving, plan
 from .trials import Trials
 
 Stage = Callable[[str], Progress | None]
+"""Called with what begins now; returns what to call after each of its steps."""
+
+_REPEATS = 3
 
 
 class BudgetError(InputError):
     """The budget holds no two trials."""
-
-
-"""Called with what begins now; returns what to call after each of its steps."""
-
-_REPEATS = 3
 
 
 def search(
@@ -109,7 +108,7 @@ def _planned(
     if rungs is None:
         one = start + max(1, epochs // SHORT) * epoch
         raise BudgetError(
-            f"--budget of {config.seconds:g} seconds: one trial takes about {one:.2g} seconds and a choice "
+            f"--budget of {config.seconds:g} seconds: one trial takes about {duration(one)} and a choice "
             f"needs two: give at least --budget {math.ceil(2.2 * one)}s, or name the values with --lr "
             "and --weight, or take the first ones with --trials 1"
         )

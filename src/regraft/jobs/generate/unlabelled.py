@@ -17,7 +17,7 @@ from regraft.data import ImageSet, Splits, decode
 from regraft.data.channels import to_channels
 from regraft.data.folder import image_files
 from regraft.errors import InputError, RegraftError
-from regraft.files import file_digest
+from regraft.files import weights_digest
 from regraft.generators.pseudo import (
     ImagePool,
     PseudoSamples,
@@ -52,9 +52,7 @@ class UnlabelledTerm:
 
     def config(self) -> dict[str, Any]:
         """Return the JSON form, the classifier by what it holds."""
-        path = None if self.classifier is None else Path(self.classifier)
-        file = path / "model.safetensors" if path is not None and path.is_dir() else path
-        digest = None if file is None else file_digest(file)
+        digest = None if self.classifier is None else weights_digest(self.classifier)
         source, ssl = to_json(self.source), to_json(self.ssl)
         return {"source": source, "ssl": ssl, "classifier": digest}
 
