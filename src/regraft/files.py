@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,7 +228,9 @@ def parse_json(text: str | bytes, *, ours: bool | None = False) -> Any:
         wrong = known is not None and known != _json_digest(value)
         if ours is not None and (wrong or (ours and known is None)):
             raise ValueError(
-                f"it is not as Regraft wrote it: its digest is {'of other content' if known else 'missing'}"
+                "it is not as Regraft wrote it: its digest is of other content"
+                if known
+                else "it has no digest: an earlier version wrote it, or it was changed by hand"
             )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
@@ -251,40 +253,6 @@ def _json_digest(value: Any) -> str:
     plain = json.loads(json.dumps(value))  # keys that are no text become it before they are sorted
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_digests(folder: Path, digests: Mapping[str, str]) -> None:
-    """Refuse a file of a folder that is there and has another digest than is listed.
-
-    Raises:
-        InputError: There is one.
-        OSError: It cannot be read.
-    """
-    for file, known in ((folder / name, known) for name, known in digests.items()):
-        if file.is_file() and file_digest(file) != known:
-            raise InputError(
-                f"{file} is not as Regraft wrote it (the result beside it has the digest of other "
-                "bytes): it was damaged or changed; copy or make it again"
-            )
-
-
-def file_digest(
-    path: str | Path, length: int | None = None, kind: Callable[[], Any] = hashlib.sha256
-) -> str:
-    """Return the digest of a file's bytes, or of the first `length`, in hex.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            if length is None:
-                return hashlib.file_digest(file, kind).hexdigest()
-            state = kind()
-            state.update(file.read(length))
-            return state.hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -379,18 +347,3 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def weights_digest(path: str | Path) -> str:
-    """Return the digest of a checkpoint: of its file, or of all tensor files of its folder.
-
-    Raises:
-        InputError: There is none, or one cannot be read.
-    """
-    path = Path(path).expanduser()
-    folder = path.parent if path.name.endswith(".index.json") else path
-    if not folder.is_dir():
-        return file_digest(path)
-    ends = (".safetensors", ".index.json", ".bin", ".pt", ".pth")
-    parts = {f.name: file_digest(f) for f in sorted(folder.iterdir()) if f.name.endswith(ends)}
-    return _json_digest(parts)

@@ -5,7 +5,7 @@ from regraft.config import ModelConfig
 from regraft.errors import InputError
 from regraft.jobs.finetune.start import start_from
 from regraft.models import build, external
-from regraft.models.packaged import package_of, packaged_file
+from regraft.models.packaged import package_of, packaged_file, packaged_state
 
 timm = pytest.importorskip("timm")
 NAME = "tf_efficientnet_lite0"
@@ -31,6 +31,15 @@ def test_packages_are_known_by_the_name_of_the_network():
     assert package_of("timm/resnet18") is None
     assert package_of(f"timm/{NAME}.other") is None
     assert packaged_file("timm/resnet18") is None
+
+
+def test_a_damaged_package_is_refused_in_our_own_words(tmp_path):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"no weights at all")
+    with pytest.raises(InputError) as raised:
+        packaged_state(file, torch.nn.Linear(2, 2))
+    assert str(file) in str(raised.value)
+    assert "weights_only" not in str(raised.value)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

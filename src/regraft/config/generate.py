@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from regraft.files import file_digest, weights_digest
+from regraft.digests import file_digest, listing_digest, weights_digest
 
 from .check import AT_LEAST_1, AT_LEAST_2, BELOW_1, NOT_NEGATIVE, POSITIVE
 from .data import DataConfig
@@ -51,9 +51,14 @@ class SourceConfig:
             InputError: The weights cannot be read.
         """
         values, path = to_dict(self), Path(self.name).expanduser()
-        file = path / "generator.safetensors" if path.is_dir() else path
-        if file.is_file():
+        # A trained generator's folder holds more, and a bank's manifest has its arrays' digests.
+        known = (path, path / "generator.safetensors", path / "bank.json")
+        file = next((f for f in known if f.is_file()), None)
+        if file is not None:
             values["name"] = file_digest(file)
+        elif path.is_dir():
+            held = sorted(f for f in path.rglob("*") if f.is_file())
+            values["name"] = listing_digest(path, held)
         if self.weights is not None:
             values["weights"] = weights_digest(self.weights)
         return values

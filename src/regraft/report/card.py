@@ -201,7 +201,7 @@ def read_card(folder: Path) -> ResultCard | None:
     file = folder / CARD
     if not file.exists():
         return None
-    with reading(file, "remove its folder to start again"):
+    with reading(file, "restore it, or start again in another folder"):
         read = load_json(file, ours=True)
         own = {key: read[key] for key in _OWN if key not in ("schema", "tables", "files")}
         return ResultCard(

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from regraft.digests import check_digests
 from regraft.errors import InputError
-from regraft.files import check_digests, load_json, parse_json
+from regraft.files import load_json, parse_json
 
 SCHEMA = 1
 
@@ -150,11 +151,10 @@ def _object(path: Path) -> dict[str, Any] | None:
     try:
         data = parse_json(text, ours=True)
     except ValueError as error:
-        where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(
-            f"{path} is not valid JSON{where} ({_reason(error)}): "
-            "restore the file or remove the run"
-        ) from error
+        what = f"cannot be read ({_reason(error)})"
+        if isinstance(error, json.JSONDecodeError):
+            what = f"is not valid JSON at line {error.lineno} ({_reason(error)})"
+        raise InputError(f"{path} {what}: restore the file or leave out the run") from error
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a {type(data).__name__}, expected a JSON object")
     return data
@@ -169,7 +169,7 @@ def _text(path: Path) -> str | None:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is not UTF-8 text (byte {error.start}): restore the file or remove the run"
+            f"{path} is not UTF-8 text (byte {error.start}): restore the file or leave out the run"
         ) from error
 
 
@@ -234,7 +234,7 @@ def _history(path: Path, *, finished: bool) -> tuple[dict[str, Any], ...]:
                 break
             raise InputError(
                 f"{path}, line {i}, is not valid JSON ({_reason(error)}): "
-                "restore the file or remove the run"
+                "restore the file or leave out the run"
             ) from error
         if not isinstance(row, dict) or not isinstance(row.get("split"), str):
             raise InputError(f'{path}, line {i}: expected an object with a "split"')

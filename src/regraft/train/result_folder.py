@@ -27,8 +27,9 @@ from typing import Any
 
 from regraft.config import digest
 from regraft.config.command import options_of
+from regraft.digests import file_digest
 from regraft.errors import InputError, RegraftError
-from regraft.files import file_digest, load_json, reading, write_json
+from regraft.files import load_json, reading, write_json
 from regraft.machine import is_first_process
 
 from .checkpoint import load_state, save_state
@@ -39,6 +40,7 @@ from .lock import FolderLock
 SCHEMA = 1
 
 _STATE, _PARTS = "checkpoint.safetensors", "unfinished"
+_LISTS = ("metrics.jsonl", "split.csv", "classes.txt")
 
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp|\.tmp[A-Za-z0-9]{6}")
 """What a killed process leaves of a file it was writing: our own name, and safetensors' own."""
@@ -363,9 +365,9 @@ class RunFolder:
             (self.path / _STATE).unlink(missing_ok=True)
 
     def _digests(self) -> dict[str, str]:
-        """Return the digest of each list and table: files that are no JSON and cannot carry their own."""
-        files = (p for p in sorted(self.path.iterdir()) if p.suffix in (".csv", ".jsonl", ".txt"))
-        return {p.name: file_digest(p) for p in files if p.is_file()}
+        """Return the digests of the files that are no JSON and cannot carry their own."""
+        files = (self.path / name for name in _LISTS)
+        return {file.name: file_digest(file) for file in files if file.is_file()}
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -386,7 +388,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    with reading(path, "remove its folder to start again"):
+    with reading(path, "restore it, or start again in another folder"):
         value = load_json(path, ours=True)
         if not isinstance(value, dict):
             raise ValueError("no JSON object")

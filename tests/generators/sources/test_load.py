@@ -119,6 +119,32 @@ def test_an_interrupted_bank_ends_with_the_same_bytes(tmp_path):
         assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "bank" / name).read_bytes()
     with pytest.raises(InputError, match="holds another bank"):
         write_bank(source, tmp_path / "b", count=51, seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        write_bank(source, tmp_path / "c", count=50, seed=3, batch_size=16, progress=stop)
+    making = tmp_path / "c" / "making.json"
+    making.write_text(making.read_text().replace('"made": ', '"made": 1'))
+    begun = (tmp_path / "c" / "images.npy").read_bytes()
+    with pytest.raises(InputError, match=r"making\.json is damaged"):
+        write_bank(source, tmp_path / "c", count=50, seed=4)
+    assert (tmp_path / "c" / "images.npy").read_bytes() == begun
+
+
+def test_a_run_knows_its_source_by_what_it_holds(tmp_path):
+    _, source = bank(tmp_path)
+    config = SourceConfig(name=str(tmp_path / "bank"))
+    known = config.config()
+    moved = (tmp_path / "bank").rename(tmp_path / "moved")
+    assert SourceConfig(name=str(moved)).config() == known
+    write_bank(source, tmp_path / "bank", count=50, seed=4)
+    assert config.config() != known
+    pictures = tmp_path / "pictures" / "ant"
+    pictures.mkdir(parents=True)
+    (pictures / "0.png").write_bytes(b"first")
+    config = SourceConfig(name=str(tmp_path / "pictures"))
+    known = config.config()
+    assert config.config() == known
+    (pictures / "1.png").write_bytes(b"second")
+    assert config.config() != known
 
 
 def test_a_bank_of_images_that_are_not_finite_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """A bank of generated images on disk: made once, drawn from as often as one likes.
 
 ```
-BANK/images.npy     uint8 [N, C, H, W], mapped into memory: what is not drawn is not read
+BANK/images.npy     uint8 [N, C, H, W], mapped into memory; read once for its digest when it is opened
 BANK/labels.npy     int64 [N], the class that each image was made for
 BANK/bank.json      seed, classes, shape, digest of the generator; written last
 ```
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regraft import files
 from regraft.data import ImageSet
+from regraft.digests import file_digest
 from regraft.errors import InputError
 from regraft.files import load_json, make_folder, reading, write_json
 from regraft.streams import Counter
@@ -92,7 +92,7 @@ def write_bank(
         "schema": SCHEMA,
         **identity,
         "classes": source.classes,
-        "digests": {n: files.file_digest(folder / n) for n in ("images.npy", "labels.npy")},
+        "digests": {n: file_digest(folder / n) for n in ("images.npy", "labels.npy")},
         "class_names": list(source.class_names),
         "image_shape": list(source.image_shape),
         "notes": source.notes,
@@ -122,7 +122,7 @@ class CachedBank(ImageSource):
             if int(self.about["schema"]) > SCHEMA:
                 raise InputError(f"{folder} is a bank of a newer version: update regraft")
             for name, known in self.about["digests"].items():
-                if files.file_digest(folder / name) != known:
+                if file_digest(folder / name) != known:
                     raise ValueError(f"{name} is not as Regraft wrote it")
             # Copy on write: torch wants memory that it may write to, and the file stays as it is.
             images = np.load(folder / "images.npy", mmap_mode="c")
@@ -154,11 +154,12 @@ class CachedBank(ImageSource):
 
 def _made(folder: Path, identity: dict[str, Any]) -> int:
     """Return how many images an interrupted bank has."""
-    try:
-        state = load_json(folder / "making.json", ours=True)
-        made = int(state.pop("made"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    file = folder / "making.json"
+    if not file.exists():
         return 0
+    with reading(file, "make the bank in another folder, or remove this one"):
+        state = load_json(file, ours=True)
+        made = int(state.pop("made"))
     if state != identity:
         raise InputError(
             f"{folder} holds the beginning of another bank: choose another folder, or remove this one"

@@ -28,11 +28,12 @@ from regraft.data import (
 )
 from regraft.data.load import folder_side
 from regraft.data.side import USUAL
+from regraft.digests import weights_digest
 from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
 from regraft.features.registry import AUTO, COMPARED, CONTROL
-from regraft.files import weights_digest, write_text
+from regraft.files import write_text
 from regraft.jobs.base import Job
 from regraft.jobs.data import fingerprint
 from regraft.jobs.stages import Shown, Stages, begin

@@ -8,7 +8,6 @@ from typing import Any
 
 from regraft.errors import DivergenceError
 from regraft.jobs.base import Job
-from regraft.jobs.data import load_once
 from regraft.train import RunFolder, make_fabric
 from regraft.train.loop import Progress
 
@@ -66,7 +65,7 @@ class TunedJob(Job):
             )
         except DivergenceError:
             # What was chosen at other seeds may still be too much here: that is a result.
-            return _guess(load_once(self.task.data), tuning)
+            return _guess(self.task.splits(self.runtime.seed), tuning)
 
 
 def _guess(splits: Any, tuning: Tuning) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from regraft.config import SourceConfig, SslConfig
 from regraft.data import ImageSet, Splits, decode
 from regraft.data.channels import to_channels
 from regraft.data.folder import image_files
+from regraft.digests import weights_digest
 from regraft.errors import InputError, RegraftError
-from regraft.files import weights_digest
 from regraft.generators.pseudo import (
     ImagePool,
     PseudoSamples,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.config import DataConfig
+from regraft.digests import listing_digest
 from regraft.errors import InputError
 from regraft.jobs.base import to_json
 from regraft.machine import expanded
@@ -88,12 +88,7 @@ def images_of(data: Sequence[str], root: str | None) -> dict[str, list[str | Non
 def _images(folder: Path) -> str:
     from regraft.data.folder import image_files
 
-    digest = hashlib.blake2b(digest_size=8)
-    for path in image_files(folder):
-        about = path.stat()
-        name = path.relative_to(folder).as_posix()
-        digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    return listing_digest(folder, image_files(folder))
 
 
 def _tensors(folder: Path) -> list[Path]:

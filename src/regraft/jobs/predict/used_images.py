@@ -33,7 +33,7 @@ class Seen:
             InputError: The list cannot be read.
         """
         from regraft.data.partition import read_list
-        from regraft.files import check_digests
+        from regraft.digests import check_digests
         from regraft.train import read_json
 
         file = model.parent / "split.csv"

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from regraft.checkpoints.read import Checkpoint, read_checkpoint
 from regraft.checkpoints.state import check_state
+from regraft.digests import file_digest
 from regraft.errors import InputError
-from regraft.files import file_digest, load_json, write_json
+from regraft.files import load_json, write_json
 
 Cut = Literal["warn", "refuse", "use"]
 
