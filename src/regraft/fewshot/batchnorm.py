@@ -92,8 +92,8 @@ def episodic(network: nn.Module) -> nn.Module:
         for name, child in list(module.named_children()):
             if isinstance(child, _BatchNorm):
                 setattr(module, name, EpisodeNorm(child))
-            elif isinstance(child, nn.Conv2d) and worth_expanding(child):
-                setattr(module, name, ExpandedConv(child))
+            elif worth_expanding(child):
+                child.__class__ = ExpandedConv
     return copied.train()
 
 

@@ -16,26 +16,26 @@ PATCH = 27
 """Up to so many values of a patch the product is faster (measured at 3x3 and 5x5)."""
 
 
-class ExpandedConv(nn.Module):
-    """An ordinary `Conv2d` of a few channels; parameters keep their names."""
+class ExpandedConv(nn.Conv2d):
+    """A `Conv2d` of a few channels with all it has but `forward`; make one of it by setting `__class__`."""
 
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-        self.how = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve images [b, c, h, w]."""
-        kernel, dilation, padding, stride = self.how
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve images [b, c, h, w]; one without a batch, or not on a CPU, as `Conv2d` does."""
+        if input.device.type != "cpu" or input.ndim != 4:
+            return super().forward(input)
+        how = (self.kernel_size, self.dilation, self.padding, self.stride)
+        kernel, dilation, padding, stride = how
         sides = (
             (n + 2 * p - d * (k - 1) - 1) // s + 1  # pyrefly: ignore
-            for n, k, d, p, s in zip(x.shape[2:], kernel, dilation, padding, stride, strict=True)
+            for n, k, d, p, s in zip(
+                input.shape[2:], kernel, dilation, padding, stride, strict=True
+            )
         )
-        patches = F.unfold(x, *self.how).transpose(0, 1).flatten(1)  # pyrefly: ignore
+        patches = F.unfold(input, *how).transpose(0, 1).flatten(1)  # pyrefly: ignore
         y = self.weight.flatten(1) @ patches
         if self.bias is not None:
             y = y + self.bias[:, None]
-        return y.view(len(y), len(x), *sides).transpose(0, 1)
+        return y.view(len(y), len(input), *sides).transpose(0, 1)
 
 
 def worth_expanding(module: nn.Module) -> bool:
@@ -46,5 +46,4 @@ def worth_expanding(module: nn.Module) -> bool:
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
         and module.weight[0].numel() <= PATCH
-        and module.weight.device.type == "cpu"
     )
