@@ -1,5 +1,7 @@
 """Meta-gradients against a plain second-order loop over tasks, in float64."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -367,3 +369,47 @@ def held(loss):
         for tensor in (t for t in saved if isinstance(t, torch.Tensor)):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return sum(storages.values())
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_what_is_computed_again_hands_gradients_to_the_images_too(kind):
+    grads = {}
+    for recompute in (False, True):
+        tasks = episodes(shots=2, queries=2)
+        images = tasks.support_x.requires_grad_(), tasks.query_x.requires_grad_()
+        network = conv() if kind == "conv" else mlp()
+        learner = MAML(network, lr=0.2, steps=2, recompute=recompute)
+        grads[recompute] = torch.autograd.grad(learner(tasks), images)
+        assert all(g.abs().sum() > 0 for g in grads[recompute])
+    close(grads[True], grads[False])
+
+
+def squared_length(learner):
+    """The squared length of the meta-gradient, with its graph."""
+    weights = list(learner.parameters())
+    grads = torch.autograd.grad(learner(episodes()), weights, create_graph=True)
+    return sum(g.square().sum() for g in grads)
+
+
+@pytest.mark.parametrize(("path", "norm"), [("vmap", "batch"), ("vmap", "none"), ("loop", "none")])
+def test_a_meta_gradient_has_derivatives(path, norm):
+    learner = MAML(mlp(norm), lr=0.3, path=path)
+    weight = next(learner.parameters())
+    (grad,) = torch.autograd.grad(squared_length(learner), [weight])
+    way = grad.detach() / grad.norm()
+    ends = []
+    for step in (1e-5, -2e-5):
+        with torch.no_grad():
+            weight += step * way
+        ends.append(squared_length(learner).item())
+    torch.testing.assert_close((ends[0] - ends[1]) / 2e-5, float(grad.norm()), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    "how", [{"path": "exact"}, {"path": "vmap", "recompute": True}, {"path": "loop"}]
+)
+def test_where_a_meta_gradient_has_none_it_stops_as_the_page_says(how):
+    with pytest.raises(RuntimeError) as stopped:
+        squared_length(MAML(mlp(), lr=0.3, **how)).backward()
+    page = (Path(__file__).parents[2] / "docs" / "fewshot.md").read_text()
+    assert str(stopped.value).strip(".") in page.replace("\n", " ")

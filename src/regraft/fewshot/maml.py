@@ -53,7 +53,8 @@ class MAML(Learner):
         batchnorm: Whose statistics normalise the query set; see `regraft.fewshot.batchnorm`.
         path: How the tasks of a batch are computed. `exact` (`regraft.fewshot.linear_step`) is for
             stacks of Linear, BatchNorm and ReLU and is taken for them by `auto`; `vmap` runs tasks side
-            by side, `loop` one after the other. All give the same gradients.
+            by side, `loop` one after the other. All give the same gradients; these have derivatives of
+            their own with `vmap` (and `loop` without BatchNorm), without `recompute`.
         chunk: Tasks at a time with `vmap`: less memory.
         recompute: Keep no graph of the inner loop: tasks are computed `chunk` at a time (one by default),
             and those without an exact step an inner step at a time, once more in the backward pass.
@@ -196,14 +197,13 @@ class MAML(Learner):
     def _run(self, episodes: Episodes, steps: int, policy: Policy) -> tuple[Tensor, Tensor]:
         """Return the query outputs [T, Q, ...] and the support losses before each step, [K, T]."""
         parts = self.values(), self.masks(), self.step_sizes()
+        tasks = partial(self._tasks, steps=steps, policy=policy)
+        tensors = (episodes.support_x, episodes.support_y, episodes.query_x)
         if not (self.recompute and torch.is_grad_enabled()):
-            return self._tasks(*parts, episodes, steps, policy)
+            return tasks(*parts, tensors)
         size = self.chunk or 1
         each = [
-            recomputed(
-                partial(self._tasks, episodes=episodes[i : i + size], steps=steps, policy=policy),
-                parts,
-            )
+            recomputed(tasks, (*parts, tuple(t[i : i + size] for t in tensors)))
             for i in range(0, len(episodes), size)
         ]
         return torch.cat([o for o, _ in each]), torch.cat([inner for _, inner in each], 1)
@@ -213,12 +213,11 @@ class MAML(Learner):
         values: Mapping[str, Tensor],
         masks: Mapping[str, Tensor],
         rates: Mapping[str, Rate],
-        episodes: Episodes,
+        tensors: tuple[Tensor, Tensor, Tensor],
         steps: int,
         policy: Policy,
     ) -> tuple[Tensor, Tensor]:
-        """Return what `_run` does, of tasks that are computed together."""
-        support = (episodes.support_x, episodes.support_y)
+        """Return what `_run` does, of tasks that are computed together: support x and y, query x."""
         if self._layers is not None and self.path in ("auto", "exact"):
             weights, scaled = weights_and_rates(values, masks, rates)
             # Only training has the same shapes and steps all the time.
@@ -227,8 +226,8 @@ class MAML(Learner):
                 self._layers,
                 weights,
                 scaled,
-                support,
-                episodes.query_x,
+                tensors[:2],
+                tensors[2],
                 steps=steps,
                 first_order=self.first_order,
                 own_statistics=policy == "transductive",
@@ -241,11 +240,10 @@ class MAML(Learner):
                 return self.call(final, query), inner
             return self.call(final, torch.cat([x, query]), rows=len(x))[len(x) :], inner
 
-        tensors = (*support, episodes.query_x)
         alone = self.path == "loop" or self.recompute
-        self._alone = alone or (self.path == "auto" and len(episodes) == 1)
+        self._alone = alone or (self.path == "auto" and len(tensors[0]) == 1)
         if self._alone:
-            pairs = [one(*(t[i] for t in tensors)) for i in range(len(episodes))]
+            pairs = [one(*(t[i] for t in tensors)) for i in range(len(tensors[0]))]
             outputs, inner = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         else:
             outputs, inner = torch.func.vmap(one, chunk_size=self.chunk)(*tensors)
@@ -266,6 +264,8 @@ class MAML(Learner):
         buffers = self.buffers_of()
 
         def step(
+            x: Tensor,
+            y: Tensor,
             moving: Mapping[str, Tensor],
             still: Mapping[str, Tensor],
             masks: Mapping[str, Tensor],
@@ -283,7 +283,7 @@ class MAML(Learner):
         again = self.recompute and torch.is_grad_enabled()
         losses = []
         for _ in range(steps):
-            state = (moving, still, masks, rates)
+            state = (x, y, moving, still, masks, rates)
             moving, loss = recomputed(step, state) if again else step(*state)
             losses.append(loss)
         inner = torch.stack(losses) if losses else x.new_zeros(0)
