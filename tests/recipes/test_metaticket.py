@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,48 @@ def test_claims_are_read_off_intervals():
     assert "| untrained | 50.0" in findings.text
     assert "Learned sparsity by layer, from the input on: 0.20." in findings.text
     assert {"sparsity", "domains", "matched"} <= set(findings.figures)
+
+
+def timed(ticket, maml):
+    """The ticket 20 points above MAML of as many seconds, with the seconds that each took."""
+    every = runs()
+    both = [
+        replace(r, arm=arm, result=Result(metrics=r.result.metrics, seconds=took))
+        for source, arm, took in (
+            ("meta-ticket", "meta-ticket", ticket),
+            ("untrained", "maml-equal-time", maml),
+        )
+        for r in every
+        if r.arm == source
+    ]
+    return [r for r in every if r.arm != "meta-ticket"] + both
+
+
+@pytest.mark.parametrize(
+    ("maml", "held", "said"),
+    [
+        (54.0, True, "Training took 60.0 s (meta-ticket) and 54.0 s (maml-equal-time)."),
+        (50.0, None, "60.0 s (meta-ticket) and 50.0 s (maml-equal-time): not equal seconds"),
+        (72.0, None, "60.0 s (meta-ticket) and 72.0 s (maml-equal-time): not equal seconds"),
+        (None, None, "unknown seconds (maml-equal-time): not equal seconds"),
+    ],
+)
+def test_equal_seconds_are_measured(maml, held, said):
+    claims = read(timed(60.0, maml), []).claims
+    claim = next(c for c in claims if "MAML of as many seconds" in c.paper)
+    assert claim.held is held
+    assert said in claim.note
+
+
+def test_a_run_that_diverged_is_named_and_its_curves_are_left_out():
+    metrics = {**runs()[3].result.metrics, "diverged": 1.0}
+    every = [
+        replace(r, history=(), result=Result(metrics=metrics))
+        if (r.arm, r.seed) == ("meta-ticket", 3)
+        else r
+        for r in runs()
+    ]
+    findings = read(every, [])
+    where = "omniglot/5way-1shot/transductive/width=1 meta-ticket seed 3"
+    assert f"Diverged, and counted with the accuracy of guessing: {where}." in findings.text
+    assert "Learned sparsity by layer, from the input on: 0.20." in findings.text

@@ -176,6 +176,23 @@ def test_the_rate_of_the_best_trials_is_taken(tmp_path):
     assert tuned["metrics"] == plain["metrics"]
 
 
+def test_a_run_that_diverges_with_its_chosen_rate_counts_as_guessing(tmp_path, monkeypatch):
+    monkeypatch.setattr(RateChoice, "chosen", lambda self, root: 1e30)
+    ticket = replace(of("maml", choice=choosing((1e-2,))), arm="meta-ticket")
+    result = ticket.run(tmp_path)
+    assert result["metrics"] == {
+        "test_accuracy": 100 / 3,
+        "test_accuracy_by_support": 100 / 3,
+        "lr": 1e30,
+        "diverged": 1.0,
+    }
+    control = of("random-mask", source=ticket).run(tmp_path)["metrics"]
+    assert control["diverged"] == 1
+    assert control["test_accuracy"] == 100 / 3
+    with pytest.raises(DivergenceError):
+        of("maml", outer=replace(JOB.outer, lr=1e30)).run(tmp_path / "alone")
+
+
 def test_a_rate_that_diverges_is_out_and_all_of_them_are_an_error(tmp_path):
     assert choosing((1e-2, 1e30)).run(tmp_path / "one")["metrics"]["lr"] == 1e-2
     with pytest.raises(DivergenceError, match="every rate of maml in selection/digits diverged"):

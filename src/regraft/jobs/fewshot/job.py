@@ -22,14 +22,14 @@ from regraft.config import (
 )
 from regraft.config.check import AT_LEAST_1, BELOW_1, check
 from regraft.config.fewshot import FROZEN, UNTRAINED
-from regraft.errors import InputError
+from regraft.errors import DivergenceError, InputError
 from regraft.fewshot import MAML, EpisodeSampler, Learner, MetaTicket, Policy, one_shot_runs
 from regraft.fewshot.learner import accuracy
 from regraft.jobs.base import Job
 from regraft.models import build
 from regraft.tickets import IteRand, load_ticket, save_ticket, stored_bytes
 from regraft.tickets.controls import shuffled_masks
-from regraft.train import RunFolder
+from regraft.train import RunFolder, read_json
 from regraft.train.loop import Progress
 
 from .choice import RateChoice
@@ -104,7 +104,38 @@ class FewshotJob(Job):
         return config
 
     def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
-        """Meta-train, measure, and write the learner; see `Job.work`."""
+        """Meta-train, measure, and write the learner; see `Job.work`.
+
+        What diverges with a rate that was chosen at other seeds, and a control made of its mask, count as
+        guessing: `diverged` is 1 then.
+
+        Raises:
+            DivergenceError: It diverged with a rate of `outer`.
+        """
+        if self.source is not None and _diverged(self.source.folder(root)):
+            return self._guess({})
+        outer, chosen = self.outer, {}
+        if self.choice is not None:
+            chosen = {"lr": self.choice.chosen(root)}
+            outer = replace(outer, **chosen)
+            folder.pin("chosen", chosen)
+        try:
+            return self._trained(folder, root, progress, outer)
+        except DivergenceError:
+            if self.choice is None:
+                raise
+            return self._guess(chosen)
+
+    def _guess(self, chosen: dict[str, float]) -> dict[str, Any]:
+        """Return what a run that diverged counts as: the accuracy of guessing on every set."""
+        names = ("test", *self.tests[1:])
+        ends = ("",) if self.fewshot.method in FROZEN else ("", "_by_support")
+        guess = {f"{n}_accuracy{end}": 100 / self.episodes.ways for n in names for end in ends}
+        return {"metrics": {**guess, **chosen, "diverged": 1.0}, "seconds": 0.0}
+
+    def _trained(
+        self, folder: RunFolder, root: Path, progress: Progress | None, outer: OuterConfig
+    ) -> dict[str, Any]:
         began = time.monotonic()
         threads = self.runtime.threads
         if threads is not None:
@@ -128,10 +159,7 @@ class FewshotJob(Job):
                 row |= {f"sparsity/{n}": s for n, s in learner.sparsity().items()}
             return row
 
-        seconds, outer = 0.0, self.outer
-        if self.choice is not None:
-            outer = replace(outer, lr=self.choice.chosen(root))
-            folder.pin("chosen", {"lr": outer.lr})
+        seconds = 0.0
         if self.fewshot.method not in UNTRAINED and self.outer.steps:
             stepper = None
             if isinstance(learner, MetaTicket) and self.fewshot.rerandomise:
@@ -300,6 +328,10 @@ def _put_masks(learner: Learner, masks: dict[str, torch.Tensor]) -> None:
     for name, entry, mask in named_masks(learner.network):
         sigma = float(mask.threshold(entry.original))  # pyrefly: ignore
         entry.original.copy_(torch.where(masks[name], sigma + 1.0, sigma - 1.0))
+
+
+def _diverged(folder: Path) -> bool:
+    return "diverged" in (read_json(folder / "result.json") or {}).get("metrics", {})
 
 
 def _names(images: ClassImages) -> list[str]:

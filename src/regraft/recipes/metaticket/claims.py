@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from regraft.recipes.claims import difference, over_settings
 from regraft.recipes.compare import gap, level, line_of, plain, signed, values
 from regraft.recipes.recipe import Findings
-from regraft.recipes.selection import SELECTION
+from regraft.recipes.selection import SELECTION, diverged
 from regraft.report import Claim, Line, Panel, Row, Run, estimate, lines
 
 DOMAINS = ("emnist", "mnist", "fashion_mnist", "digits")
@@ -24,6 +25,8 @@ _ARMS = (
 _BY_SUPPORT = "_by_support"
 _BY = {"transductive": "test_accuracy", "support": f"test_accuracy{_BY_SUPPORT}"}
 _JUDGED = {"": "judged with transductive BatchNorm", _BY_SUPPORT: "judged image by image"}
+_EQUAL = 0.15
+"""Seconds of two arms may differ by so much and be called equal; the bound is ours."""
 _IN_DOMAIN = (
     *(
         (other, f"A meta-learned mask is better than the control {other}")
@@ -53,6 +56,7 @@ def read(runs: list[Run], rows: list[Row]) -> Findings:
                 f"{paper}, trained with {how} BatchNorm",
                 metric=_BY[how],
                 each=True,
+                **_as_long(runs, of_it, other),
             )
     for setting in (s for s in settings if not _own(s)):
         for arm, other in (
@@ -76,9 +80,35 @@ def read(runs: list[Run], rows: list[Row]) -> Findings:
         for arm, other in pairs:
             for end in ("", _BY_SUPPORT):
                 claims += _across(runs, own, domain, arm, other, end)
-    parts = [*(_text(runs, s) for s in settings), _rates(runs)]
+    parts = [*(_text(runs, s) for s in settings), _rates(runs), diverged(runs)]
     text = "\n\n".join(part for part in parts if part)
     return Findings(claims=claims, text=text, figures=_figures(runs, settings))
+
+
+def _as_long(runs: list[Run], settings: Sequence[str], other: str) -> dict[str, Any]:
+    """Return what a claim of equal seconds says of those that were measured, and whether it decides."""
+    if other != "maml-equal-time":
+        return {}
+    here = [s for s in settings if gap(runs, s, "meta-ticket", other) is not None]
+    means = []
+    for arm in ("meta-ticket", other):
+        own = [r.result for r in _whole(runs, arm) if r.setting in here and r.result is not None]
+        took = [result.seconds for result in own if result.seconds]
+        means.append(sum(took) / len(took) if took else 0.0)
+    mine, theirs = (f"{mean:.1f} s" if mean else "unknown seconds" for mean in means)
+    said = f"Training took {mine} (meta-ticket) and {theirs} ({other})"
+    if 0 < max(means) <= (1 + _EQUAL) * min(means):
+        return {"more": f"{said}."}
+    return {
+        "more": f"{said}: not equal seconds, so this is undecided.",
+        "decide": lambda _: None,
+    }
+
+
+def _whole(runs: list[Run], arm: str) -> list[Run]:
+    """Return an arm's runs that did not diverge, whose curves and seconds are of a whole training."""
+    own = [r for r in runs if r.arm == arm]
+    return [r for r in own if r.result is None or "diverged" not in r.result.metrics]
 
 
 def _own(setting: str) -> bool:
@@ -158,7 +188,7 @@ def _text(runs: list[Run], setting: str) -> str:
 
 def _sparsity(runs: list[Run], setting: str) -> list[Line]:
     """Return the sparsity of each masked layer along training, means over seeds."""
-    own = [r for r in runs if (r.setting, r.arm) == (setting, "meta-ticket")]
+    own = [r for r in _whole(runs, "meta-ticket") if r.setting == setting]
     keys = [k for r in own[:1] for row in r.history[-1:] for k in row if k.startswith("sparsity/")]
     drawn = []
     for number, key in enumerate(keys, 1):
@@ -241,7 +271,7 @@ def _matched(runs: list[Run], setting: str) -> list[Panel]:
     for name in ("emnist", "mnist"):
         drawn = []
         for arm in ("untrained", "meta-ticket", "maml", "anil", "boil"):
-            own = [r for r in runs if (r.setting, r.arm) == (setting, arm) and r.finished]
+            own = [r for r in _whole(runs, arm) if r.setting == setting and r.finished]
             curves = [
                 {row["step"]: (row["accuracy"], row[f"{name}_accuracy"]) for row in r.history
                  if f"{name}_accuracy" in row} for r in own
