@@ -172,6 +172,21 @@ def test_no_page_is_written_twice():
     _exactly(pages if len(pages) > 1 else set(), PAGES)
 
 
+def test_whole_model_files_have_one_writer():
+    both = {
+        name
+        for name, tree in TREES.items()
+        if "checkpoints/model_card.py" in IMPORTS[name]
+        and {"header", "write_tensors"}
+        <= {
+            n.func.id
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        }
+    }
+    _exactly(both, {"checkpoints/write.py"})
+
+
 def test_names_are_the_fields_words():
     broken = {
         f"{name}: {word}" for name, tree in TREES.items() for word in _identifiers(tree) & BANNED

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from regraft.checkpoints.model_card import header, is_elsewhere
+from regraft.checkpoints.model_card import is_elsewhere
+from regraft.checkpoints.write import write_model
 from regraft.config import DataConfig, OptimConfig, TicketConfig
 from regraft.data import Graph, graph_names
 from regraft.errors import InputError
-from regraft.files import write_tensors
 from regraft.jobs.base import Job
 from regraft.jobs.data import load_once
 from regraft.jobs.progress import Bar
@@ -129,9 +129,9 @@ class RecordedJob(RecordJob):
         if folder.writes:
             # Not the recording's last state, which is a sum of rounded changes.
             state = finished_state(load_state(folder.path / "checkpoint.safetensors"))
-            tensors = {k: v.contiguous().clone() for k, v in state.items()}
-            about = header(facts(self.plain, load_once(self.data)))
-            write_tensors(folder.path / "model.safetensors", tensors, about)
+            write_model(
+                folder.path / "model.safetensors", state, facts(self.plain, load_once(self.data))
+            )
         return result
 
 
