@@ -128,6 +128,20 @@ def test_wrong_usage_is_unusable_input(words, capsys):
     assert "Traceback" not in err
 
 
+def test_scales_of_one_recipe_are_said_to_be_its_alone(capsys):
+    from regraft.recipes.recipe import MORE_SCALES
+
+    assert main(["reproduce", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, scales in MORE_SCALES.items():
+        assert f"{name} alone: {', '.join(scales)}" in text
+        assert f"{{{','.join(scales)}" not in text
+    assert main(["reproduce", "iterand", "--scale", "photographs"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "expected one of smoke, cpu, gpu, paper" in said
+    assert "characters" not in said
+
+
 def test_top_level_help_is_one_line_a_verb(capsys):
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()

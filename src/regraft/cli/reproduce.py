@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -13,6 +13,7 @@ from .options import registered
 from .output import print_json, say
 
 RECIPE_NAMES = registered("recipes/recipe.py", r'^    "(\w+)": "regraft\.recipes\.\w+",$')
+_MORE = registered("recipes/recipe.py", r'^MORE_SCALES = \{"(\w+)": \((.+)\)\}$')
 _STYLES = {"held": "green", "did not hold": "yellow", "undecided": "cyan"}
 
 
@@ -29,8 +30,15 @@ class Reproduce:
         tyro.conf.Positional,
         tyro.conf.arg(help=f"Name of the recipe: {', '.join(RECIPE_NAMES)}."),
     ]
-    scale: Literal["smoke", "cpu", "gpu", "paper", "photographs", "characters"] = "smoke"
-    """smoke: a minute or two; cpu: under an hour on two cores; gpu; paper: the published settings."""
+    scale: Annotated[
+        str,
+        tyro.conf.arg(
+            help="smoke: a minute or two; cpu: under an hour on two cores; gpu; paper: the published "
+            "settings"
+            + "".join(f"; {one} alone: {more}".replace('"', "") for one, more in _MORE)
+            + "."
+        ),
+    ] = "smoke"
     seeds: int | None = None
     """Seeds for each arm; the recipe's own number by default."""
     out: Path | None = None
