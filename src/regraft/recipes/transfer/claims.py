@@ -136,15 +136,15 @@ def _faster(
         return []
     note = f"It gets there with {len(mine)} of {len(seeds)} seeds"
     if len(mine) < len(seeds):
-        note += " (the others never do and count as slower)"
+        note += " (the others never do, and one such seed decides that it did not hold)"
     gain = paired_difference(mine, theirs) if mine else None
     if gain is not None:
         means = [estimate(side.values()).mean for side in (mine, theirs)]
         note += (
             f", after {means[0]:.1f} s instead of {means[1]:.1f} s ({signed(gain)} s, the "
-            "transfer counted)"
+            f"transfer counted{', of the seeds that do' if len(mine) < len(seeds) else ''})"
         )
-    # A seed that never gets there has no time, and takes longer than any.
+    # A seed that never gets there has no time: no mean over all of them could be said.
     held = below()(gain) if len(mine) == len(seeds) else False
     if not held:
         note += "; where the time goes is said below"
