@@ -163,6 +163,24 @@ def test_a_folder_that_is_no_result(refused, image_folder):
     )
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["a/regraft.json"], "holds several runs"),
+        (["a/b/regraft.json"], "holds several runs"),
+        (["a/b/c/regraft.json"], "no such file"),  # a home is not walked through
+        (["index.json"], "no such file"),
+        (["index.json", "initial.safetensors"], "holds a recorded training"),
+    ],
+)
+def test_a_folder_is_looked_into_two_levels_deep(refused, image_folder, files, said):
+    for name in files:
+        file = Path("folder", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    assert said in refused("predict", "folder", image_folder)
+
+
 @pytest.mark.filterwarnings("default")
 def test_unreadable_pictures_are_named_and_left_out(regraft, refused, result, image_folder):
     broken = image_folder / "ant" / "broken.jpg"

@@ -128,10 +128,12 @@ _FILES = {
 """What files of ours hold that are no classifier, by an entry of their headers."""
 
 _HOLDING = {
-    "ticket.json": "an unpacked ticket: `regraft ticket pack {0}` makes one to run",
-    "index.json": "a recorded training: `regraft transfer {0} --to FILE` carries it over",
+    ("ticket.json",): "an unpacked ticket: `regraft ticket pack {0}` makes one to run",
+    ("index.json", "initial.safetensors"): (
+        "a recorded training: `regraft transfer {0} --to FILE` carries it over"
+    ),
 }
-"""What folders without a card hold, by a file of theirs."""
+"""What folders without a card hold, by files of theirs."""
 
 
 def _ticket(path: Path) -> str:
@@ -151,7 +153,9 @@ def _without_model(path: Path, file: Path) -> str:
 
     quoted = shlex.quote(str(path))
     kind = (read_json(path / "card.json") or {}).get("kind")
-    holding = next((what for name, what in _HOLDING.items() if (path / name).is_file()), None)
+    holding = next(
+        (what for names, what in _HOLDING.items() if all((path / n).is_file() for n in names)), None
+    )
     if kind in _USED_BY:
         verb = {"bank": "synth make", "inspect": "synth inspect"}.get(kind, kind.replace("-", " "))
         said = f"is a result of `regraft {verb}`: {_USED_BY[kind].format(quoted)}"
@@ -164,7 +168,7 @@ def _without_model(path: Path, file: Path) -> str:
         said = f"has no {file.name}: it holds figures and no network"
         if not done:
             said = f"has not finished: start the same command again ({file.name} is missing)"
-    elif path.is_dir() and next(path.rglob("regraft.json"), None) is not None:
+    elif any(any(path.glob(f"{below}/regraft.json")) for below in ("*", "*/*")):
         said = f"holds several runs: name one, or compare them by `regraft report {quoted}`"
     else:
         return f"{file}: no such file; give the folder that `regraft finetune` made"
