@@ -39,7 +39,7 @@ KINDS = {
 """By kind: the arms that are averaged, learning rates, dropouts."""
 
 
-IMAGE_RATES, IMAGE_SHARE = (0.1, 0.2, 0.4), 0.5
+IMAGE_RATES, IMAGE_SHARE = (0.05, 0.1, 0.2, 0.4), 0.5
 """Of the convolutions, which have no dropout, at one frozen share."""
 
 
@@ -74,6 +74,12 @@ def validation(job: TrainJob, root: Path) -> float:
     return result["metrics"]["validation_accuracy"]
 
 
+def compared(task: Task, kind: str) -> list[tuple[str, list[TrainJob]]]:
+    """Return the candidates of a kind, none where the task has no job of its arms."""
+    arms = KINDS[kind][0]
+    return [c for c in candidates(task, kind) if any(job.arm in arms for job in c[1])]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     tasks = {t.setting: t for t in (*map(cora_task, CORA_CHOSEN), image_task())}
@@ -85,7 +91,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for kind in options.only:
         found = []
-        for name, jobs in candidates(tasks[options.setting], kind):
+        several = compared(tasks[options.setting], kind)
+        if not several:
+            print(f"{options.setting} {kind:8} has no job of {', '.join(KINDS[kind][0])}: skipped")
+        for name, jobs in several:
             if options.data_root:
                 jobs = [job.with_data_root(options.data_root) for job in jobs]
             seeded = [job.with_seed(seed) for seed in SEEDS for job in jobs]

@@ -1,4 +1,7 @@
 import math
+import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from regraft.models import build
 from regraft.recipes import SCALES, load_recipe
 from regraft.recipes.compare import gap
 from regraft.recipes.frozen.claims import read
+from regraft.recipes.notes import read_data
 from regraft.report import Result, Run, rows
 from regraft.tickets import (
     Freezing,
@@ -50,6 +54,27 @@ def test_the_widest_network_is_the_widest():
     assert size(numbers(wider, shape)) > 2000
     assert widest(model, shape, 10.0, size) is None
     assert widest(ModelConfig(name="torchvision/resnet18"), shape, 1e9, size) is None
+
+
+def test_settings_of_images_are_chosen_of_kinds_that_have_jobs(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    script, ran = import_module("choose_frozen"), []
+    monkeypatch.setattr(script, "run_all", lambda jobs, *_, **__: ran.extend(jobs))
+    monkeypatch.setattr(script, "validation", lambda job, root: job.optim.lr)
+    words = ["fashion_mnist/conv_small", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["choose_frozen.py", *words])
+    script.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[2:] for line in lines if line[1] == "train"] == [
+        ["has", "no", "job", "of", "dense:", "skipped"]
+    ]
+    tried = {}
+    for _, kind, name, *_ in (line for line in lines if line[1] != "train"):
+        tried.setdefault(kind, set()).add(float(name.removeprefix("lr=")))
+    assert set(tried) == set(script.KINDS) - {"train"}
+    chosen = read_data("regraft.recipes.frozen", "chosen.toml")["images"]
+    assert all(rate in tried[kind] for kind, rate in chosen.items())
+    assert len(ran) > 0
 
 
 @pytest.mark.parametrize("scale", SCALES)
