@@ -452,9 +452,9 @@ def test_fewer_seconds_count_the_transfer_and_need_every_seed(before, reaches, h
     first, second = (c.note for c in claims.values())
     assert ("3 of 3" in first) is (reaches > 90)
     assert "0 of 3" in second
-    decided = "one such seed decides that it did not hold"
+    decided = "one that never does decides that this did not hold, and is in no mean"
     assert decided in second
-    assert (decided in first) is (", of the seeds that do)" in first) is (reaches < 90)
+    assert (decided in first) is (reaches < 90)
     assert ("instead of 4.0 s" in first) is True
     assert "As many epochs from scratch took 4.02 s" in reading.text
     assert f"FGMT took {before:.2f} s before training" in reading.text

@@ -14,6 +14,8 @@ from .output import print_json, say
 
 RECIPE_NAMES = registered("recipes/recipe.py", r'^    "(\w+)": "regraft\.recipes\.\w+",$')
 _MORE = registered("recipes/recipe.py", r'^MORE_SCALES = \{"(\w+)": \((.+)\)\}$')
+_ALONE = "".join(f"; {one} alone: {more}".replace('"', "") for one, more in _MORE)
+_SCALES = "smoke: a minute or two; cpu: under an hour on two cores; gpu; paper: the published ones"
 _STYLES = {"held": "green", "did not hold": "yellow", "undecided": "cyan"}
 
 
@@ -30,15 +32,7 @@ class Reproduce:
         tyro.conf.Positional,
         tyro.conf.arg(help=f"Name of the recipe: {', '.join(RECIPE_NAMES)}."),
     ]
-    scale: Annotated[
-        str,
-        tyro.conf.arg(
-            help="smoke: a minute or two; cpu: under an hour on two cores; gpu; paper: the published "
-            "settings"
-            + "".join(f"; {one} alone: {more}".replace('"', "") for one, more in _MORE)
-            + "."
-        ),
-    ] = "smoke"
+    scale: Annotated[str, tyro.conf.arg(help=f"{_SCALES}{_ALONE}.")] = "smoke"
     seeds: int | None = None
     """Seeds for each arm; the recipe's own number by default."""
     out: Path | None = None

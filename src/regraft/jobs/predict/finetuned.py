@@ -128,10 +128,8 @@ _FILES = {
 """What files of ours hold that are no classifier, by an entry of their headers."""
 
 _HOLDING = {
-    ("ticket.json",): "an unpacked ticket: `regraft ticket pack {0}` makes one to run",
-    ("index.json", "initial.safetensors"): (
-        "a recorded training: `regraft transfer {0} --to FILE` carries it over"
-    ),
+    "ticket.json": "an unpacked ticket: `regraft ticket pack {0}` makes one to run",
+    "index.json initial.safetensors": "a recorded training: `regraft transfer {0} --to FILE` carries it on",
 }
 """What folders without a card hold, by files of theirs."""
 
@@ -153,9 +151,8 @@ def _without_model(path: Path, file: Path) -> str:
 
     quoted = shlex.quote(str(path))
     kind = (read_json(path / "card.json") or {}).get("kind")
-    holding = next(
-        (what for names, what in _HOLDING.items() if all((path / n).is_file() for n in names)), None
-    )
+    files = {names: all((path / n).is_file() for n in names.split()) for names in _HOLDING}
+    holding = next((what for names, what in _HOLDING.items() if files[names]), None)
     if kind in _USED_BY:
         verb = {"bank": "synth make", "inspect": "synth inspect"}.get(kind, kind.replace("-", " "))
         said = f"is a result of `regraft {verb}`: {_USED_BY[kind].format(quoted)}"

@@ -129,9 +129,8 @@ class RecordedJob(RecordJob):
         if folder.writes:
             # Not the recording's last state, which is a sum of rounded changes.
             state = finished_state(load_state(folder.path / "checkpoint.safetensors"))
-            write_model(
-                folder.path / "model.safetensors", state, facts(self.plain, load_once(self.data))
-            )
+            about = facts(self.plain, load_once(self.data))
+            write_model(folder.path / "model.safetensors", state, about)
         return result
 
 

@@ -136,13 +136,13 @@ def _faster(
         return []
     note = f"It gets there with {len(mine)} of {len(seeds)} seeds"
     if len(mine) < len(seeds):
-        note += " (the others never do, and one such seed decides that it did not hold)"
+        note += " (one that never does decides that this did not hold, and is in no mean)"
     gain = paired_difference(mine, theirs) if mine else None
     if gain is not None:
         means = [estimate(side.values()).mean for side in (mine, theirs)]
         note += (
             f", after {means[0]:.1f} s instead of {means[1]:.1f} s ({signed(gain)} s, the "
-            f"transfer counted{', of the seeds that do' if len(mine) < len(seeds) else ''})"
+            "transfer counted)"
         )
     # A seed that never gets there has no time: no mean over all of them could be said.
     held = below()(gain) if len(mine) == len(seeds) else False
