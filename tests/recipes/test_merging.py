@@ -20,7 +20,6 @@ from regraft.recipes import SCALES, load_recipe, reproduce
 from regraft.recipes.merging.claims import by_angle, read, slopes
 from regraft.recipes.merging.recipe import Pair, turned
 from regraft.report import Result, Run, rows
-from regraft.train import read_json
 
 module = importlib.import_module("regraft.recipes.merging.recipe")
 
@@ -428,7 +427,7 @@ def test_a_recipe_leaves_its_tables_and_its_path(finished, monkeypatch, tmp_path
     }
     arms = {row.arm for row in outcome.rows if row.setting == PAIR.setting}
     assert arms == {job.arm for job in everything() if job.setting == PAIR.setting}
-    assert read_json(tmp_path / "merging_smoke.json")["recipe"] == "merging"
+    assert json.loads((tmp_path / "merging_smoke.json").read_text())["recipe"] == "merging"
 
 
 def test_the_scale_cpu_repairs_what_needs_no_small_set_and_reports_fresh_seeds():

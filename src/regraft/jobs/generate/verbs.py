@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import torch
 
+from regraft.checkpoints.model_card import is_elsewhere
 from regraft.checkpoints.write import write_model
 from regraft.config import DataConfig, ModelConfig, PretrainConfig, SourceConfig, to_dict
 from regraft.config.check import AT_LEAST_1, AT_LEAST_2
@@ -278,9 +279,10 @@ class SourcePretrainJob(Job):
             next=[
                 command_of(
                     "finetune",
-                    data="photos/",
+                    data="LABELLED",
                     checkpoint=str((out / "model.safetensors").absolute()),
-                    model=self.model.name,
+                    # The file says what network it is, code outside it aside.
+                    model=self.model.name if is_elsewhere(self.model.name) else None,
                 )
             ],
             data={"train_accuracy": work.newest["accuracy"]},
