@@ -58,12 +58,14 @@ def listing_digest(folder: Path, files: Iterable[Path]) -> str:
 
 
 def weights_digest(path: str | Path) -> str:
-    """Return the digest of a checkpoint: of its file, or of all tensor files of its folder.
+    """Return the digest of a checkpoint: of its file, or of all tensor files of a folder of shards.
 
     Raises:
         InputError: There is none, or one cannot be read.
     """
     path = Path(path).expanduser()
+    if (path / "model.safetensors").is_file():
+        return file_digest(path / "model.safetensors")
     folder = path.parent if path.name.endswith(".index.json") else path
     if not folder.is_dir():
         return file_digest(path)
