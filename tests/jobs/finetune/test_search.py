@@ -195,7 +195,8 @@ def test_plans_by_time():
 
 def test_a_budget_too_small_for_two_trials_says_what_would_do(tmp_path):
     with pytest.raises(
-        InputError, match=r"--budget of 5 seconds: one trial takes about 3 s.*at least --budget 7s"
+        InputError,
+        match=r"--budget of 5 seconds: one trial takes about 3.0 s.*at least --budget 7s",
     ):
         searched(tmp_path, Counted(lambda *_: 1.0, seconds=1.0), seconds=5.0)
     assert not (tmp_path / "search.json").exists()
