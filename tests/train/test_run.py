@@ -13,9 +13,7 @@ from training import Stop, network, stop_at, train
 
 from regraft.config import OptimConfig
 from regraft.errors import InputError, RegraftError
-from regraft.report.runs import read_run
 from regraft.train import RunFolder, read_json
-from regraft.train.result_folder import read_result
 
 CONFIG = {"model": {"name": "mlp", "width": 1.0}, "optim": {"lr": 0.1, "epochs": 3}}
 STATE = {"model": {"weight": torch.arange(4.0)}, "step": 3}
@@ -275,32 +273,6 @@ def test_a_finished_result_is_read_without_holding_the_folder(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="is a file: give a folder"):
         opened(tmp_path / "file").finished()
-
-
-def test_notes_of_the_user_beside_a_result_may_change(tmp_path):
-    with opened(tmp_path / "a") as folder:
-        (tmp_path / "a" / "notes.txt").write_text("looks good")
-        (tmp_path / "a" / "classes.txt").write_text("ant\n")
-        folder.finish({"metrics": {"x": 1.0}})
-    (tmp_path / "a" / "notes.txt").write_text("looks better")
-    assert read_run(tmp_path / "a").result.metrics == {"x": 1.0}
-    (tmp_path / "a" / "classes.txt").write_text("bee\n")
-    with pytest.raises(InputError, match=r"classes\.txt is not as Regraft wrote it"):
-        read_run(tmp_path / "a")
-
-
-def test_a_file_without_a_digest_is_said_to_be_of_an_earlier_version(tmp_path):
-    with opened(tmp_path / "a") as folder:
-        folder.finish({"metrics": {"x": 1.0}})
-    path = tmp_path / "a" / "result.json"
-    kept = json.loads(path.read_text())
-    del kept["regraft.digest"]
-    path.write_text(json.dumps(kept))
-    for read in (lambda: read_run(tmp_path / "a"), lambda: read_result(tmp_path / "a")):
-        with pytest.raises(InputError, match="no digest: an earlier version wrote it") as raised:
-            read()
-        assert "valid JSON" not in str(raised.value)
-        assert "remove" not in str(raised.value)
 
 
 def test_what_was_read_and_has_changed_is_said_in_words(tmp_path):

@@ -96,13 +96,6 @@ class FewshotJob(Job):
                 "--pretrained, or take another method"
             )
 
-    def config(self) -> dict[str, Any]:
-        """See `Job.config`; runs without a choice are known as before there was one."""
-        config = super().config()
-        if self.choice is None:
-            del config["choice"]
-        return config
-
     def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
         """Meta-train, measure, and write the learner; see `Job.work`.
 

@@ -49,13 +49,6 @@ class SelectJob(Job):
             object.__setattr__(self, "runtime", runtime)
             object.__setattr__(self, "task", self.task.with_seed(self.seeds[0]))
 
-    def config(self) -> dict[str, Any]:
-        """Return the JSON form of everything that determines the numbers."""
-        config = super().config()
-        if not self.then:
-            del config["then"]  # the folder of an earlier run is known by that
-        return config
-
     @property
     def sources(self) -> Sequence[Job]:
         """The source networks of the selection seeds."""
