@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import collections
 import itertools
-import json
 import re
 import sys
 import time
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from regraft.files import write_text
+from regraft.files import write_json, write_text
 from regraft.symmetry.trace import trace
 from regraft.train import command_line, environment
 
@@ -235,7 +234,7 @@ def main() -> None:
         command = f"python benchmarks/{command_line()}"
         write_text(options.results / "architectures.md", markdown(rows, command))
         data = {"command": command, **environment(), "rows": rows}
-        write_text(options.results / "architectures.json", json.dumps(data, indent=1) + "\n")
+        write_json(options.results / "architectures.json", data, indent=1)
 
 
 if __name__ == "__main__":

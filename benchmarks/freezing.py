@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from measure import Ratio, in_turn, write
-from regraft.files import write_text
+from regraft.files import load_json, write_json
 from regraft.models import MLP, ResNet
 from regraft.tickets import (
     Freezing,
@@ -397,9 +397,9 @@ def main() -> None:
     ]  # fmt: skip
     write(options.out, "freezing", title, command, times, "\n".join(reading))
     path = options.out / "bench_freezing.json"
-    data = json.loads(path.read_text())
+    data = load_json(path, ours=True)
     data |= {"memory": [asdict(r) for r in held], "packed": [asdict(r) for r in files]}
-    write_text(path, json.dumps(data, indent=1) + "\n")
+    write_json(path, data, indent=1)
 
 
 if __name__ == "__main__":

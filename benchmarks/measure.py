@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from regraft.files import write_text
+from regraft.files import write_json, write_text
 from regraft.train import environment
 
 
@@ -198,7 +197,7 @@ def write(
     ]
     write_text(folder / f"bench_{name}.svg", _figure(rows))
     write_text(folder / f"bench_{name}.md", "\n".join(lines))
-    write_text(folder / f"bench_{name}.json", json.dumps(data, indent=1) + "\n")
+    write_json(folder / f"bench_{name}.json", data, indent=1)
     print("\n".join(lines))
 
 

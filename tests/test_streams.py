@@ -91,6 +91,30 @@ def test_keys_cannot_be_confused_across_their_parts(cut):
     assert cut == 0 or not np.array_equal(a, b)
 
 
+def test_words_are_those_of_the_paper_from_counter_one_on():
+    """Philox4x64-10 written out (Salmon et al., section 4): block b of a stream has counter 1 + b."""
+    key = hashlib.blake2b(b"regraft-stream/1\x007\x003\0w", digest_size=16).digest()
+    words = streams.raw(7, "w", 3, 12).tolist()
+    for block in range(3):
+        assert words[4 * block : 4 * block + 4] == _philox(1 + block, key)
+
+
+def _philox(counter: int, key: bytes) -> list[int]:
+    whole = (1 << 64) - 1
+    k0, k1 = (int.from_bytes(key[i : i + 8], "little") for i in (0, 8))
+    r0, l0, r1, l1 = counter, 0, 0, 0
+    for _ in range(10):
+        first, second = r0 * 0xD2E7470EE14C6C93, r1 * 0xCA5A826395121157
+        r0, l0, r1, l1 = (
+            second >> 64 ^ l0 ^ k0,
+            second & whole,
+            first >> 64 ^ l1 ^ k1,
+            first & whole,
+        )
+        k0, k1 = k0 + 0x9E3779B97F4A7C15 & whole, k1 + 0xBB67AE8584CAA73B & whole
+    return [r0, l0, r1, l1]
+
+
 def test_signs_are_balanced_and_of_unit_size():
     x = streams.signs(3, "w", 0, 1_000_000)
     assert set(x.unique().tolist()) == {-1.0, 1.0}

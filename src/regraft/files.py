@@ -199,15 +199,20 @@ def _digest_of(file: Any, head: bytes, match: re.Match[bytes]) -> str:
     return state.hexdigest()
 
 
-def json_text(value: Mapping[str, Any], *, indent: int = 2) -> str:
-    """Return an object as JSON text with a digest of all its entries, which `parse_json` compares."""
+def json_text(value: Mapping[str, Any], *, indent: int = 2, allow_nan: bool = True) -> str:
+    """Return an object as JSON text with a digest of all its entries, which `parse_json` compares.
+
+    Raises:
+        ValueError: A number is not finite, and none may be.
+    """
     plain = {key: item for key, item in value.items() if key != DIGEST}
-    return json.dumps({**plain, DIGEST: _json_digest(plain)}, indent=indent) + "\n"
+    whole = {**plain, DIGEST: _json_digest(plain)}
+    return json.dumps(whole, indent=indent, allow_nan=allow_nan) + "\n"
 
 
-def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+def write_json(path: str | Path, value: Mapping[str, Any], *, indent: int = 2) -> None:
     """Write an object with its digest as `atomic_path` describes, with the same errors."""
-    write_text(path, json_text(value))
+    write_text(path, json_text(value, indent=indent))
 
 
 def parse_json(text: str | bytes, *, ours: bool | None = False) -> Any:

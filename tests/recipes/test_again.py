@@ -7,6 +7,7 @@ import pytest
 from regraft.cli.reproduce import Reproduce
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.errors import InputError
+from regraft.files import load_json, write_json
 from regraft.jobs.train import TrainJob
 from regraft.recipes.again import Compared, only, read_committed, run_again
 from regraft.recipes.recipe import Findings, Recipe, reproduce
@@ -78,9 +79,9 @@ def test_a_value_that_differs_is_said_and_fails(recipe, tmp_path, monkeypatch, c
     )
     assert command.run() == 0
     assert "the same" in capsys.readouterr().out
-    data = json.loads(file.read_text())
+    data = load_json(file, ours=True)
     data["rows"][0]["values"]["1"] += 0.5
-    file.write_text(json.dumps(data))
+    write_json(file, data)
     assert command.run() == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "differs by -0.5" in said
@@ -110,10 +111,19 @@ def test_what_is_not_there_is_refused(recipe, tmp_path):
         read_committed(tmp_path / "nothing.json", "tiny")
     file = tmp_path / "a.json"
     file.write_text("[1, 2]")
+    with pytest.raises(InputError, match="it has no digest"):
+        read_committed(file, "tiny")
+    write_json(file, {"rows": []})
     with pytest.raises(InputError, match="is no results file of a recipe"):
         read_committed(file, "tiny")
-    file.write_text(json.dumps({"recipe": "other", "scale": "cpu", "rows": []}))
+    write_json(file, {"recipe": "other", "scale": "cpu", "rows": []})
     with pytest.raises(InputError, match="is of the recipe 'other', not of 'tiny'"):
+        read_committed(file, "tiny")
+    file.write_text(file.read_text().replace("other", "tiny"))
+    with pytest.raises(InputError, match="it is not as Regraft wrote it"):
+        read_committed(file, "tiny")
+    file.write_text(json.dumps({"recipe": "tiny", "scale": "cpu", "rows": []}))
+    with pytest.raises(InputError, match="it has no digest"):
         read_committed(file, "tiny")
 
 

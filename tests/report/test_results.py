@@ -1,9 +1,9 @@
-import json
 import os
 
 import pytest
 
 from regraft.errors import InputError
+from regraft.files import load_json
 from regraft.report.claims import Claim
 from regraft.report.plots import learning_curves
 from regraft.report.results import write_results
@@ -36,7 +36,7 @@ def test_the_json_has_the_agreed_shape(tmp_path, comparison):
     found = rows(find_runs(comparison))
     claim = Claim(paper="p", held=False, evidence=["digits/mlp/width=1"], note="Too few seeds.")
     write(tmp_path, rows=found, claims=[claim])
-    data = json.loads((tmp_path / "iterand.json").read_text())
+    data = load_json(tmp_path / "iterand.json", ours=True)
     assert list(data) == (
         ["recipe", "scale", "command", "commit", "hardware", "seconds", "rows", "claims"]
     )

@@ -91,7 +91,7 @@ def read_committed(path: Path, name: str) -> dict[str, Any]:
         InputError: It cannot be read, or is of something else.
     """
     try:
-        data = load_json(path)
+        data = load_json(path, ours=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
     rows = data.get("rows") if isinstance(data, Mapping) else None

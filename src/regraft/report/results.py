@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from regraft.errors import InputError
-from regraft.files import write_text
+from regraft.files import json_text, write_text
 
 from . import wording
 from .claims import Claim
@@ -82,7 +81,7 @@ def write_results(
         "claims": [claim.to_dict() for claim in claims],
     }
     try:
-        numbers = json.dumps(_rounded(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        numbers = json_text(_rounded(data), indent=1, allow_nan=False)
     except ValueError as error:
         raise InputError(
             "rows or seconds hold a number that is not finite: leave out runs that diverged"

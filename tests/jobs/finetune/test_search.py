@@ -161,6 +161,12 @@ def test_grids_lie_around_the_methods_own_weight_and_start_with_it(method):
     assert len(set(found)) == 15
 
 
+def test_a_network_that_starts_from_its_probe_is_tried_at_small_rates_first():
+    """With frozen statistics and images of another domain 1e-2 diverged, so the grid begins at 1e-3."""
+    found = settings(FinetuneConfig(method="lp_ft"), "sgd", SearchConfig(), None)
+    assert [s.lr for s in found] == [1e-3, 3e-3, 3e-4, 1e-2, 1e-4]
+
+
 @given(
     count=st.integers(2, 15),
     epochs=st.integers(1, 40),
