@@ -187,6 +187,21 @@ def test_whole_model_files_have_one_writer():
     _exactly(both, {"checkpoints/write.py"})
 
 
+def test_modes_of_networks_have_one_keeper():
+    """Who lists `module.training` of many modules keeps them, which `models/modes.py` does."""
+    keepers = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ListComp | ast.DictComp | ast.GeneratorExp)
+        and any(
+            isinstance(n, ast.Attribute) and n.attr == "training" and ast.unparse(n.value) != "self"
+            for n in ast.walk(node)
+        )
+    }
+    _exactly(keepers, {"models/modes.py"})
+
+
 def test_names_are_the_fields_words():
     broken = {
         f"{name}: {word}" for name, tree in TREES.items() for word in _identifiers(tree) & BANNED

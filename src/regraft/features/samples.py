@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft.errors import InputError
+from regraft.models.modes import kept_modes
 
 from .parallel import world
 
@@ -135,14 +136,13 @@ def preserved(model: nn.Module, mode: str) -> Iterator[None]:
         model: The network.
         mode: `train`, `eval`, or `as_is`.
     """
-    modes = [(m, m.training) for m in model.modules()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     like = next(iter(model.parameters()), None)
     devices = [like.device] if like is not None and like.is_cuda else []
     try:
-        if mode != "as_is":
-            model.train(mode == "train")
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with kept_modes(model), torch.random.fork_rng(devices=devices), torch.no_grad():
+            if mode != "as_is":
+                model.train(mode == "train")
             # What dropout drops here must not depend on what ran before.
             torch.default_generator.manual_seed(0)
             for device in devices:
@@ -150,8 +150,6 @@ def preserved(model: nn.Module, mode: str) -> Iterator[None]:
                     torch.cuda.manual_seed(0)
             yield
     finally:
-        for module, was in modes:
-            module.training = was
         with torch.no_grad():
             for buffer, was in buffers:
                 buffer.copy_(was)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from regraft.errors import InputError
 
+from .modes import evaluating
+
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LazyLinear)
 _NAMES = ("fc", "classifier", "head", "heads", "score", "last_linear", "lm_head")
 _CURE = "name it with classifier='...', as in model.named_modules()"
@@ -141,16 +143,12 @@ def _by_running(model: nn.Module, example: Any) -> tuple[str, nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module, _LINEAR)
     ]
-    modes = [(m, m.training) for m in model.modules()]
     try:
-        model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             logits = logits_of(call(model, example))
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
     if not outputs:
         raise InputError(f"{type(model).__name__} ran through no linear layer: {_CURE}")
     same = [(name, m) for name, m, out in outputs if isinstance(out, Tensor) and _same(out, logits)]

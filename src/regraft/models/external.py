@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from regraft._extras import optional
 from regraft.errors import InputError, RegraftError
 
+from .modes import evaluating
 from .packaged import package_of, packaged_file, packaged_state
 
 ONLINE = ("pretrained", "weights")
@@ -229,17 +230,13 @@ def _tried(what: str, model: nn.Module, shape: Shape) -> nn.Module:
             f"a graph of {shape.features} features a node",
             "set model.options",
         )
-    modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad():
-            out = model.eval()(*inputs)
+        with torch.no_grad(), evaluating(model):
+            out = model(*inputs)
     except Exception as error:
         raise InputError(
             f"model {what} cannot take {form} ({_brief(error)}): {cure} to match"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not isinstance(out, Tensor) or out.shape != (1, shape.num_classes):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise InputError(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regraft.models.modes import evaluating
 from regraft.protocols import BatchSource
 
 from .fabric import cast
@@ -23,27 +24,24 @@ def evaluate(
 
     Every part of the model is left in the mode it was found in.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     sums = torch.zeros(3, dtype=torch.float64)
     right: list[Tensor] = []
     labels: list[Tensor] = []
-    for x, y, _ in source.batches(0, rank=rank, world=world):
-        if fabric:
-            x, y = fabric.to_device((x, y))
-            x = cast(x, fabric)
-        output = model(x).float()
-        sums[0] += F.cross_entropy(output, y, reduction="sum").item()
-        sums[1] += (output.argmax(1) == y).sum().item()
-        sums[2] += len(y)
-        if balanced:
-            right.append((output.argmax(1) == y).cpu())
-            labels.append(y.cpu())
+    with evaluating(model):
+        for x, y, _ in source.batches(0, rank=rank, world=world):
+            if fabric:
+                x, y = fabric.to_device((x, y))
+                x = cast(x, fabric)
+            output = model(x).float()
+            sums[0] += F.cross_entropy(output, y, reduction="sum").item()
+            sums[1] += (output.argmax(1) == y).sum().item()
+            sums[2] += len(y)
+            if balanced:
+                right.append((output.argmax(1) == y).cpu())
+                labels.append(y.cpu())
     if world > 1:
         sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum").cpu()
-    for module, training in modes:
-        module.training = training
     count = max(sums[2].item(), 1.0)
     figures = {"loss": sums[0].item() / count, "accuracy": 100.0 * sums[1].item() / count}
     if balanced:
@@ -68,14 +66,11 @@ def outputs(model: nn.Module, source: BatchSource, *, fabric: Any = None) -> tup
 
     Every part of the model is left in the mode it was found in. Made for one process.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     logits: list[Tensor] = []
     labels: list[Tensor] = []
-    for x, y, _ in source.batches(0):
-        moved = cast(fabric.to_device(x), fabric) if fabric else x
-        logits.append(model(moved).float().cpu())
-        labels.append(y.cpu())
-    for module, training in modes:
-        module.training = training
+    with evaluating(model):
+        for x, y, _ in source.batches(0):
+            moved = cast(fabric.to_device(x), fabric) if fabric else x
+            logits.append(model(moved).float().cpu())
+            labels.append(y.cpu())
     return torch.cat(logits), torch.cat(labels)

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from regraft.config.mgr import NormPolicy
 from regraft.models.classifier import as_vectors, find_classifier, logits_of, unwrap
+from regraft.models.modes import kept_modes
 
 Weights = Mapping[str, Tensor]
 """Trained tensors by their names in the network."""
@@ -106,11 +107,7 @@ class Passes:
         if self.norm != "running":
             yield
             return
-        was = [m.training for m in self._norms]
-        for module in self._norms:
-            module.training = False
-        try:
+        with kept_modes(self.model):
+            for module in self._norms:
+                module.training = False
             yield
-        finally:
-            for module, mode in zip(self._norms, was, strict=True):
-                module.training = mode

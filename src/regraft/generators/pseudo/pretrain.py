@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from regraft.data.views import Views, strong
 from regraft.errors import DivergenceError, InputError
 from regraft.generators.sources import Source, draw_labels
+from regraft.models.modes import evaluating
 from regraft.streams import Counter
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -143,12 +144,11 @@ class Pretraining:
     def _refuse_misfit(self) -> None:
         """Pass one blank batch through the network."""
         shape = self.source.image_shape
-        modes = {m: m.training for m in self.network.modules()}
         blank = torch.zeros(2, *shape, device=self._device)
         size = "x".join(map(str, shape))
         try:
-            with torch.no_grad():
-                out: Any = self.network.eval()(blank)
+            with torch.no_grad(), evaluating(self.network):
+                out: Any = self.network(blank)
         # The network is somebody else's code, which may raise anything.
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
@@ -156,9 +156,6 @@ class Pretraining:
                 f"the network cannot take the generator's images of {size} ({type(error).__name__}: "
                 f"{reason}): take a network for images of this size, or another generator"
             ) from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         if not isinstance(out, Tensor) or out.shape != (2, self.source.classes):
             form = tuple(out.shape[1:]) if isinstance(out, Tensor) else type(out).__name__
             raise InputError(

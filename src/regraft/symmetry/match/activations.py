@@ -21,7 +21,8 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from regraft.errors import InputError
-from regraft.symmetry.merge.repair import Batches, evaluating, images
+from regraft.models.modes import evaluating
+from regraft.symmetry.merge.repair import Batches, images
 from regraft.symmetry.spec.group import Group, Site
 from regraft.symmetry.spec.spec import PermutationSpec
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from regraft.errors import DivergenceError, InputError
+from regraft.models.modes import evaluating
 from regraft.symmetry.spec.permutation import Permutation
 from regraft.symmetry.spec.spec import PermutationSpec
 
@@ -334,13 +335,8 @@ def straight_through(
 @contextlib.contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Set evaluation mode for a while, so that nothing is random, but with each batch's statistics."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    for module in model.modules():
-        if isinstance(getattr(module, "running_mean", None), Tensor):
-            module.train()
-    try:
+    with evaluating(model):
+        for module in model.modules():
+            if isinstance(getattr(module, "running_mean", None), Tensor):
+                module.train()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .repair import evaluating
+from regraft.models.modes import evaluating
 
 # What joins channels: behind one of these a layer no longer says what the output is.
 _JOINING = ("Mm", "Addmm", "Bmm", "Baddbmm", "Linear", "Convolution", "Einsum", "ScaledDot")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from regraft.checkpoints.state import check_state
 from regraft.errors import InputError
 from regraft.models.copying import copy_module
+from regraft.models.modes import evaluating
 from regraft.protocols import BatchSource
 
 from .channels import Channels, Moments, affine_, moments, repairable
@@ -94,15 +95,13 @@ def reset_batch_norm_(model: nn.Module, batches: Batches) -> int:
     norms: list[Any] = [m for m in model.modules() if _has_statistics(m)]
     if not norms:
         return 0
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+                norm.train()
             count = sum(len(model(x)) for x in images(batches, model))
     except ValueError as error:  # torch refuses a batch with a single value for a channel
         raise InputError(
@@ -111,8 +110,6 @@ def reset_batch_norm_(model: nn.Module, batches: Batches) -> int:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, training in modes:
-            module.training = training
     if not count:
         raise InputError(
             "there are no batches to take BatchNorm statistics from: give at least one"
@@ -306,15 +303,3 @@ def _one_pass(
     for name, site in sites.items():
         mean, variance = (total / counts[name] for total in sums[name])
         affine_(site, Moments(mean, variance.sqrt()), goals[name])
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode and leave every part in the mode it was found in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -20,7 +20,7 @@ from regraft.errors import InputError, RegraftError
 from regraft.symmetry.spec.permutation import Permutation
 from regraft.symmetry.spec.spec import PermutationSpec
 
-from .export import Outputs, cast, counted, double, evaluating, inputs_of
+from .export import Outputs, cast, counted, double, inputs_of, unfused
 from .varied import varied, whole
 
 
@@ -300,7 +300,7 @@ def in_double(network: nn.Module) -> Iterator[None]:
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with evaluating(network), _Double():
+        with unfused(network), _Double():
             yield
     finally:
         torch.set_default_dtype(default)

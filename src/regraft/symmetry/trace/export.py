@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from regraft.errors import InputError
 from regraft.models.copying import copy_module
+from regraft.models.modes import evaluating
 
 from .known import watching
 
@@ -68,7 +69,7 @@ def export(model: nn.Module, example_inputs: Any, outputs: Outputs = None) -> Ex
     """
     args, kwargs = inputs_of(example_inputs)
     with (
-        evaluating(model),
+        unfused(model),
         _any_mask(),
         watching(model, args, kwargs) as (known, plain, named),
         warnings.catch_warnings(),
@@ -174,18 +175,15 @@ def _shown(program: Any, chosen: Outputs) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def unfused(model: nn.Module) -> Iterator[None]:
     """Keep a network in evaluation mode, without its fused attention path, for a while."""
-    modes = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        model.eval()
-        yield
+        with evaluating(model):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def double(model: nn.Module) -> nn.Module:
