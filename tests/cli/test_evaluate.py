@@ -86,6 +86,25 @@ def test_without_test_images_the_validation_images_stand_in_and_it_is_said(
     )
 
 
+@pytest.mark.parametrize("method", ["edge_popup", "dense"])
+def test_a_search_lists_its_images_too(answer, refused, image_folder, method):
+    words = ("--image-size", 8, "--model", "mlp", "--epochs", 2, "--shots", 3)
+    out = answer("ticket", "find", "--data", image_folder, *words, "--method", method)["out"]
+    rows = list(csv.DictReader(Path(out, "split.csv").read_text().splitlines()))
+    parts = [row["split"] for row in rows]
+    assert parts.count("train") == 9
+    verb = ("evaluate",) if method == "dense" else ("ticket", "run")
+    words = (*verb, out, "--data", image_folder)
+    # Of the images that --shots leaves out nothing was learnt.
+    found = answer(*words)
+    assert found["split"] == "new"
+    assert found["images" if method == "dense" else "n"] == 24 - len(rows)
+    assert f"left out 9 training and {parts.count('validation')} validation images" in found["note"]
+    assert answer(*words, "--all-images")["split"] == "all"
+    (Path(out) / "split.csv").write_text("image,class,split\n")
+    assert "split.csv is not as Regraft wrote it" in refused(*words)
+
+
 def test_parts_of_the_folder_and_a_list_that_cuts_across_them(answer, regraft, image_folder):
     for part, first in (("Train", 2), ("Test", 0)):
         for path in sorted(image_folder.glob("[abc]*/*.png")):

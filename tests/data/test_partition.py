@@ -33,14 +33,11 @@ def part(parted, name):
 
 def test_one_folder_is_parted_in_proportion_and_no_image_is_twice(tmp_path):
     found = load_partition(config(folder(tmp_path / "x", {"a": 10, "b": 20})))
-    splits = found.splits
-    sizes = [
-        torch.bincount(s.labels).tolist() for s in (splits.train, splits.validation, splits.test)
-    ]
+    sizes = [torch.bincount(s.labels).tolist() for s in (found.train, found.validation, found.test)]
     assert sizes == [[6, 12], [2, 4], [2, 4]]
     names = [row[0] for row in listed(found)]
     assert len(set(names)) == len(names) == 30
-    for row, split in (("train", splits.train), ("validation", splits.validation)):
+    for row, split in (("train", found.train), ("validation", found.validation)):
         assert len(part(found, row)) == len(split)
 
 
@@ -52,7 +49,7 @@ def test_a_list_gives_the_same_parts_again_whatever_else_is_asked(tmp_path):
     again = load_partition(config(root, split_seed=5, validation=0.5), test=0.0, listed=file)
     assert again.rows == first.rows
     for name in ("train", "validation", "test"):
-        left, right = getattr(first.splits, name), getattr(again.splits, name)
+        left, right = getattr(first, name), getattr(again, name)
         assert torch.equal(left.images, right.images)
         assert torch.equal(left.labels, right.labels)
     assert load_partition(config(root, split_seed=5)).rows != first.rows
@@ -82,7 +79,7 @@ def test_a_folders_own_parts_are_used_as_they_are(tmp_path):
 
 def test_shots_cut_training_and_validation_and_leave_the_test_images(tmp_path):
     root = folder(tmp_path / "x", {"a": 20, "b": 30})
-    found = load_partition(config(root, shots=3)).splits
+    found = load_partition(config(root, shots=3))
     assert torch.bincount(found.train.labels).tolist() == [3, 3]
     assert torch.bincount(found.validation.labels).tolist() == [3, 3]
     assert len(found.test) == 10
@@ -93,9 +90,9 @@ def test_shots_cut_a_folders_own_validation_images_too(tmp_path):
     for where, n in (("train", 8), ("val", 5), ("test", 4)):
         folder(root, {"a": n, "b": n - 3}, where)
     found = load_partition(config(root, shots=3))
-    assert torch.bincount(found.splits.train.labels).tolist() == [3, 3]
-    assert torch.bincount(found.splits.validation.labels).tolist() == [3, 2]
-    assert len(found.splits.test) == 5
+    assert torch.bincount(found.train.labels).tolist() == [3, 3]
+    assert torch.bincount(found.validation.labels).tolist() == [3, 2]
+    assert len(found.test) == 5
     assert len(part(found, "validation")) == 5
 
 
@@ -104,15 +101,15 @@ def test_a_known_set_lists_what_was_chosen_from_its_training_images(tmp_path):
     found = load_partition(DataConfig(name="digits", shots=2, validation=0.2))
     assert len(part(found, "train")) == 20
     assert part(found, "test") == set()
-    assert len(found.splits.test) == 359
+    assert len(found.test) == 359
     file = tmp_path / "split.csv"
     file.write_text(found.to_csv())
     again = load_partition(DataConfig(name="digits"), listed=file)
-    assert torch.equal(again.splits.train.images, found.splits.train.images)
+    assert torch.equal(again.train.images, found.train.images)
 
 
 def test_a_class_of_one_image_keeps_it_for_training(tmp_path):
-    found = load_partition(config(folder(tmp_path / "x", {"a": 10, "b": 1, "c": 10}))).splits
+    found = load_partition(config(folder(tmp_path / "x", {"a": 10, "b": 1, "c": 10})))
     assert torch.bincount(found.train.labels).tolist()[1] == 1
 
 
@@ -166,7 +163,7 @@ def test_images_that_a_list_leaves_out_are_counted(tmp_path):
     (tmp_path / "split.csv").write_text(HEAD + rows)
     with pytest.warns(UserWarning, match="left out 3 image"):
         found = load_partition(config(root), listed=tmp_path / "split.csv")
-    assert found.splits.test is None
+    assert found.test is None
 
 
 def test_a_list_may_hold_no_validation_images(tmp_path):
@@ -175,5 +172,5 @@ def test_a_list_may_hold_no_validation_images(tmp_path):
     listed.write_text(HEAD + "a/0.png,a,train\nb/0.png,b,train\n")
     with pytest.warns(UserWarning, match="does not list"):
         parted = load_partition(DataConfig(name=str(photos), image_size=8), listed=listed)
-    assert len(parted.splits.train) == 2
-    assert parted.splits.validation is None
+    assert len(parted.train) == 2
+    assert parted.validation is None

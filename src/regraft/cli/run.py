@@ -33,6 +33,8 @@ class RunTicket(Options):
     """Write the predictions to this CSV file as well."""
     model: str | None = None
     """Build this network instead of the ticket's own: a name or package.module:factory."""
+    all_images: bool = False
+    """Measure on the images too that split.csv beside the ticket lists for training or validation."""
     sets: Data = field(default_factory=DataOptions)
     runtime: DeviceOptions = field(default_factory=DeviceOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
@@ -64,14 +66,17 @@ class RunTicket(Options):
             else:
                 predictions(pictures)
             return 0
-        result = classifier.measure(self.sets.config(self.data))
+        result = classifier.measure(self.sets.config(self.data), all_images=self.all_images)
         if self.out is not None:
             write_text(self.out, csv_text(result.rows()))
         n, accuracy = len(result.measured), result.accuracy
         if self.output.json:
             what = {"data": result.data, "split": result.split, "n": n, "accuracy": accuracy}
+            what["note"] = result.note
             print_json({"ticket": str(self.ticket), **what})
         else:
+            if result.note:
+                say(result.note)
             said = f"{result.split} accuracy" if result.split == "test" else "accuracy"
             say(f"{said} on {result.data}: {accuracy:.2f}% of {n}")
         return 0

@@ -23,7 +23,7 @@ from .lazy import FileSet
 from .load import load
 from .loader import FolderLoader, TensorLoader
 from .mixup import Mixup
-from .partition import Partition, load_partition
+from .partition import load_partition
 from .prepare import rotate
 from .split import per_class_subset, stratified_split, stratified_subset
 
@@ -40,7 +40,6 @@ __all__ = [
     "Listing",
     "Mixup",
     "NodeBatches",
-    "Partition",
     "Splits",
     "TensorLoader",
     "augment",

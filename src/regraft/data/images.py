@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +79,8 @@ class Splits:
     """A data set ready for training.
 
     `mean` and `std` are per channel, for pixels scaled to [0, 1], from the training split alone.
-    `validation` is None when nothing was held out, `test` when a user's folder has none.
+    `validation` is None when nothing was held out, `test` when a user's folder has none. `rows` are
+    name, class and part of each image that has a name, sorted by part.
     """
 
     name: str
@@ -87,6 +90,15 @@ class Splits:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    rows: tuple[tuple[str, str, str], ...] = ()
+
+    def to_csv(self) -> str:
+        """Return `rows` as a list with the columns image, class, split, which `load_partition` reads."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("image", "class", "split"))
+        writer.writerows(self.rows)
+        return text.getvalue()
 
     @property
     def num_classes(self) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -21,6 +23,7 @@ from .prepare import prepared
 from .side import USUAL, side_of
 from .split import per_class_subset, stratified_split, stratified_subset
 
+PARTS = ("train", "validation", "test")
 _EAGER_BYTES = 2 << 30
 _SAMPLE = 2048
 
@@ -113,24 +116,22 @@ def _load_known(config: DataConfig) -> Splits:
 
 
 def _load_folder(config: DataConfig) -> Splits:
-    folder = scan_folder(
-        config.name, image_size=folder_side(config)[0], unreadable=config.unreadable
-    )
+    root = expanded(config.name)
+    folder = scan_folder(root, image_size=folder_side(config)[0], unreadable=config.unreadable)
     if folder.validation is None:
         train, validation = _divide(folder.train, config)
     else:
         train, validation = _reduce(folder.train, config), folder.validation
-    name = expanded(config.name).resolve().name
-    return gathered(name, (train, validation, folder.test), folder.classes)
+    return gathered(root, (train, validation, folder.test), folder.classes)
 
 
 def gathered(
-    name: str, parts: tuple[FileSet, FileSet | None, FileSet | None], classes: tuple[str, ...]
+    root: Path, parts: tuple[FileSet, FileSet | None, FileSet | None], classes: tuple[str, ...]
 ) -> Splits:
     """Return files as splits: decoded where they fit into 2 GiB, else left where they are.
 
     Args:
-        name: Name of the data set.
+        root: The folder that they lie in.
         parts: Training, validation and test files.
         classes: Names of the classes.
 
@@ -138,14 +139,31 @@ def gathered(
         InputError: Files cannot be decoded.
     """
     train, *others = parts
+    name = root.resolve().name
+    rows = sorted_rows(
+        (file_name(path, root), classes[label], part)
+        for part, files in zip(PARTS, parts, strict=True)
+        if files is not None
+        for path, label in zip(files.paths, files.labels.tolist(), strict=True)
+    )
     if sum(part.nbytes for part in parts if part is not None) > _EAGER_BYTES:
         every = max(1, -(-len(train) // _SAMPLE))
         mean, std = channel_moments(train.subset(torch.arange(0, len(train), every)).decoded())
-        return Splits(name, *parts, classes, mean, std)
+        return Splits(name, *parts, classes, mean, std, rows)
     in_memory = _decoded(train)
     mean, std = channel_moments(in_memory.images)
     held_out, test = (None if part is None else _decoded(part) for part in others)
-    return Splits(name, in_memory, held_out, test, classes, mean, std)
+    return Splits(name, in_memory, held_out, test, classes, mean, std, rows)
+
+
+def file_name(path: Path, root: Path) -> str:
+    """Return what a list of images calls a file of a folder: its place there."""
+    return path.relative_to(root).as_posix()
+
+
+def sorted_rows(rows: Iterable[tuple[str, str, str]]) -> tuple[tuple[str, str, str], ...]:
+    """Return rows of image, class and part by part, class and image."""
+    return tuple(sorted(rows, key=lambda row: (PARTS.index(row[2]), row[1], row[0])))
 
 
 def _divide(train: _Set, config: DataConfig) -> tuple[_Set, _Set | None]:

@@ -9,8 +9,7 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,34 +23,11 @@ from .folder import joined, scan_folder
 from .images import ImageSet, Splits, channel_moments, resize
 from .known import graph_names, known_names, load_known
 from .lazy import FileSet
-from .load import folder_of, folder_side, gathered
+from .load import PARTS, file_name, folder_of, folder_side, gathered, sorted_rows
 from .split import per_class_subset, stratified_split
 
-_PARTS = ("train", "validation", "test")
 
-
-@dataclass(frozen=True, eq=False)
-class Partition:
-    """Splits of a data set, and of each image of a list its name, class and part.
-
-    Of a known set the list leaves out the test images, which are always the same.
-    """
-
-    splits: Splits
-    rows: tuple[tuple[str, str, str], ...]
-
-    def to_csv(self) -> str:
-        """Return the list."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("image", "class", "split"))
-        writer.writerows(self.rows)
-        return text.getvalue()
-
-
-def load_partition(
-    config: DataConfig, *, test: float = 0.2, listed: Path | None = None
-) -> Partition:
+def load_partition(config: DataConfig, *, test: float = 0.2, listed: Path | None = None) -> Splits:
     """Load a known set or a folder and part it into training, validation and test images.
 
     A folder's own val and test are used. What it lacks is held out of the training images, every
@@ -82,22 +58,21 @@ def load_partition(
     return _folder(replace(config, name=folder_of(config)), test, listed)
 
 
-def _known(config: DataConfig, listed: Path | None) -> Partition:
+def _known(config: DataConfig, listed: Path | None) -> Splits:
     known = load_known(config.name, config.root, download=config.download)
     names = [f"train/{i}" for i in range(len(known.train))]
     parts = _parted(known.train.labels, names, known.classes, config, 0.0, listed, held_out=False)
-    train, validation = (known.train.subset(parts[part]) for part in _PARTS[:2])
+    train, validation = (known.train.subset(parts[part]) for part in PARTS[:2])
     train, validation, test = (
         _sized(s, config.image_size) for s in (train, validation, known.test)
     )
     mean, std = channel_moments(train.images)
-    splits = Splits(config.name, train, validation, test, known.classes, mean, std)
-    rows = _rows(
+    rows = sorted_rows(
         (names[i], known.classes[int(known.train.labels[i])], part)
-        for part in _PARTS[:2]
+        for part in PARTS[:2]
         for i in parts[part].tolist()
     )
-    return Partition(splits, rows)
+    return Splits(config.name, train, validation, test, known.classes, mean, std, rows)
 
 
 def _sized(images: ImageSet, size: int | None) -> ImageSet:
@@ -106,16 +81,16 @@ def _sized(images: ImageSet, size: int | None) -> ImageSet:
     return ImageSet(resize(images.images, size), images.labels, images.num_classes)
 
 
-def _folder(config: DataConfig, test: float, listed: Path | None) -> Partition:
+def _folder(config: DataConfig, test: float, listed: Path | None) -> Splits:
     root = expanded(config.name)
     folder = scan_folder(root, image_size=folder_side(config)[0], unreadable=config.unreadable)
     whole = joined(folder) if listed is not None else folder.train
-    names = [_name(path, root) for path in whole.paths]
+    names = [file_name(path, root) for path in whole.paths]
     share = test if folder.test is None else 0.0
     own = folder.validation is not None
     parts = _parted(whole.labels, names, folder.classes, config, share, listed, held_out=own)
     chosen: list[FileSet | None] = [
-        whole.subset(parts[part]) if len(parts[part]) else None for part in _PARTS
+        whole.subset(parts[part]) if len(parts[part]) else None for part in PARTS
     ]
     if listed is None:
         if folder.validation is not None:
@@ -127,22 +102,7 @@ def _folder(config: DataConfig, test: float, listed: Path | None) -> Partition:
     train, validation, tested = chosen
     if train is None:
         raise InputError(f"{listed} has no image for training: give some the split train")
-    rows = _rows(
-        (_name(path, root), folder.classes[label], part)
-        for part, files in zip(_PARTS, chosen, strict=True)
-        if files is not None
-        for path, label in zip(files.paths, files.labels.tolist(), strict=True)
-    )
-    name = root.resolve().name
-    return Partition(gathered(name, (train, validation, tested), folder.classes), rows)
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
-def _rows(rows: Iterable[tuple[str, str, str]]) -> tuple[tuple[str, str, str], ...]:
-    return tuple(sorted(rows, key=lambda row: (_PARTS.index(row[2]), row[1], row[0])))
+    return gathered(root, (train, validation, tested), folder.classes)
 
 
 def _parted(
@@ -209,12 +169,12 @@ def _as_listed(
     labels: Tensor, names: list[str], classes: tuple[str, ...], listed: Path, *, known: bool
 ) -> dict[str, Tensor]:
     place = {name: i for i, name in enumerate(names)}
-    rows: dict[str, list[int]] = {part: [] for part in _PARTS}
+    rows: dict[str, list[int]] = {part: [] for part in PARTS}
     named: set[str] = set()
     for line, (name, label, part) in read_list(listed):
-        if part not in _PARTS:
+        if part not in PARTS:
             raise InputError(
-                f"{listed}, line {line}: split {part!r}, expected one of {', '.join(_PARTS)}"
+                f"{listed}, line {line}: split {part!r}, expected one of {', '.join(PARTS)}"
             )
         if name not in place:
             raise InputError(f"{listed}, line {line}: {name!r} is not among the data's images")

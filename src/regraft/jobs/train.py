@@ -18,10 +18,9 @@ from regraft.config import (
     TicketConfig,
     to_dict,
 )
-from regraft.data import (
-    Graph,
-)
+from regraft.data import Graph, Splits
 from regraft.errors import InputError
+from regraft.files import write_text
 from regraft.models import Transductive, build
 from regraft.tickets import (
     bake,
@@ -80,6 +79,8 @@ class TrainJob(Job):
         """Train or search, or measure a control that trains nothing; see `Job.work`."""
         fabric = make_fabric(self.runtime)
         splits = load_once(self.data)
+        if folder.writes and isinstance(splits, Splits) and splits.rows:
+            write_text(folder.path / "split.csv", splits.to_csv())
         batches = loaders(
             splits, self.data, self.optim, seed=self.runtime.seed, device=fabric.device
         )

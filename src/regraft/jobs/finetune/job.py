@@ -20,7 +20,6 @@ from regraft.config import (
     check,
 )
 from regraft.data import (
-    Partition,
     Splits,
     known_names,
     load_partition,
@@ -153,7 +152,7 @@ class FinetuneJob(Job):
         """Choose, train, measure and write; see `Job.work`."""
         path = folder.path
         checkpoint = None if self.checkpoint is None else read_checkpoint(self.checkpoint)
-        splits, parted, notes = _splits(self)
+        splits, notes = _splits(self)
         start = _start(self, splits, checkpoint)
         notes += start.notes
         # What a method cannot do without is missed here, not after the search.
@@ -176,11 +175,10 @@ class FinetuneJob(Job):
             probes=start.inherits or self.finetune.method == AUTO,
         )
         if choice.folds and self.data.shots is None:  # trained on in the end
-            rows = ((n, c, "train" if p == "validation" else p) for n, c, p in parted.rows)
-            parted = replace(
-                parted, rows=tuple(sorted(rows, key=lambda r: (r[2] == "test", r[1], r[0])))
-            )
-        write_text(path / "split.csv", parted.to_csv())
+            rows = ((n, c, "train" if p == "validation" else p) for n, c, p in splits.rows)
+            ordered = sorted(rows, key=lambda r: (r[2] == "test", r[1], r[0]))
+            splits = replace(splits, rows=tuple(ordered))
+        write_text(path / "split.csv", splits.to_csv())
         chosen = choice.make(folder, _after(notes, progress))
         about = about_of(
             self.model, self.arm.replace(AUTO, chosen.method), chosen.tuner.splits, start
@@ -271,10 +269,9 @@ def _after(notes: list[str], progress: Shown) -> Stage:
     return next_stage
 
 
-def _splits(job: FinetuneJob) -> tuple[Splits, Partition, list[str]]:
+def _splits(job: FinetuneJob) -> tuple[Splits, list[str]]:
     data, notes = _at_a_side(job)
-    parted = load_partition(data, test=job.test, listed=job.listed)
-    splits = parted.splits
+    splits = load_partition(data, test=job.test, listed=job.listed)
     if splits.validation is None and job.search.folds == 0:
         raise InputError("there are no validation images: hold some out with --validation 0.2")
     counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
@@ -286,7 +283,7 @@ def _splits(job: FinetuneJob) -> tuple[Splits, Partition, list[str]]:
         notes.append(
             "no test images: the figures come from the validation images that the choice was made on"
         )
-    return with_channels(splits, job.channels or splits.channels), parted, notes
+    return with_channels(splits, job.channels or splits.channels), notes
 
 
 def _at_a_side(job: FinetuneJob) -> tuple[DataConfig, list[str]]:

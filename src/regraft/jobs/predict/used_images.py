@@ -27,7 +27,7 @@ class Seen:
 
     @classmethod
     def of(cls, model: Path) -> Seen | None:
-        """Return the list beside a model's file; None where there is none.
+        """Return the list beside a model's file, or in its folder; None where there is none.
 
         Raises:
             InputError: The list cannot be read.
@@ -36,11 +36,12 @@ class Seen:
         from regraft.digests import check_digests
         from regraft.train import read_json
 
-        file = model.parent / "split.csv"
+        folder = model if model.is_dir() else model.parent
+        file = folder / "split.csv"
         if not file.is_file():
             return None
-        result = read_json(model.parent / "result.json") or {}
-        check_digests(model.parent, result.get("digests", {}))
+        result = read_json(folder / "result.json") or {}
+        check_digests(folder, result.get("digests", {}))
         return cls(file, {name: part for _, (name, _, part) in read_list(file)})
 
     def choose(self, root: Path, files: Any, whole: Any, split: str) -> Chosen:

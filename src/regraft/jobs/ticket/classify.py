@@ -16,6 +16,7 @@ from regraft.errors import InputError
 from regraft.jobs.predict.labelled_images import labelled_images
 from regraft.jobs.predict.network import facts_of, network_of
 from regraft.jobs.predict.pictures import Preparation, decoded
+from regraft.jobs.predict.used_images import Seen
 from regraft.models import Transductive
 from regraft.tickets import load_ticket
 
@@ -36,6 +37,7 @@ class Classified:
         predicted: The classes predicted, int64 [n].
         measured: Rows that the accuracy is of.
         classes: Names of the classes.
+        note: What has to be said of the choice of rows.
     """
 
     data: str
@@ -45,6 +47,7 @@ class Classified:
     predicted: Tensor
     measured: Tensor
     classes: list[str]
+    note: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -96,8 +99,13 @@ class TicketClassifier:
         shape = self.about["input"]
         return self._predict(decoded(paths, shape["channels"], shape["image_size"]))
 
-    def measure(self, data: DataConfig) -> Classified:
+    def measure(self, data: DataConfig, *, all_images: bool = False) -> Classified:
         """Classify a data set: its test images, or those of a folder, or all nodes of a graph.
+
+        Args:
+            data: The data set.
+            all_images: Whether those of a folder are measured on that the ticket's run lists for
+                training or validation.
 
         Raises:
             InputError: Data that cannot be loaded, or that the ticket is not for.
@@ -107,12 +115,13 @@ class TicketClassifier:
         images = labelled_images(
             self._ticket, self.path, data.name, data.root,
             download=data.download, unreadable=data.unreadable,
+            trained_on=None if all_images else Seen.of(self.path),
         )  # fmt: skip
         predicted = self._predict(images.pixels(500)).argmax(1)
         everything = torch.arange(len(predicted))
         return Classified(
             images.name, images.split, "image", images.labels, predicted, everything,
-            self.about["classes"],
+            self.about["classes"], images.note,
         )  # fmt: skip
 
     def _predict(self, pixels: Iterable[Tensor]) -> Tensor:
