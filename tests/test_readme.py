@@ -205,7 +205,7 @@ def intervals():
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
 def test_every_interval_is_one_of_the_results(page):
-    """A sentence that a new measurement made stale is noticed; a loss may be written as a positive number."""
+    """A new measurement makes no sentence stale unnoticed; a loss may be written without its sign."""
     for text in re.findall(r"\[-?\d+\.\d+, -?\d+\.\d+\]", page.read_text().replace("−", "-")):
         low, high = map(float, text.strip("[]").split(", "))
         # Claims are rounded once already, to two digits.
