@@ -202,6 +202,17 @@ def test_modes_of_networks_have_one_keeper():
     _exactly(keepers, {"models/modes.py"})
 
 
+def test_where_images_lie_is_decided_in_one_place():
+    """Who names both loaders chooses between memory and files, which `data/memory.py` does."""
+    both = {
+        name
+        for name, tree in TREES.items()
+        if {"TensorLoader", "FolderLoader"}
+        <= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    }
+    _exactly(both, {"data/memory.py"})
+
+
 def test_names_are_the_fields_words():
     broken = {
         f"{name}: {word}" for name, tree in TREES.items() for word in _identifiers(tree) & BANNED

@@ -1,7 +1,6 @@
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -147,7 +146,7 @@ def test_known_sets_and_shots(answer):
 def test_a_folder_too_large_for_memory_gives_the_same_numbers(answer, clear, monkeypatch):
     words = ("finetune", "--data", clear, *GIVEN, "--channels", 1)
     first = answer(*words, "--out", "a")["metrics"]
-    monkeypatch.setattr(sys.modules["regraft.data.load"], "_EAGER_BYTES", 0)
+    monkeypatch.setattr("regraft.data.memory.MOST_BYTES", 0)
     monkeypatch.setattr("regraft.data.loader.cores", lambda: 0)
     assert answer(*words, "--out", "b")["metrics"] == first
 

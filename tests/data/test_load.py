@@ -1,13 +1,9 @@
-import importlib
-
 import pytest
 import torch
 
 from regraft.config import DataConfig
 from regraft.data import FileSet, ImageSet, channel_moments, load
 from regraft.errors import InputError
-
-load_module = importlib.import_module("regraft.data.load")
 
 
 @pytest.fixture
@@ -104,7 +100,7 @@ def test_a_folder_of_its_own_validation_is_used_as_it_is(tmp_path, make_images):
 def test_a_large_folder_stays_in_its_files(folder, monkeypatch):
     config = DataConfig(name=str(folder), image_size=8)
     eager = load(config)
-    monkeypatch.setattr(load_module, "_EAGER_BYTES", 100)
+    monkeypatch.setattr("regraft.data.memory.MOST_BYTES", 100)
     lazy = load(config)
     assert isinstance(eager.train, ImageSet)
     assert isinstance(lazy.train, FileSet)

@@ -12,7 +12,7 @@ from regraft.data import load
 from regraft.errors import InputError
 from regraft.generators import CondenseConfig, CondensedSet
 from regraft.jobs.base import with_sources
-from regraft.jobs.merge.job import MergeArm, in_memory
+from regraft.jobs.merge.job import MergeArm, load_all
 from regraft.jobs.merge.models import read_models
 from regraft.jobs.merge.surrogate import surrogate
 from regraft.models import build
@@ -313,7 +313,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path, arm):
 def test_sets_that_no_single_network_can_be_fed_are_refused(change, message):
     configs = (DIGITS, dataclasses.replace(DIGITS, **change))
     with pytest.raises(InputError, match=message):
-        in_memory(configs)
+        load_all(configs)
 
 
 def test_a_merge_without_its_parents_says_so(tmp_path):

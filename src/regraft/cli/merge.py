@@ -11,7 +11,7 @@ import tyro
 from regraft.jobs.merge.config import Heads, MergeConfig
 
 from .align import AlignOptions
-from .options import registered
+from .options import pick, registered
 from .output import tell
 
 MERGE_NAMES = registered("symmetry/merge/methods.py", r'^@merge_method\("(\w+)"')
@@ -60,20 +60,7 @@ class Merge(AlignOptions):
 
     def config(self) -> MergeConfig:
         """Return what the engine is told."""
-        return MergeConfig(
-            **self.settings(),
-            combine=self.combine,
-            weights=self.weights,
-            base=self.base,
-            factor=self.factor,
-            density=self.density,
-            ties_scope=self.ties_scope,
-            heads=self.heads,
-            repair=self.repair,
-            points=self.points,
-            curve_images=self.curve_images,
-            stream=self.stream,
-        )
+        return pick(MergeConfig, self.values(), **self.settings())
 
     def run(self) -> int:
         """Align, merge, repair, measure, and write the folder."""

@@ -22,6 +22,7 @@ from .known import (
 from .lazy import FileSet
 from .load import load
 from .loader import FolderLoader, TensorLoader
+from .memory import batches
 from .mixup import Mixup
 from .partition import load_partition
 from .prepare import rotate
@@ -44,6 +45,7 @@ __all__ = [
     "TensorLoader",
     "augment",
     "available",
+    "batches",
     "channel_moments",
     "coreset",
     "data_root",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from regraft.errors import InputError
 
-from .images import ImageSet, Splits, channel_moments
+from .images import ImageSet, Splits
 from .lazy import FileSet, grey
-
-_SAMPLE = 2048
+from .memory import moments
 
 
 def with_channels(splits: Splits, channels: int) -> Splits:
@@ -34,12 +32,7 @@ def with_channels(splits: Splits, channels: int) -> Splits:
         None if part is None else _converted(part, channels)
         for part in (splits.validation, splits.test)
     )
-    if isinstance(train, ImageSet):
-        pixels = train.images
-    else:
-        every = max(1, -(-len(train) // _SAMPLE))
-        pixels = train.subset(torch.arange(0, len(train), every)).decoded()
-    mean, std = channel_moments(pixels)
+    mean, std = moments(train)
     return replace(splits, train=train, validation=held_out, test=test, mean=mean, std=std)
 
 

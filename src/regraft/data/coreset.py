@@ -131,8 +131,7 @@ def _vectors(
 ) -> Tensor:
     parts = []
     for chunk in rows.split(_CHUNK):
-        own = images.subset(chunk)
-        pixels = own.images if isinstance(own, ImageSet) else own.decoded()
+        pixels = images.subset(chunk).decoded()
         with torch.no_grad():
             vectors = pixels.flatten(1).float() / 255 if features is None else features(pixels)
         if vectors.ndim != 2 or len(vectors) != len(chunk):

@@ -69,6 +69,16 @@ class ImageSet:
         at = indices.to(self.labels.device)
         return ImageSet(self.images[at], self.labels[at], self.num_classes)
 
+    def decoded(self) -> Tensor:
+        """Return all images as `FileSet.decoded` does."""
+        return self.images
+
+    def resized(self, size: int | None) -> ImageSet:
+        """Return the images at `size` pixels a side, or as they are without one; see `resize`."""
+        if size is None:
+            return self
+        return ImageSet(resize(self.images, size), self.labels, self.num_classes)
+
     def to(self, device: torch.device | str | None) -> ImageSet:
         """Return the same set with its tensors on `device`."""
         return ImageSet(self.images.to(device), self.labels.to(device), self.num_classes)

@@ -9,23 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from regraft.config import DataConfig, check
 from regraft.errors import InputError
 from regraft.machine import expanded
 
 from .folder import scan_folder
-from .images import ImageSet, Splits, channel_moments, resize
+from .images import ImageSet, Splits, channel_moments
 from .known import data_root, graph_names, known_names, load_known
 from .lazy import FileSet
+from .memory import moments, placed
 from .prepare import prepared
 from .side import USUAL, side_of
 from .split import per_class_subset, stratified_split, stratified_subset
 
 PARTS = ("train", "validation", "test")
-_EAGER_BYTES = 2 << 30
-_SAMPLE = 2048
 
 _Set = TypeVar("_Set", ImageSet, FileSet)
 
@@ -108,9 +105,8 @@ def _load_known(config: DataConfig) -> Splits:
     known = load_known(config.name, config.root, download=config.download)
     train, validation = _divide(known.train, config)
     test = known.test
-    if config.image_size is not None:
-        train, test = _resized(train, config.image_size), _resized(test, config.image_size)
-        validation = None if validation is None else _resized(validation, config.image_size)
+    train, test = train.resized(config.image_size), test.resized(config.image_size)
+    validation = None if validation is None else validation.resized(config.image_size)
     mean, std = channel_moments(train.images)
     return Splits(config.name, train, validation, test, known.classes, mean, std)
 
@@ -128,7 +124,7 @@ def _load_folder(config: DataConfig) -> Splits:
 def gathered(
     root: Path, parts: tuple[FileSet, FileSet | None, FileSet | None], classes: tuple[str, ...]
 ) -> Splits:
-    """Return files as splits: decoded where they fit into 2 GiB, else left where they are.
+    """Return files as splits: decoded where they fit, else left where they are; see `placed`.
 
     Args:
         root: The folder that they lie in.
@@ -138,22 +134,14 @@ def gathered(
     Raises:
         InputError: Files cannot be decoded.
     """
-    train, *others = parts
-    name = root.resolve().name
     rows = sorted_rows(
         (file_name(path, root), classes[label], part)
         for part, files in zip(PARTS, parts, strict=True)
         if files is not None
         for path, label in zip(files.paths, files.labels.tolist(), strict=True)
     )
-    if sum(part.nbytes for part in parts if part is not None) > _EAGER_BYTES:
-        every = max(1, -(-len(train) // _SAMPLE))
-        mean, std = channel_moments(train.subset(torch.arange(0, len(train), every)).decoded())
-        return Splits(name, *parts, classes, mean, std, rows)
-    in_memory = _decoded(train)
-    mean, std = channel_moments(in_memory.images)
-    held_out, test = (None if part is None else _decoded(part) for part in others)
-    return Splits(name, in_memory, held_out, test, classes, mean, std, rows)
+    train, held_out, test = placed(*parts)
+    return Splits(root.resolve().name, train, held_out, test, classes, *moments(train), rows)
 
 
 def file_name(path: Path, root: Path) -> str:
@@ -191,11 +179,3 @@ def _reduce(train: _Set, config: DataConfig) -> _Set:
             f"--validation {config.validation:g}: {error}"
         ) from error
     return train.subset(chosen)
-
-
-def _decoded(files: FileSet) -> ImageSet:
-    return ImageSet(files.decoded(), files.labels, files.num_classes)
-
-
-def _resized(images: ImageSet, size: int) -> ImageSet:
-    return ImageSet(resize(images.images, size), images.labels, images.num_classes)

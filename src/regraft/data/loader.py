@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class _Loader:
         shuffle: bool,
         augment: Augmentation,
         seed: int,
-        device: torch.device | str | None,
+        device: torch.device | str | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: expected at least 1")
@@ -116,28 +116,8 @@ class TensorLoader(_Loader):
             channels, or an unknown augmentation.
     """
 
-    def __init__(
-        self,
-        image_set: ImageSet,
-        *,
-        batch_size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        shuffle: bool,
-        augment: Augmentation,
-        seed: int,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__(
-            image_set,
-            batch_size=batch_size,
-            mean=mean,
-            std=std,
-            shuffle=shuffle,
-            augment=augment,
-            seed=seed,
-            device=device,
-        )
+    def __init__(self, image_set: ImageSet, **options: Any) -> None:
+        super().__init__(image_set, **options)
         self.image_set = image_set.to(self.device)
 
     def batches(
@@ -176,29 +156,8 @@ class FolderLoader(_Loader):
         InputError: As `TensorLoader`; while loading, when a file cannot be decoded.
     """
 
-    def __init__(
-        self,
-        file_set: FileSet,
-        *,
-        batch_size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        shuffle: bool,
-        augment: Augmentation,
-        seed: int,
-        device: torch.device | str | None = None,
-        workers: int | None = None,
-    ) -> None:
-        super().__init__(
-            file_set,
-            batch_size=batch_size,
-            mean=mean,
-            std=std,
-            shuffle=shuffle,
-            augment=augment,
-            seed=seed,
-            device=device,
-        )
+    def __init__(self, file_set: FileSet, *, workers: int | None = None, **options: Any) -> None:
+        super().__init__(file_set, **options)
         self.file_set = file_set
         self.workers = cores() if workers is None else workers
 

@@ -20,7 +20,7 @@ from regraft.errors import InputError
 from regraft.machine import expanded
 
 from .folder import joined, scan_folder
-from .images import ImageSet, Splits, channel_moments, resize
+from .images import Splits, channel_moments
 from .known import graph_names, known_names, load_known
 from .lazy import FileSet
 from .load import PARTS, file_name, folder_of, folder_side, gathered, sorted_rows
@@ -64,7 +64,7 @@ def _known(config: DataConfig, listed: Path | None) -> Splits:
     parts = _parted(known.train.labels, names, known.classes, config, 0.0, listed, held_out=False)
     train, validation = (known.train.subset(parts[part]) for part in PARTS[:2])
     train, validation, test = (
-        _sized(s, config.image_size) for s in (train, validation, known.test)
+        s.resized(config.image_size) for s in (train, validation, known.test)
     )
     mean, std = channel_moments(train.images)
     rows = sorted_rows(
@@ -73,12 +73,6 @@ def _known(config: DataConfig, listed: Path | None) -> Splits:
         for i in parts[part].tolist()
     )
     return Splits(config.name, train, validation, test, known.classes, mean, std, rows)
-
-
-def _sized(images: ImageSet, size: int | None) -> ImageSet:
-    if size is None:
-        return images
-    return ImageSet(resize(images.images, size), images.labels, images.num_classes)
 
 
 def _folder(config: DataConfig, test: float, listed: Path | None) -> Splits:

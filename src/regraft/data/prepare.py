@@ -13,7 +13,8 @@ from regraft.config import DataConfig, check
 from regraft.errors import InputError
 
 from .channels import with_channels
-from .images import ImageSet, Splits, channel_moments
+from .images import Splits, channel_moments
+from .memory import in_memory
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -99,11 +100,7 @@ def _changed(splits: Splits, degrees: float, classes: tuple[int, ...]) -> Splits
         images = getattr(splits, name)
         if images is None:
             continue
-        if not isinstance(images, ImageSet):
-            raise InputError(
-                f"rotate and only_classes need images in memory, and those of {splits.name} stay in "
-                "their files: take a smaller set or smaller images"
-            )
+        images = in_memory(images, f"{splits.name} turned, or of some classes,")
         if classes:
             images = images.subset(torch.isin(images.labels, torch.tensor(classes)).nonzero()[:, 0])
         parts[name] = replace(images, images=rotate(images.images, degrees))

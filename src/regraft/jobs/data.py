@@ -9,12 +9,11 @@ import torch
 
 from regraft.config import DataConfig, OptimConfig, digest
 from regraft.data import (
-    FolderLoader,
     Graph,
     ImageSet,
     NodeBatches,
     Splits,
-    TensorLoader,
+    batches,
     graph_fingerprint,
     graph_names,
     load,
@@ -85,11 +84,10 @@ def loaders(
     def source(images: Any, train: bool) -> BatchSource | None:
         if images is None or len(images) == 0:
             return None
-        in_memory = isinstance(images, ImageSet)
         size = optim.batch_size
-        return (TensorLoader if in_memory else FolderLoader)(
+        return batches(
             images,
-            batch_size=size if train else max(size, many if in_memory else 100),
+            batch_size=size if train else max(size, many if isinstance(images, ImageSet) else 100),
             mean=splits.mean,
             std=splits.std,
             shuffle=train,

@@ -11,7 +11,8 @@ from torch import nn
 from regraft.checkpoints.read import fit_names, read_checkpoint
 from regraft.config import DataConfig, SourceConfig
 from regraft.config.generate import SOURCES
-from regraft.data import ImageSet, known_names, load
+from regraft.data import known_names, load
+from regraft.data.memory import in_memory
 from regraft.errors import InputError
 from regraft.models.external import call, imported
 
@@ -65,9 +66,7 @@ def load_source(config: SourceConfig, *, device: torch.device | str | None = Non
     if name in known_names() or path.is_dir():
         size = None if config.image_shape is None else config.image_shape[1]
         splits = load(DataConfig(name=name, validation=0.0, image_size=size))
-        if not isinstance(splits.train, ImageSet):
-            raise InputError(f"{name} does not fit into memory: make its images smaller, or fewer")
-        source = ImageSource(splits.train, device=device)
+        source = ImageSource(in_memory(splits.train, f"{name} as a source"), device=device)
         source.class_names = splits.classes
         return source
     raise InputError(f"source {name!r} is no factory, folder or file: expected {SOURCES}")

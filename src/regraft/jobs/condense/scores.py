@@ -135,10 +135,9 @@ class Trial:
 def _loader(
     images: Any, condensed: Any, size: int, seed: int, device: Any, *, shuffle: bool
 ) -> Any:
-    from regraft.data import FolderLoader, ImageSet, TensorLoader
+    from regraft.data import batches
 
-    kind = TensorLoader if isinstance(images, ImageSet) else FolderLoader
-    return kind(
+    return batches(
         images,
         batch_size=size,
         mean=condensed.mean,

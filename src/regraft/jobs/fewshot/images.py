@@ -10,7 +10,7 @@ import torch
 
 from regraft import streams
 from regraft.config import DataConfig
-from regraft.data import FileSet, ImageSet, Splits, load
+from regraft.data import ImageSet, Splits, load
 from regraft.data.channels import with_channels
 from regraft.errors import InputError
 from regraft.jobs.data import load_once
@@ -55,13 +55,9 @@ def class_images(config: DataConfig, *, channels: int | None = None) -> ClassIma
 
 def _joined(splits: Splits) -> ClassImages:
     parts = [p for p in (splits.train, splits.validation, splits.test) if p is not None]
-    sets = [
-        ImageSet(p.decoded(), p.labels, p.num_classes) if isinstance(p, FileSet) else p
-        for p in parts
-    ]
     whole = ImageSet(
-        torch.cat([s.images for s in sets]),
-        torch.cat([s.labels for s in sets]),
+        torch.cat([part.decoded() for part in parts]),
+        torch.cat([part.labels for part in parts]),
         splits.num_classes,
     )
     return ClassImages(whole, splits.classes, splits.mean, splits.std)

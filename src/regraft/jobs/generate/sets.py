@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regraft.config import SetConfig
 from regraft.data import ImageSet, Splits, stratified_subset
+from regraft.data.memory import in_memory
 from regraft.data.views import Views
 from regraft.errors import InputError
 from regraft.jobs.data import load_once
@@ -30,10 +31,9 @@ def load_set(config: SetConfig, *, seed: int) -> tuple[ImageSet, tuple[str, ...]
     if not isinstance(splits, Splits):
         raise InputError(f"data {config.data.name!r} is a graph: generators need images")
     images = splits.test if config.part == "test" else splits.train
-    if not isinstance(images, ImageSet):
-        raise InputError(
-            f"data {config.data.name!r} has no {config.part} images in memory: take smaller images"
-        )
+    if images is None:
+        raise InputError(f"data {config.data.name!r} has no test images")
+    images = in_memory(images, f"data {config.data.name!r}: a generator")
     if config.part.endswith("half"):
         order = permutation(0, "set/halves", 0, len(images))
         half = len(images) // 2

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from regraft.checkpoints.read import read_checkpoint
 from regraft.config import SourceConfig, SslConfig
-from regraft.data import ImageSet, Splits, decode
+from regraft.data import Splits, decode
 from regraft.data.channels import to_channels
 from regraft.data.folder import image_files
+from regraft.data.memory import in_memory, refuse_too_many
 from regraft.digests import weights_digest
 from regraft.errors import InputError, RegraftError
 from regraft.generators.pseudo import (
@@ -31,8 +32,6 @@ from regraft.jobs.finetune.extra import TermContext
 from regraft.jobs.predict.finetuned import load_finetuned
 
 from .verbs import collapse_warning
-
-_MOST_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +97,9 @@ class UnlabelledTerm:
     def _conditions(self, source: Source, splits: Splits) -> Tensor:
         if self.classifier is None or self.ssl.conditions == "uniform":
             return torch.full((1, source.classes), 1 / source.classes)
-        if not isinstance(splits.train, ImageSet):
-            raise InputError("conditions need the target's images in memory: make them smaller")
         classifier, mean, std = read_classifier(self.classifier)
-        images = splits.train.images.float() / 255
+        train = in_memory(splits.train, f"--conditions {self.ssl.conditions}")
+        images = train.images.float() / 255
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
         return conditions(
             classifier,
@@ -143,8 +141,5 @@ def read_classifier(
 def _decoded(files: list[Path], splits: Splits) -> Tensor:
     """Return images without labels as the target's are: uint8 [n, C, H, W]."""
     size, channels = splits.image_size, splits.channels
-    if len(files) * channels * size**2 > _MOST_BYTES:
-        raise InputError(
-            f"{len(files)} images of {size} pixels do not fit into 2 GiB: take fewer, or smaller ones"
-        )
+    refuse_too_many(len(files), (channels, size, size), f"--unlabelled of {len(files)} images")
     return to_channels(torch.stack([decode(file, size) for file in files]), channels)

@@ -14,6 +14,7 @@ from regraft.checkpoints.write import write_model
 from regraft.config import DataConfig, ModelConfig, PretrainConfig, SourceConfig, to_dict
 from regraft.config.check import AT_LEAST_1, AT_LEAST_2
 from regraft.data import ImageSet, Splits, with_channels
+from regraft.data.memory import in_memory
 from regraft.errors import InputError
 from regraft.generators.pseudo import Pretraining
 from regraft.generators.sources import GeneratorQuality, Source, load_source, measure, write_bank
@@ -88,15 +89,14 @@ def _real_images(
     if data.image_size is None:
         data = replace(data, image_size=source.image_shape[1])
     splits = load_once(data)
-    if not isinstance(splits, Splits) or not isinstance(splits.train, ImageSet):
-        raise InputError(f"data {data.name!r}: a generator is measured beside images in memory")
+    if not isinstance(splits, Splits):
+        raise InputError(f"data {data.name!r} is a graph: a generator is measured beside images")
     wanted = source.image_shape[0] if channels is None else channels
     if splits.channels != wanted:
         splits = with_channels(splits, wanted)
-    train, test = splits.train, splits.test
-    if not isinstance(train, ImageSet):
-        raise InputError(f"data {data.name!r}: a generator is measured beside images in memory")
-    return train, test if isinstance(test, ImageSet) else None, splits.classes
+    what = f"data {data.name!r}: a measurement of a generator"
+    train, test = in_memory(splits.train, what), splits.test
+    return train, None if test is None else in_memory(test, what), splits.classes
 
 
 def _samples(source: Source, seed: int) -> bytes:

@@ -11,7 +11,7 @@ import torch
 from regraft import data as sets
 from regraft import streams
 from regraft.config import Augmentation, digest
-from regraft.data import FileSet, FolderLoader, ImageSet, Splits, TensorLoader
+from regraft.data import FileSet, ImageSet, Splits
 from regraft.data.load import folder_of
 from regraft.data.side import side_of
 from regraft.errors import InputError
@@ -80,8 +80,7 @@ class Data:
         if limit is not None and limit < len(images):
             order = streams.permutation(seed, "merge.subset", 0, len(images))
             images = images.subset(order[:limit].sort().values)
-        loader: Any = TensorLoader if isinstance(images, ImageSet) else FolderLoader
-        return loader(
+        return sets.batches(
             self.in_rows(images),
             batch_size=size,
             mean=self.mean,

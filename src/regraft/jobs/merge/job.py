@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from regraft.config import DataConfig, OptimConfig
-from regraft.data import ImageSet, Splits
+from regraft.data import Splits
+from regraft.data.memory import in_memory
 from regraft.errors import InputError
 from regraft.jobs.base import Job, to_json
 from regraft.jobs.condense.job import CondenseJob
@@ -150,7 +151,7 @@ class MergeJob(Job):
     def work(self, folder: RunFolder, root: Path, progress: Progress | None) -> dict[str, Any]:
         """Merge and measure; see `Job.work`."""
         fabric = make_fabric(self.runtime)
-        splits = in_memory(self.data)
+        splits = load_all(self.data)
         for i, own in enumerate(splits, start=1):
             folder.pin(f"data{i}", fingerprint(own))
         return _Merging(self, splits, folder, fabric, root, progress).result()
@@ -260,7 +261,7 @@ class _Merging:
         return metrics
 
 
-def in_memory(configs: Sequence[DataConfig]) -> list[Splits]:
+def load_all(configs: Sequence[DataConfig]) -> list[Splits]:
     """Load the data sets that two networks were trained on.
 
     Raises:
@@ -270,8 +271,9 @@ def in_memory(configs: Sequence[DataConfig]) -> list[Splits]:
     splits: list[Splits] = []
     for config in configs:
         own = load_once(config)
-        if not isinstance(own, Splits) or not isinstance(own.train, ImageSet):
-            raise InputError(f"data {config.name!r}: merging needs images in memory")
+        if not isinstance(own, Splits):
+            raise InputError(f"data {config.name!r} is a graph: merging needs images")
+        in_memory(own.train, f"data {config.name!r}: merging")
         if own.test is None:
             raise InputError(f"data {config.name!r} has no test images to measure on")
         splits.append(own)

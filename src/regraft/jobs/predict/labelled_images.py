@@ -42,13 +42,10 @@ class Labelled:
         """
         import torch
 
-        from regraft.data import ImageSet
-
         for rows in torch.arange(len(self.labels)).split(size):
             # Threads decode into the batch, outside of the mode that the caller predicts in.
             with torch.inference_mode(False):
-                part = self.images.subset(rows)
-                pixels = part.images if isinstance(part, ImageSet) else part.decoded()
+                pixels = self.images.subset(rows).decoded()
             yield pixels
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from regraft import streams
 from regraft.config import Augmentation, OptimConfig
-from regraft.data import FileSet, FolderLoader, ImageSet, Splits, TensorLoader
+from regraft.data import FileSet, ImageSet, Splits, batches
 from regraft.protocols import BatchSource
 from regraft.symmetry.merge.connectivity import Kept, measure
 from regraft.train import Batches, outputs
@@ -126,8 +126,7 @@ class Images:
         }
 
     def _plain(self, images: ImageSet | FileSet, *, shuffle: bool = False) -> BatchSource:
-        in_memory = isinstance(images, ImageSet)
-        size = _EVALUATED if in_memory else self.config.batch_size
+        size = _EVALUATED if isinstance(images, ImageSet) else self.config.batch_size
         return self._loader(images, size, shuffle=shuffle)
 
     def _loader(
@@ -139,8 +138,7 @@ class Images:
         augment: Augmentation = "none",
         seed: int | None = None,
     ) -> BatchSource:
-        kind: Any = TensorLoader if isinstance(images, ImageSet) else FolderLoader
-        return kind(
+        return batches(
             images,
             batch_size=size,
             mean=self.splits.mean,
