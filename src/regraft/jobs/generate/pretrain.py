@@ -20,11 +20,9 @@ from regraft.train import RunFolder, make_fabric
 from regraft.train.loop import Progress
 
 from .drive import drive
+from .foreign import ForeignGenerator
 from .generator import GeneratorJob
-from .sets import load_set
-
-MEAN, STD = 0.5, 0.5
-"""How images are normalised for networks that start from a generator, whose moments nobody knows."""
+from .sets import MEAN, STD, load_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class PretrainJob(Job):
     keeps_checkpoint = False  # stored as the model
 
     model: ModelConfig
-    generator: GeneratorJob | None = None
+    generator: GeneratorJob | ForeignGenerator | None = None
     real: SetConfig | None = None
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 

@@ -26,8 +26,8 @@ from regraft.train import Batches, RunFolder, fit, make_fabric
 from regraft.train.loop import Progress
 
 from .generator import GeneratorJob
-from .pretrain import MEAN, STD, PretrainJob, about_of
-from .sets import StepBatches, load_set, target_set
+from .pretrain import PretrainJob, about_of
+from .sets import MEAN, STD, StepBatches, load_set, target_set
 from .target import start_body
 
 

@@ -16,6 +16,9 @@ from regraft.errors import InputError
 from regraft.jobs.data import load_once
 from regraft.streams import Counter, permutation
 
+MEAN, STD = 0.5, 0.5
+"""How images are normalised for networks that start from a generator, whose moments nobody knows."""
+
 
 def load_set(config: SetConfig, *, seed: int) -> tuple[ImageSet, tuple[str, ...]]:
     """Return the images of a config and the names of their classes.

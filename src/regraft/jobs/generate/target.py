@@ -30,9 +30,10 @@ from regraft.models.classifier import find_classifier
 from regraft.train import Average, Batches, RunFolder, fit, make_fabric
 from regraft.train.loop import Progress
 
+from .foreign import ForeignClassifier, ForeignGenerator
 from .generator import GeneratorJob
-from .pretrain import MEAN, STD, PretrainJob, about_of
-from .sets import StepBatches, load_set, target_set
+from .pretrain import PretrainJob, about_of
+from .sets import MEAN, STD, StepBatches, load_set, target_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,8 @@ class TargetJob(Job):
     distil_weight: float = 1.0
     distil_temperature: float = 4.0
     unlabelled: Literal["pseudo", "real", "target"] | None = None
-    generator: GeneratorJob | None = None
-    classifier: TargetJob | None = None
+    generator: GeneratorJob | ForeignGenerator | None = None
+    classifier: TargetJob | ForeignClassifier | None = None
     real: SetConfig | None = None
     ssl: SslConfig = field(default_factory=SslConfig)
     ema: float = 0.99

@@ -37,7 +37,8 @@ from regraft.train import RunFolder, command_line, make_fabric, peak_bytes, rese
 from regraft.train.loop import Progress
 
 from .drive import drive
-from .pretrain import MEAN, STD, about_of
+from .pretrain import about_of
+from .sets import MEAN, STD
 
 _COLUMNS = 10
 
