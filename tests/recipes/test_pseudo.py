@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from regraft.jobs.generate.foreign import ForeignClassifier, ForeignGenerator
 from regraft.jobs.generate.pretrain import PretrainJob
 from regraft.jobs.generate.target import TargetJob
 from regraft.recipes import load_recipe
@@ -39,7 +40,46 @@ def test_what_the_oracle_lets_through_is_claimed_and_the_rest_is_told():
     assert "it cannot show the claim" in findings.text
 
 
-@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper"])
+def test_a_task_is_claimed_over_its_architectures():
+    one = runs_of("a/net/n=1", oracle=70, **ARMS)
+    other = runs_of("a/resnet/n=1", oracle=70, **ARMS)
+    claims = read([*one, *other], []).claims
+    assert not any(" on a, at each of the architectures" in c.paper for c in claims)  # said already
+    weaker = runs_of("b/net/n=1", oracle=70, **{**ARMS, "pp_pssl": 61})
+    claims = {c.paper: c for c in read([*one, *other, *weaker], []).claims}
+    every = claims[
+        "PP + P-SSL beats logit matching, at each of the settings that the oracle lets through"
+    ]
+    of_task = claims["PP + P-SSL beats logit matching on a, at each of the architectures"]
+    assert (every.held, of_task.held) == (False, True)
+    assert of_task.evidence == ["a/net/n=1", "a/resnet/n=1"]
+
+
+def test_the_scale_cpu_has_two_architectures_of_one_task_at_fresh_seeds():
+    jobs = load_recipe("pseudo", "cpu").jobs
+    assert {j.runtime.seed for j in jobs} == {1, 2, 3, 4, 5}
+    settings = {j.setting for j in jobs if j.arm == "pp_pssl"}
+    assert settings == {
+        "coarse_to_fine_mnist/conv_small/n=30",
+        "coarse_to_fine_mnist/resnet8/n=30",
+        "letters_to_digits/conv_small/n=20",
+        "letters_to_digits/mlp/n=20",
+    }
+
+
+def test_the_scale_foreign_trains_neither_generator_nor_source_classifier():
+    jobs = {j.arm: j for j in load_recipe("pseudo", "foreign", 1).jobs}
+    ours = jobs["pp_pssl"]
+    assert ours.generator == jobs["generator"]
+    assert ours.classifier == jobs["source_classifier"]
+    assert isinstance(jobs["generator"], ForeignGenerator)
+    assert isinstance(jobs["source_classifier"], ForeignClassifier)
+    # No real image of the source reaches any arm but the oracle.
+    real = {name for name, j in jobs.items() if getattr(j, "real", None) is not None}
+    assert real == {"oracle_body"}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper", "foreign"])
 def test_arms_of_a_setting_take_equal_steps_from_equal_sources(scale):
     jobs = load_recipe("pseudo", scale, 1).jobs
     targets = [j for j in jobs if isinstance(j, TargetJob) and "/n=" in j.setting]
@@ -63,4 +103,4 @@ def test_arms_of_a_setting_take_equal_steps_from_equal_sources(scale):
             made.model,
             made.generator.images,
         )
-        assert arms["pp_pssl"].classifier.model != arms["pp_pssl"].model or scale == "gpu"
+        assert arms["logit_matching"].teacher.model != arms["pp_pssl"].model or scale == "gpu"

@@ -13,7 +13,7 @@ from .options import registered
 from .output import print_json, say
 
 RECIPE_NAMES = registered("recipes/recipe.py", r'^    "(\w+)": "regraft\.recipes\.\w+",$')
-_MORE = registered("recipes/recipe.py", r'^MORE_SCALES = \{"(\w+)": \((.+)\)\}$')
+_MORE = registered("recipes/recipe.py", r'^    "(\w+)": \((.+?),?\),$')
 _ALONE = "".join(f"; {one} alone: {more}".replace('"', "") for one, more in _MORE)
 _SCALES = "smoke: a minute or two; cpu: under an hour on two cores; gpu; paper: the published ones"
 _STYLES = {"held": "green", "did not hold": "yellow", "undecided": "cyan"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from regraft.recipes.claims import difference, over_settings
@@ -28,6 +29,14 @@ def read(runs: list[Run], rows: list[Row]) -> Findings:
             runs, passed, "pp_pssl", rival, f"PP + P-SSL beats {words}",
             over="settings that the oracle lets through", each=True,
         )  # fmt: skip
+    tasks = list(dict.fromkeys(_task(s) for s in passed))
+    for task, rival in itertools.product(tasks, _RIVALS):
+        own = [s for s in passed if _task(s) == task]
+        if len(own) > 1 and len(own) < len(passed):
+            claims += over_settings(
+                runs, own, "pp_pssl", rival, f"PP + P-SSL beats {_WORDS[rival]} on {task}",
+                over="architectures", each=True,
+            )  # fmt: skip
     for setting in passed:
         for rival in _RIVALS:
             claims += difference(
@@ -60,6 +69,10 @@ def read(runs: list[Run], rows: list[Row]) -> Findings:
     return Findings(claims=claims, text=text, figures={})
 
 
+def _task(setting: str) -> str:
+    return setting.partition("/")[0]
+
+
 def _gate(runs: Sequence[Run], setting: str) -> bool:
     """Whether pre-training on the source's real images beats training from scratch."""
     return better(gap(runs, setting, "oracle", "scratch"))
@@ -90,8 +103,7 @@ def _others(runs: Sequence[Run], settings: Sequence[str], passed: Sequence[str])
             f"{arm} {plain(level(runs, setting, arm))}"
             for arm in ("scratch", "logit_matching", "soft_targets", "pp", "pp_pssl", "ssl_target")
         )
-        task = setting.partition("/")[0]
-        teacher = level(runs, f"{task}/teacher/{setting.rpartition('/')[2]}", "teacher")
+        teacher = level(runs, f"{_task(setting)}/teacher/{setting.rpartition('/')[2]}", "teacher")
         kind = "" if setting in passed else " (the oracle does not let it through)"
         lines.append(
             f"{setting}{kind}: {arms}; the teacher of both distillations {plain(teacher)}."
