@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from regraft.data import known_names
+from regraft.jobs.generate.generator import GeneratorJob
 from regraft.recipes import load_recipe
 from regraft.recipes.mgr.arms import LossWeights, plans
 from regraft.recipes.mgr.claims import ATTEMPTS, read
 from regraft.report import Result, Run, rows
 
 
-def runs_of(**levels):
-    """Return eight seeds of each arm in two settings, at a level and with a wobble of its own."""
+def runs_of(settings=("fashion_mnist/50", "mnist/50"), **levels):
+    """Return eight seeds of each arm in settings, at a level and with a wobble of its own."""
     found = []
-    for setting in ("fashion_mnist/50", "mnist/50"):
+    for setting in settings:
         for i, (arm, level) in enumerate(levels.items()):
             for seed in range(1, 9):
                 accuracy = level + (0.5 if (seed + i) % 2 else -0.5)
@@ -48,7 +50,8 @@ def test_arms_of_a_setting_differ_in_nothing_but_their_losses(scale):
 def test_the_generator_is_trained_on_exactly_the_labels():
     for job in load_recipe("mgr", "cpu").jobs:
         if getattr(job, "generator", None) is not None and hasattr(job, "terms"):
-            assert job.generator.images == job.target
+            other = job.setting.startswith("fashion_mnist/50/generator=5000")
+            assert (job.generator.images == job.target) is not other
             assert job.generator.runtime.seed == job.runtime.seed
 
 
@@ -72,3 +75,67 @@ def test_claims_follow_the_intervals():
 def test_one_setting_proves_nothing():
     finished = [run for run in runs_of(base=1.0, pcr=2.0) if run.setting.startswith("mnist")]
     assert read(finished, rows(finished, "test_accuracy", "%")).claims == []
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_every_set_of_a_scale_is_known(scale):
+    names = {
+        job.target.data.name for job in load_recipe("mgr", scale, 1).jobs if hasattr(job, "target")
+    }
+    names |= {
+        job.real.data.name for job in load_recipe("mgr", scale, 1).jobs if hasattr(job, "real")
+    }
+    assert names <= set(known_names())
+
+
+def test_generators_of_other_lengths_and_images_have_folders_of_their_own():
+    jobs = [job for job in load_recipe("mgr", "cpu").jobs if isinstance(job, GeneratorJob)]
+    assert len({job.folder(Path()) for job in jobs}) == len({str(job.config()) for job in jobs})
+
+
+def test_a_ratio_changes_the_generated_images_alone():
+    found = {}
+    for job in load_recipe("mgr", "cpu", 1).jobs:
+        if job.setting.startswith("fashion_mnist/50/ratio=") and job.arm == "pcr":
+            found[job.setting.rpartition("=")[2]] = job.terms[0].loss.batch
+            assert job.optim.batch_size == 16
+    assert found == {"0.25": 4, "4": 64, "16": 256}
+
+
+def test_the_start_is_a_network_of_letters_shared_by_the_arms():
+    jobs = load_recipe("mgr", "cpu").jobs
+    starts = {
+        (job.setting, job.arm, job.runtime.seed): job.start.folder(Path())
+        for job in jobs
+        if getattr(job, "start", None) is not None
+    }
+    assert {s for s, _, _ in starts} == {"fashion_mnist/50/pretrained", "mnist/50/pretrained"}
+    assert all(folder.name == f"seed{seed}" for (_, _, seed), folder in starts.items())
+    assert len(set(starts.values())) == 3
+
+
+def curves_of(fewest, most):
+    """Return runs of two ends of each curve, at which PCR gains `fewest` and `most` points."""
+    first, ends = "fashion_mnist/50", ("fashion_mnist/5000", "fashion_mnist/50/ratio=4")
+    ends += ("fashion_mnist/50/generator=50x25",)
+    runs = runs_of((first,), base=50.0, gda=49.0, pcr=50.0 + fewest, mgr=50.0 + fewest, cas=60.0)
+    return runs + runs_of(ends, base=50.0, gda=49.0, pcr=50.0 + most, mgr=50.0 + most, cas=30.0)
+
+
+@pytest.mark.parametrize(
+    ("fewest", "most", "held"), [(9.0, 2.0, True), (2.0, 9.0, False), (4.0, 4.0, None)]
+)
+def test_claims_on_curves_have_three_states(fewest, most, held):
+    finished = curves_of(fewest, most)
+    found = read(finished, rows(finished, "test_accuracy", "%"))
+    claims = {claim.paper: claim for claim in found.claims}
+    assert claims["PCR gains more the fewer labels there are"].held is held
+    assert claims["MGR gains more the fewer labels there are"].held is held
+    better = "PCR gains more the better the generator is (CAS)"
+    assert claims[better].held is held  # the first setting has the better generator
+    more = "PCR gains more with more generated images for each real one"
+    assert claims[more].held is (None if held is None else not held)
+    hurts = [c for c in found.claims if c.paper.startswith("GDA lowers")]
+    assert [c.held for c in hurts] == [True] * 3
+    assert {"gains", "labels", "score", "ratio"} == set(found.figures)
+    assert "cas" not in found.text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from regraft.recipes.claims import difference, over_settings
-from regraft.recipes.compare import Runs, gap, level, line_of, plain, signed, verdict
+from collections.abc import Iterable, Mapping
+
+from regraft.recipes.claims import above, difference, over_settings
+from regraft.recipes.compare import Runs, differences, gap, level, line_of, plain, signed, verdict
 from regraft.recipes.recipe import Findings
-from regraft.report import Claim, Estimate, Line, Panel, Row, Run, lines
+from regraft.report import Claim, Line, Panel, Row, Run, estimate, lines
 
 ATTEMPTS = {
     "mgr": "a finder, exact hypergradient, rotating folds",
@@ -27,8 +29,15 @@ ATTEMPTS = {
 """Ways of choosing what is generated, by arm."""
 
 _OVER = {"mgr_80": "pcr_80", "mps_pairs_80": "pcr_80", "mps_gda": "gda"}
+_PRETRAINED = ("fashion_mnist/50/pretrained", "mnist/50/pretrained")
 _DRAWN = ("gda", "gda_strong", "pcr", "mgr", "bank_entropy", "real_pcr", "pcr_real", "gda_real")
-_SMALLEST = ("fashion_mnist/50", "mnist/50")
+
+SMALLEST = ("fashion_mnist/50", "mnist/50")
+"""The settings of 50 labels that everything else is a variation of."""
+QUALITY = "fashion_mnist/50/generator="
+"""Beginning of settings that differ from the first in their generator."""
+RATIO = "fashion_mnist/50/ratio="
+"""Beginning of settings that differ from the first in the number of generated images a real one."""
 
 
 def read(runs: list[Run], rows: list[Row]) -> Findings:
@@ -39,25 +48,20 @@ def read(runs: list[Run], rows: list[Row]) -> Findings:
     if len(settings) < 2:
         text = "One setting and a few seeds prove nothing: the scale cpu asks the question."
         return Findings(claims=[], text=text, figures={})
-    claims: list[Claim] = []
-    for setting in settings:
-        claims += _claims(runs, setting)
-    two = [s for s in _SMALLEST if s in settings]
-    if len(two) > 1:
-        claims += over_settings(
-            runs, two, "pcr", "base", "PCR beats the baseline at 50 labels", each=True, over="sets"
-        )
-        claims += over_settings(
-            runs, two, "mgr", "base", "MGR beats the baseline at 50 labels", each=True, over="sets"
-        )
-    sentences = [t for s in settings for t in _sentences(runs, s)]
-    figures = {"gains": _gains(runs, settings)}
-    for name in ("fashion_mnist", "fashion_mnist/50/generator", "fashion_mnist/50/ratio"):
-        numbered = _by_number(settings, name)
-        if len(numbered) > 1:
-            short = {"fashion_mnist": "labels"}.get(name, name.rpartition("/")[2])
-            figures[short] = _curve(runs, numbered, short)
-    return Findings(claims=claims, text="\n\n".join(sentences), figures=figures)
+    curves = _curves(runs, settings)
+    whole = [s for s in settings if s in SMALLEST or s.endswith("/pretrained")]
+    claims = [claim for setting in whole for claim in _claims(runs, setting)]
+    for kind, ends in (("", SMALLEST), (", from a network trained on letters", _PRETRAINED)):
+        two = [s for s in ends if s in settings]
+        for arm in ("pcr", "mgr") if len(two) > 1 else ():
+            paper = f"{arm.upper()} beats the baseline at 50 labels{kind}"
+            claims += over_settings(runs, two, arm, "base", paper, each=True, over="sets")
+    for name, by_x in curves.items():
+        claims += _along(runs, name, by_x)
+    text = [t for s in whole for t in _sentences(runs, s)]
+    figures = {"gains": _gains(runs, whole)}
+    figures |= {name: _drawn(runs, by_x, name) for name, by_x in curves.items()}
+    return Findings(claims=claims, text="\n\n".join(text), figures=figures)
 
 
 def _claims(runs: Runs, setting: str) -> list[Claim]:
@@ -93,7 +97,7 @@ def _sentences(runs: Runs, setting: str) -> list[str]:
     over_base = [
         f"{arm} {signed(g)}"
         for arm in arms
-        if arm not in ATTEMPTS and arm != "base" and (g := gap(runs, setting, arm, "base"))
+        if arm not in (*ATTEMPTS, "base", "cas") and (g := gap(runs, setting, arm, "base"))
     ]
     parts.append("; ".join(over_base) + ".")
     attempts = [
@@ -123,26 +127,55 @@ def _gains(runs: list[Run], settings: list[str]) -> str:
     return lines(panels, x_label="arm", y_label=y, spread="bars", joined=False, order=_DRAWN)
 
 
-def _by_number(settings: list[str], name: str) -> dict[float, str]:
-    """Return the settings that end in `name=NUMBER` or `name/NUMBER`, by the number."""
-    numbers: dict[float, str] = {}
-    for setting in settings:
-        head, _, tail = setting.replace("=", "/").rpartition("/")
-        if head == name.replace("=", "/") and tail.replace(".", "", 1).isdigit():
-            numbers[float(tail)] = setting
-    return dict(sorted(numbers.items()))
+def _curves(runs: Runs, settings: Iterable[str]) -> dict[str, dict[float, str]]:
+    """Return the settings of each curve by x: labels, the generator's score, or generated a real image."""
+    settings = list(settings)
+    first = SMALLEST[0]
+    quality = [s for s in settings if s == first or s.startswith(QUALITY)]
+    scores = {s: cas.mean for s in quality if (cas := level(runs, s, "cas")) is not None}
+    sizes = [s for s in settings if s.partition("/")[0] == first.partition("/")[0]]
+    curves = {
+        "labels": {float(n): s for s in sizes if (n := s.partition("/")[2]).isdigit()},
+        "score": {round(score, 1): s for s, score in scores.items()},
+        "ratio": {float(s.removeprefix(RATIO)): s for s in settings if s.startswith(RATIO)},
+    }
+    if curves["ratio"] and first in settings:
+        curves["ratio"][1.0] = first
+    return {k: dict(sorted(by_x.items())) for k, by_x in curves.items() if len(by_x) > 1}
 
 
-def _curve(runs: list[Run], settings: dict[float, str], name: str) -> str:
-    drawn: list[Line] = []
+_ALONG = {
+    "labels": (("pcr", "mgr"), False, "gains more the fewer labels there are"),
+    "score": (("gda", "pcr"), True, "gains more the better the generator is (CAS)"),
+    "ratio": (("gda", "pcr"), True, "gains more with more generated images for each real one"),
+}
+"""By curve: arms, whether their gain is said to rise with x, and what is claimed."""
+
+
+def _along(runs: Runs, name: str, by_x: Mapping[float, str]) -> list[Claim]:
+    """Return claims on a curve: the gain at one end minus that at the other, by seed; GDA on the whole."""
+    arms, rises, said = _ALONG[name]
+    more, less = sorted((min(by_x), max(by_x)), reverse=rises)
+    claims: list[Claim] = []
+    for arm in arms:
+        one, two = (differences(runs, by_x[x], arm, "base") for x in (more, less))
+        moved = estimate(one[seed] - two[seed] for seed in sorted(one.keys() & two.keys()))
+        note = f"{arm} minus base at {more:g} minus that at {less:g}: {signed(moved)} points, "
+        note += f"{verdict(moved)}, n = {moved.n} seeds."
+        evidence, paper = [by_x[more], by_x[less]], f"{arm.upper()} {said}"
+        claims.append(Claim(paper=paper, held=above()(moved), evidence=evidence, note=note))
+    short = {s: f"{x:g}" for x, s in by_x.items()}
+    paper = f"GDA lowers the accuracy, along the curve over {name}"
+    return claims + over_settings(runs, short, "base", "gda", paper, over="its points")
+
+
+def _drawn(runs: list[Run], by_x: Mapping[float, str], name: str) -> str:
+    shown: list[Line] = []
     for arm in ("gda", "pcr", "mgr", "real_pcr", "gda_real"):
-        points: dict[float, Estimate] = {}
-        for x, setting in settings.items():
-            estimate = gap(runs, setting, arm, "base")
-            if estimate is not None:
-                points[x] = estimate
-        if len(points) > 1:
-            drawn.append(line_of(arm, points))
-    panel = Panel(title=next(iter(settings.values())).partition("/")[0], lines=drawn)
-    x, y = name, "points over the baseline"
-    return lines([panel], x_label=x, y_label=y, log_x=True)
+        gains = {x: g for x, s in by_x.items() if (g := gap(runs, s, arm, "base")) is not None}
+        if len(gains) > 1:
+            shown.append(line_of(arm, gains))
+    x = {"score": "score of the generator (CAS, %)", "ratio": "generated images a real one"}
+    panel = Panel(title=SMALLEST[0].partition("/")[0], lines=shown)
+    y = "points over the baseline"
+    return lines([panel], x_label=x.get(name, name), y_label=y, log_x=name != "score")

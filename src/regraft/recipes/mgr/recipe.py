@@ -26,7 +26,7 @@ from regraft.jobs.generate.regularised import RegularisedJob
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .arms import CORE, LATER, LEFT_OUT, LossWeights, make, plans
-from .claims import read
+from .claims import QUALITY, RATIO, SMALLEST, read
 
 WEIGHTS = LossWeights(
     pcr=10.0, ce=0.1, head=0.1, self_training=0.3, strong_ce=0.3, real=3.0, real_strong=1.0
@@ -38,6 +38,7 @@ GOOD = replace(WEIGHTS, ce=1.0)
 
 _CPU = RuntimeConfig(accelerator="cpu", threads=1, log_every=1000, checkpoint_seconds=60.0)
 _VAE: dict[str, Any] = {"latent": 16, "hidden": 200}
+_GENERATOR_STEPS = 400
 
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
@@ -62,7 +63,7 @@ def target(
     model: ModelConfig | None = None,
     test: SetConfig | None = None,
     generator: SetConfig | None = None,
-    generator_steps: int = 400,
+    generator_steps: int = _GENERATOR_STEPS,
     start: PretrainJob | None = None,
     image_size: int | None = None,
     runtime: RuntimeConfig = _CPU,
@@ -87,7 +88,8 @@ def target(
     labels = SetConfig(data=data, part="first_half", size=size)
     setting = setting or f"{name}/{size}"
     trained_on = generator or labels
-    which = "vae" if generator is None else f"vae_{generator.size}"
+    which = "vae" if generator is None else "vae_other"
+    which += "" if generator_steps == _GENERATOR_STEPS else f"_{generator_steps}"
     return RegularisedJob(
         setting=setting,
         arm="base",
@@ -120,31 +122,38 @@ def _smoke() -> list[Job]:
 
 
 def _cpu() -> list[Job]:
+    """Return every arm at 50 labels, then curves, a pretrained start, and further attempts."""
     names = [n for n in plans(WEIGHTS) if n not in LEFT_OUT]
     first = [n for n in names if n not in LATER]
     jobs: list[Job] = [*make(target("fashion_mnist", 50), WEIGHTS, first)]
     jobs += make(target("mnist", 50), WEIGHTS, CORE)
+    jobs += _sizes("fashion_mnist", {200: (200, 400), 1000: (300, 600), 5000: (500, 1000)}, CORE)
+    jobs += _quality(((50, 25), (50, 100), (5000, 2000)), ("base", "gda", "pcr"))
+    jobs += _ratios((0.25, 4.0, 16.0))
+    for name in ("fashion_mnist", "mnist"):
+        jobs += _pretrained(name, 500)
     later = make(target("fashion_mnist", 50), WEIGHTS, names)
     return jobs + [job for job in later if job.arm in LATER]
 
 
 def _seeds(job: Job) -> int:
-    """Return three seeds for further attempts, a first look, and eight for everything else."""
-    return 3 if job.arm in LATER else 8
+    """Return eight seeds for the arms at 50 labels, three for curves and further attempts."""
+    whole = job.setting in SMALLEST and job.arm not in (*LATER, "cas")
+    return 8 if whole else 3
 
 
 def _gpu() -> list[Job]:
-    """Return curves over labels, generators and ratios, a pretrained start, and CIFAR-10-JPEG."""
+    """Return longer curves of more sets and arms, and CIFAR-10-JPEG."""
     runtime = RuntimeConfig(accelerator="auto", threads=4, log_every=1000)
     jobs: list[Job] = [*make(target("fashion_mnist", 50), WEIGHTS, plans(WEIGHTS))]
-    for name in ("fashion_mnist", "mnist", "emnist_letters"):
-        sizes = {20: 120, 100: 300, 500: 300, 1000: 1500, 5000: 1500}
-        jobs += _sizes(name, sizes, (*CORE, "gda_real"), runtime=runtime)
-    jobs += _quality({50: 400, 500: 400, 5000: 2000}, (*CORE, "gda_real", "more_real"))
-    jobs.append(_score(target("fashion_mnist", 50)))
+    for name in ("fashion_mnist", "mnist", "emnist"):
+        sizes = {20: (120, 400), 100: (300, 400), 500: (300, 400), 1000: (1500, 400)}
+        jobs += _sizes(name, {**sizes, 5000: (1500, 400)}, (*CORE, "gda_real"), runtime=runtime)
+    grown = ((50, 100), (500, 400), (5000, 2000))
+    jobs += _quality(grown, (*CORE, "gda_real", "more_real"))
     for name in ("fashion_mnist", "mnist"):
         jobs += _pretrained(name, 1000)
-    jobs += _ratios((0.25, 1.0, 4.0, 16.0))
+    jobs += _ratios((0.25, 4.0, 16.0))
     for size in (500, 5000):
         like = target(
             "cifar10_jpeg",
@@ -160,25 +169,34 @@ def _gpu() -> list[Job]:
 
 
 def _sizes(
-    name: str, steps: Mapping[int, int], arms: Iterable[str], runtime: RuntimeConfig = _CPU
+    name: str,
+    steps: Mapping[int, tuple[int, int]],
+    arms: Iterable[str],
+    runtime: RuntimeConfig = _CPU,
 ) -> list[Job]:
-    """Return a curve over the number of labels, each with optimiser steps of its own."""
+    """Return a curve over the number of labels, with steps of the network and of its generator."""
     jobs: list[Job] = []
-    for size, count in steps.items():
-        jobs += make(target(name, size, steps=count, runtime=runtime), WEIGHTS, arms)
+    for size, (count, generator) in steps.items():
+        like = target(name, size, steps=count, generator_steps=generator, runtime=runtime)
+        jobs += make(like, WEIGHTS, arms)
     return jobs
 
 
-def _quality(steps: Mapping[int, int], arms: Iterable[str]) -> list[Job]:
-    """Return generators trained on so many other images, for so many steps, and what each is worth."""
-    jobs: list[Job] = []
+def _quality(generators: Iterable[tuple[int, int]], arms: Iterable[str]) -> list[Job]:
+    """Return generators by (images, steps), what each is worth, and what is gained with it.
+
+    One of 50 images has the labels themselves, one of more has other images. The generator of every
+    other setting of 50 labels is scored as well.
+    """
+    jobs: list[Job] = [_score(target("fashion_mnist", 50))]
     data = DataConfig(name="fashion_mnist", validation=0.0)
-    for size, count in steps.items():
+    for size, count in generators:
+        other = SetConfig(data=data, part="second_half", size=size)
         like = target(
             "fashion_mnist",
             50,
-            setting=f"fashion_mnist/50/generator={size}",
-            generator=SetConfig(data=data, part="second_half", size=size),
+            setting=f"{QUALITY}{size}x{count}",
+            generator=None if size == 50 else other,
             generator_steps=count,
         )
         jobs += make(like, GOOD if size == 5000 else WEIGHTS, arms)
@@ -194,9 +212,9 @@ def _score(like: RegularisedJob) -> RegularisedJob:
 
 def _pretrained(name: str, steps: int) -> list[Job]:
     """Return the core arms from a network that was trained on letters."""
-    letters = DataConfig(name="emnist_letters", validation=0.0)
+    letters = DataConfig(name="emnist", validation=0.0)
     start = PretrainJob(
-        setting="start/emnist_letters",
+        setting="start/emnist",
         arm="real",
         model=ModelConfig(name="conv_small", width=0.5),
         real=SetConfig(data=letters, size=20000),
@@ -207,10 +225,10 @@ def _pretrained(name: str, steps: int) -> list[Job]:
 
 
 def _ratios(ratios: Iterable[float]) -> list[Job]:
-    """Return a curve over generated images for each real one."""
+    """Return a curve over generated images for each real one; it is 1 in every other setting."""
     jobs: list[Job] = []
     for ratio in ratios:
-        like = target("fashion_mnist", 50, setting=f"fashion_mnist/50/ratio={ratio:g}")
+        like = target("fashion_mnist", 50, setting=f"{RATIO}{ratio:g}")
         jobs += make(like, WEIGHTS, ("base", "gda", "pcr"), batch=round(16 * ratio))
     return jobs
 
