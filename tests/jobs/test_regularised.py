@@ -66,6 +66,15 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+def test_bf16_mixed_trains_pcr_and_mgr_to_about_the_same(tmp_path):
+    narrow = RuntimeConfig(threads=1, precision="bf16-mixed")
+    for name in ("pcr", "mgr"):
+        (wide,) = run(arms(name), tmp_path / "wide")
+        (other,) = run(arms(name, runtime=narrow), tmp_path / "narrow")
+        assert other["metrics"] != wide["metrics"]
+        assert other["metrics"]["test_loss"] == pytest.approx(wide["metrics"]["test_loss"], rel=0.1)
+
+
 def test_arms_of_a_seed_train_on_the_same_labels_and_steps(tmp_path):
     jobs = arms(*plans(LossWeights()))
     assert len({(j.steps, j.optim.batch_size, str(j.target)) for j in jobs}) == 1

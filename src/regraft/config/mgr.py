@@ -79,4 +79,5 @@ class MGRConfig:
     chunk: Annotated[int | None, AT_LEAST_1] = None
     """Images that are generated with a graph at a time, which bounds the generator's memory."""
     bf16: bool = False
-    """Generate, and compute the loss, under bfloat16 autocast."""
+    """Generate, and pass through the network, under bfloat16 autocast, also where training is not (with
+    `--precision bf16-mixed` it is anyway). Views, distances and meta steps stay in float32."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from generating import CLASSES, SmoothSource, SmoothViews, real_images, small_net
 
 from regraft.data import ImageSet
+from regraft.data.views import strong as strong_views
 from regraft.errors import InputError, RegraftError
 from regraft.generators.mgr import MGR, MGRConfig, SeededViews, consistency
 from regraft.generators.sources import ImageSource
@@ -225,6 +226,66 @@ def test_bfloat16_computes_the_loss_and_keeps_the_weights_types():
     value.backward()
     assert value.isfinite()
     assert net.body[0].weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_in_bfloat16_the_loss_and_its_gradient_are_close_with_the_views_that_there_are(name):
+    def computed(bf16):
+        net = net32(norm="batch")
+        # With a finder that stands still both see the same images, but for their rounding.
+        mgr = made(net, bf16=bf16, views=strong_views(), finder_lr=0.0, **VARIANTS[name])
+        value = mgr.loss(net, 0)
+        value.backward()
+        return value.detach(), net.body[0].weight.grad.flatten()
+
+    (wide, slope), (narrow, other) = computed(False), computed(True)
+    assert narrow.dtype == torch.float32
+    if name in ("gradient", "pairs", "entropy"):
+        assert narrow.isfinite()  # another image may be chosen
+        return
+    assert narrow.item() == pytest.approx(wide.item(), rel=0.05, abs=0.02)
+    if name != "self_training":  # few are confident
+        assert F.cosine_similarity(slope, other, dim=0) > 0.98
+        assert not torch.equal(slope, other)
+
+
+@pytest.mark.parametrize("rule", ["exact", "finite"])
+def test_the_hypergradient_in_bfloat16_is_close_to_that_in_float32(rule):
+    def slopes(bf16):
+        net = net32(norm="batch")
+        mgr = made(net, bf16=bf16, views=strong_views(), hypergradient=rule, distance="squared")
+        mgr.passes.narrow = mgr._narrow()
+        batch = mgr._made(8, torch.Generator().manual_seed(0))
+        return mgr._meta.slopes(batch, 0, torch.Generator().manual_seed(1))[0]
+
+    for wide, narrow in zip(slopes(False), slopes(True), strict=True):
+        assert narrow.isfinite().all()
+        assert narrow.dtype == torch.float32
+        assert F.cosine_similarity(wide.flatten(), narrow.flatten(), dim=0) > 0.97
+        assert narrow.norm().item() == pytest.approx(wide.norm().item(), rel=0.1)
+        assert not torch.equal(wide, narrow)
+
+
+@pytest.mark.parametrize("name", ["mgr", "pcr"])
+def test_autocast_around_a_loop_is_that_of_the_option(name):
+    def computed(around, **options):
+        net = net32()
+        mgr = made(net, every=1, views=strong_views(), **VARIANTS[name], **options)
+        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+            return torch.stack([mgr.loss(net, step) for step in range(2)])
+
+    assert torch.equal(computed(True), computed(False, bf16=True))
+    assert not torch.equal(computed(True), computed(False))
+
+
+def test_a_meta_step_is_in_float32_under_bfloat16():
+    passed = []
+    net = net32()
+    mgr = made(net, bf16=True, every=1)
+    net.body[0].register_forward_hook(lambda module, args, out: passed.append(out.dtype))
+    mgr.loss(net, 0)
+    # Loss on generated images; one step ahead; validation. Then the loss of the step itself.
+    assert passed == [*[torch.float32] * 3, torch.bfloat16]
 
 
 def real_source():

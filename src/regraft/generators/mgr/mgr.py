@@ -33,7 +33,7 @@ from .head import OwnHead
 from .losses import LABELS, ImageLosses
 from .memory import fitting, ran_out, too_large
 from .meta import MetaStep
-from .passes import Passes
+from .passes import Passes, at_least_float32, autocast
 from .pool import ChosenImages, best_of_each_class
 from .spread import COLLAPSED, spread_ratio
 
@@ -212,23 +212,28 @@ class MGR:
     def _loss(self, step: int, batch: int, chunk: int | None) -> Tensor:
         config = self.config
         due = config.select != "uniform" and step >= config.warmup and step % config.every == 0
-        if due and step != self._updated:  # once, of a step on several batches
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
+        self.passes.narrow = self._narrow()  # pyrefly: ignore
+        with autocast(self.device, None):
+            if due and step != self._updated:  # once, of a step on several batches
                 self._update(step, batch, chunk)
-            self._updated = step
-        with torch.no_grad(), self._narrow():
-            made = self._batch(batch)
-        with self._narrow():
+                self._updated = step
+            with torch.no_grad():
+                made = self._batch(batch)
             value = self.losses(None, *self._fed(made), update=True).mean()
-        if self._meta is not None:
-            self._meta.follow(made)
+            if self._meta is not None:
+                self._meta.follow(made)
         return config.weight * value
 
-    def _narrow(self) -> Any:
+    def _narrow(self) -> torch.dtype | None:
         kind = self.device.type
-        on = self.config.bf16 or torch.is_autocast_enabled(kind)
-        kept = torch.get_autocast_dtype(kind)
-        return torch.autocast(kind, torch.bfloat16 if self.config.bf16 else kept, enabled=on)
+        around = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        return torch.bfloat16 if self.config.bf16 else around
+
+    def _sampled(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Return images as the network is shaped, float32 at least, made in the narrow type."""
+        with autocast(self.source.device, self.passes and self.passes.narrow):
+            images = self.source.sample(len(latents), labels=labels, latents=latents)
+        return self.fitted.fit(at_least_float32(images.to(self.device)))
 
     def _update(self, step: int, batch: int, chunk: int | None) -> None:
         draw = self.generator("meta")
@@ -250,9 +255,7 @@ class MGR:
 
         def make(rows: slice) -> Tensor:
             z = self.finder(made.latents[rows], made.labels[rows])
-            n = len(z)
-            images = self.source.sample(n, labels=made.labels[rows], latents=z)
-            return self.fitted.fit(images.to(self.device, made.clean.dtype))
+            return self._sampled(z, made.labels[rows]).to(made.clean.dtype)
 
         if chunk is not None and not self.source.deterministic:
             chunk = None  # images of a batch depend on each other: one at a time they are others
@@ -308,8 +311,7 @@ class MGR:
         labels = labels.to(self.source.device)
         latents = self.source.latents(n, draw)
         moved = self.finder(latents, labels) if self.config.select == "finder" else latents
-        images = self.source.sample(n, labels=labels, latents=moved.detach())
-        clean = self.fitted.fit(images.to(self.device))
+        clean = self._sampled(moved.detach(), labels)
         record = self.views.draw(n, draw) if record is None else record
         return PseudoBatch(latents, labels, record, clean, self.views.apply(clean, record))
 

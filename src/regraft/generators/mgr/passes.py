@@ -44,6 +44,10 @@ class Passes:
             stays as it is.
         example: Input of a pass that finds the classifier, where nothing else does.
 
+    Attributes:
+        narrow: The type that passes compute in under autocast, or None for the weights' own. Features and
+            logits are float32 at least, since distances and cross-entropies are lost in bfloat16.
+
     Raises:
         InputError: No classifier, or several.
     """
@@ -57,6 +61,7 @@ class Passes:
         example: Any = None,
     ) -> None:
         self.model, self.norm = unwrap(model), norm
+        self.narrow: torch.dtype | None = None
         self.name, self.classifier = find_classifier(
             self.model, classifier=classifier, example=example
         )
@@ -90,16 +95,26 @@ class Passes:
         caught: list[Tensor] = []
         handle = self.classifier.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
         try:
-            with self._modes():
+            with self._modes(), autocast(images.device, self.narrow):
                 output = functional_call(self.model, tensors, (images,))
         finally:
             handle.remove()
-        return Outputs(as_vectors(caught[-1], self.name), logits_of(output))
+        features, logits = as_vectors(caught[-1], self.name), logits_of(output)
+        return Outputs(at_least_float32(features), at_least_float32(logits))
+
+    @contextlib.contextmanager
+    def wide(self) -> Iterator[None]:
+        """Compute in the weights' own type inside, whatever `narrow` is."""
+        narrow, self.narrow = self.narrow, None
+        try:
+            yield
+        finally:
+            self.narrow = narrow
 
     @torch.no_grad()
     def logit_entropy(self, images: Tensor) -> Tensor:
         """Return the entropy of the predicted classes of each image, [b], in nats."""
-        logs = self(images).logits.float().log_softmax(1)
+        logs = self(images).logits.log_softmax(1)
         return -(logs.exp() * logs).sum(1)
 
     @contextlib.contextmanager
@@ -111,3 +126,18 @@ class Passes:
             for module in self._norms:
                 module.training = False
             yield
+
+
+def autocast(device: torch.device, narrow: torch.dtype | None) -> Any:
+    """Return autocast to `narrow`, or without it the end of whatever autocast there is around.
+
+    Casts are not kept: one made without a graph would be used where there has to be one.
+    """
+    return torch.autocast(
+        device.type, narrow or torch.bfloat16, enabled=narrow is not None, cache_enabled=False
+    )
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return numbers of half precision as float32, others as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
