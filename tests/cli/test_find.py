@@ -111,6 +111,37 @@ def test_the_folder_has_a_default(answer):
     assert (Path(out) / "model.ticket").is_file()
 
 
+def test_a_search_leaves_the_card_of_every_verb(answer, regraft):
+    told = answer("ticket", "find", *QUICK, "--out", "run")
+    card = json.loads(Path("run/card.json").read_text())
+    del card["regraft.digest"]
+    assert {k: told[k] for k in card} == card
+    assert card["kind"] == "ticket-find"
+    assert card["metrics"] == json.loads(Path("run/result.json").read_text())["metrics"]
+    (scores, layers) = card["tables"]
+    assert [row[:2] for row in scores["rows"]] == [["Test", "359"], ["Validation", "144"]]
+    assert scores["rows"][0][2] == f"{card['metrics']['test_accuracy']:.2f}"
+    held = answer("ticket", "inspect", "run")
+    assert [row[0] for row in layers["rows"]] == [mask["name"] for mask in held["masks"]]
+    assert all(Path("run", name).exists() for name in card["files"])
+    said = Path("run/README.md").read_text()
+    assert f"test accuracy: {card['metrics']['test_accuracy']:.2f}%".capitalize() in said
+    assert "regraft ticket run" in said
+    assert "<svg" in Path("run/report.html").read_text()
+    Path("run/card.json").unlink()  # a run of the library, or killed before its card
+    assert regraft("ticket", "find", *QUICK, "--out", "run")[0] == 0
+    again = json.loads(Path("run/card.json").read_text())
+    assert [again[k] for k in ("metrics", "tables", "lines")] == [
+        card[k] for k in ("metrics", "tables", "lines")
+    ]
+
+
+def test_an_untrained_control_has_a_card_without_a_curve(answer):
+    told = answer("ticket", "find", *QUICK, "--method", "random_mask", "--out", "run")
+    assert told["tables"][0]["title"] == "How good it is"
+    assert "<svg" not in Path("run/report.html").read_text()
+
+
 def test_grey_pictures_fit_a_network_of_one_channel(answer, image_folder):
     words = ("ticket", "find", "--data", image_folder, "--image-size", 8, "--model", "mlp")
     out = answer(*words, "--epochs", 1, "--channels", 1)["out"]

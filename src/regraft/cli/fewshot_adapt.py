@@ -42,7 +42,6 @@ class FewshotAdapt(Options):
         """Adapt, measure, write the card, and tell."""
         from regraft.jobs.fewshot.adapt import Adaptation
         from regraft.jobs.verb import Done
-        from regraft.train import command_line
 
         out = self.out or default_out("adapt", self.support.resolve().name)
         card = Adaptation(
@@ -54,7 +53,6 @@ class FewshotAdapt(Options):
             model=self.model,
             unreadable=self.unreadable,
             device=self.runtime.for_inference(),
-            command=command_line(),
         ).run()
         tell(Done(card, before=False), out, "adapt", as_json=self.output.json)
         return 0

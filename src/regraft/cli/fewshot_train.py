@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -97,11 +98,15 @@ class FewshotTrain(Options):
 
     def run(self) -> int:
         """Meta-train, measure, write the card, and tell."""
-        from regraft.jobs.fewshot.verbs import train
+        from regraft.jobs.fewshot.cards import trained_card
+        from regraft.jobs.verb import run_carded
 
         out = self.out or default_out("fewshot", Path(self.data).name, self.method)
         with Bar(enabled=not self.output.json) as bar:
-            done = train(self.job(), out, bar.update)
+            job = self.job()
+            done = run_carded(
+                job, out, bar.update, card_of=partial(trained_card, out, job.config())
+            )
         tell(done, out, "meta-train", as_json=self.output.json)
         return 0
 

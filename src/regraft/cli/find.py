@@ -30,7 +30,7 @@ from .options import (
     default_out,
     pick,
 )
-from .output import print_json, say
+from .output import tell
 
 if TYPE_CHECKING:
     from regraft.jobs.base import Job
@@ -114,8 +114,8 @@ class _Runtime(LongRuntimeOptions):
 class Find(Options):
     """Search a random network for a subnetwork that solves a task; only scores are trained.
 
-    Leaves a run folder with `model.ticket` (masks and a seed) and metrics; the same command
-    goes on after an interruption. The controls are methods too.
+    Leaves a run folder with `model.ticket` (masks and a seed), metrics and a card; the same
+    command goes on after an interruption. The controls are methods too.
     """
 
     data: str = "digits"
@@ -147,34 +147,13 @@ class Find(Options):
     output: ResultOptions = field(default_factory=ResultOptions)
 
     def run(self) -> int:
-        """Search, show progress, and tell what was found."""
+        """Search, show progress, write the card, and tell."""
         from regraft.jobs.ticket.search import run_search
-        from regraft.machine import is_first_process
-        from regraft.report.wording import size
 
         out = self.folder()
-        result = run_search(self.job(), out, bar=not self.output.json)
-        if not is_first_process():
-            return 0
-        keys = ("metrics", "seconds", "trainable_parameters", "stored_bytes", "notes", "next")
-        if self.output.json:
-            print_json(
-                {"out": str(out), "method": self.method, **{key: result[key] for key in keys}}
-            )
-            return 0
-        for name, value in result["metrics"].items():
-            if name.endswith("accuracy"):
-                say(f"{name.replace('_', ' ')}: {value:.2f}%")
-        for note in result["notes"]:
-            say(note)
-        kind, file = "ticket", out / "model.ticket"
-        if not file.exists():
-            kind, file = "model", out / "model.safetensors"
-        say(f"{kind}: {file} ({size(result['stored_bytes'])})")
-        if self.record:
-            say(f"recorded: {out / 'trajectory'}")
-        for command in result["next"]:
-            say(f"next: {command}")
+        done = run_search(self.job(), out, bar=not self.output.json)
+        if done is not None:
+            tell(done, out, "search", as_json=self.output.json)
         return 0
 
     def folder(self) -> Path:

@@ -23,7 +23,7 @@ class Inspect(Options):
 
     def run(self) -> int:
         """Read the file and tell."""
-        from regraft.jobs.ticket.describe import describe
+        from regraft.jobs.ticket.describe import describe, layers_of
         from regraft.tickets import load_ticket
 
         held = describe(load_ticket(self.ticket))
@@ -37,20 +37,12 @@ class Inspect(Options):
         laws = sorted({m["init"] for m in held["masks"]})
         say(f"{', '.join(laws)}, seed {held['seed']}, stream {held['stream']}")
         say()
-        _layers(held)
+        layers = layers_of(held)
+        table(list(layers.headings), layers.texts)
+        say(layers.note)
         say()
         _bytes(held)
         return 0
-
-
-def _layers(held: Values) -> None:
-    shares = ("pruned", "locked", "sparsity", "density", "bits_per_free_weight")
-    lines = [
-        [m["name"], "x".join(map(str, m["shape"])), *(f"{m[k]:.4f}" for k in shares)]
-        for m in held["masks"]
-    ]
-    table(["weight", "shape", *shares[:-1], "bits"], lines)
-    say("pruned, locked: shares frozen; density: kept share of the free; bits: for a free weight")
 
 
 def _bytes(held: Values) -> None:

@@ -16,13 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_ty
 
 import tyro
 
-from regraft.config import (
-    DataConfig,
-    ImageConfig,
-    ModelConfig,
-    RuntimeConfig,
-    check,
-)
+from regraft.config import DataConfig, ImageConfig, ModelConfig, RuntimeConfig, check
 from regraft.config.check import option_of
 from regraft.errors import InputError
 

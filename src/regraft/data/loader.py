@@ -142,13 +142,6 @@ class FolderLoader(_Loader):
 
     Args:
         file_set: The image files.
-        batch_size: Global batch, over all processes.
-        mean: Mean of each channel, for pixels in [0, 1].
-        std: Standard deviation of each channel.
-        shuffle: A new order every epoch instead of the order of the set.
-        augment: What is done to each image; see `regraft.data.draw`.
-        seed: Seed of order and augmentation.
-        device: Where the batches are made.
         workers: Worker processes; 0 decodes in this one, and without a value it is one for each
             processor core, 8 at most.
 

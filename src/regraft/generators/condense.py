@@ -53,18 +53,11 @@ def condense(
     source: ImageSet | FileSet | BatchSource,
     network: Callable[[], nn.Module],
     *,
-    per_class: int = 10,
-    method: Method = "dc",
-    config: CondenseConfig | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    classes: Sequence[str] | None = None,
-    seed: int = 0,
-    device: torch.device | str | None = None,
     checkpoint: Path | str | None = None,
     checkpoint_seconds: float = 30.0,
     max_seconds: float | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> CondensedSet:
     """Condense a set of images into `per_class` synthetic images of each class.
 
@@ -76,19 +69,11 @@ def condense(
             epoch is read into memory.
         network: Makes a network with fresh random weights from torch's generator, which is seeded
             for it. It maps [b, C, H, W] to logits [b, K] and is used in evaluation mode.
-        per_class: Synthetic images of each class.
-        method: `dc`, `dsa` or `dm`.
-        config: Further settings.
-        mean: Mean of each channel, for pixels in [0, 1], by which images are normalised for the
-            network; by default that of an `ImageSet`. (0,) and (1,) leave pixels as they are.
-        std: Standard deviation of each channel.
-        classes: Name of every class; by default its index.
-        seed: Seed of everything.
-        device: Where to compute.
         checkpoint: File for the state of an unfinished condensation.
         checkpoint_seconds: Least time between two writes of it.
         max_seconds: Stop after the restart that passes this time; the result is what there is.
         progress: Called after every restart.
+        options: Those of `Condenser`.
 
     Raises:
         InputError: An unknown method or setting, a class with fewer than `per_class` images, a
@@ -96,18 +81,7 @@ def condense(
         DivergenceError: The matching loss is not finite, or the images ran away; the message names
             restart and step.
     """
-    condenser = Condenser(
-        source,
-        network,
-        per_class=per_class,
-        method=method,
-        config=config,
-        mean=mean,
-        std=std,
-        classes=classes,
-        seed=seed,
-        device=device,
-    )
+    condenser = Condenser(source, network, **options)
     condenser.run(
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
@@ -120,7 +94,20 @@ def condense(
 class Condenser:
     """A condensation under way; follows `regraft.protocols.Stepper`, a step being one restart.
 
-    Arguments and errors are those of `condense`.
+    Errors are those of `condense`.
+
+    Args:
+        source: The real images.
+        network: Makes a network.
+        per_class: Synthetic images of each class.
+        method: `dc`, `dsa` or `dm`.
+        config: Further settings.
+        mean: Mean of each channel, for pixels in [0, 1], by which images are normalised for the
+            network; by default that of an `ImageSet`. (0,) and (1,) leave pixels as they are.
+        std: Standard deviation of each channel.
+        classes: Name of every class; by default its index.
+        seed: Seed of everything.
+        device: Where to compute.
 
     Attributes:
         config: The settings, none of them left open.

@@ -108,9 +108,14 @@ class Job:
         return self.run_in(self.folder(Path(root)), root=Path(root), progress=progress)
 
     def run_in(
-        self, path: Path, *, root: Path | None = None, progress: Progress | None = None
+        self,
+        path: Path,
+        *,
+        root: Path | None = None,
+        progress: Progress | None = None,
+        ending: Callable[[dict[str, Any]], object] | None = None,
     ) -> dict[str, Any]:
-        """Run in the folder `path`; as `run` otherwise."""
+        """Run in the folder `path`, as `run` otherwise; `ending` takes the result before it is written."""
         self.check()
         folder = self.open(path)
         result = folder.finished()
@@ -120,6 +125,8 @@ class Job:
             for i, fingerprinted in enumerate(_distinct(self.fingerprints()), start=1):
                 folder.pin(f"data{i}" if i > 1 else "data", fingerprinted)
             result = self.work(folder, path if root is None else root, progress)
+            if ending is not None and folder.writes:
+                ending(result)
             folder.finish(result, keep_checkpoint=self.keeps_checkpoint)
         return {"schema": 1, **result}
 

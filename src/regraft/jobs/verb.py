@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from regraft.errors import InputError
-from regraft.report.card import ResultCard, read_card, write_card
+from regraft.report.card import CARD, ResultCard, read_card, write_card
 from regraft.report.wording import phrase
-from regraft.train import RunFolder
+from regraft.train import RunFolder, keep_freed_memory
 from regraft.train.environment import environment
 from regraft.train.loop import Progress
 
@@ -52,14 +53,34 @@ def work_in(folder: RunFolder, work: Callable[[], ResultCard]) -> Done:
         return Done(card, before=False)
 
 
-def run_carded(job: Job, out: Path, progress: Progress | None = None) -> Done:
-    """Run a job whose work writes the card of its folder; of a finished one the card is read.
+def run_carded(
+    job: Job,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    card_of: Callable[[dict[str, Any]], ResultCard] | None = None,
+) -> Done:
+    """Run a job in a folder and return its card; of a finished one the card is read.
+
+    Args:
+        job: The job.
+        out: Its folder.
+        progress: See `Job.run`.
+        card_of: Makes the card of a result, as `work_in` takes it, where the job's own work writes none.
 
     Raises:
         RegraftError: Whatever keeps the run from its end, in one sentence.
     """
+    keep_freed_memory()
     before = job.open(out).finished() is not None
-    job.run_in(out, progress=progress)
+
+    def carded(result: dict[str, Any]) -> None:
+        if card_of is not None:
+            write(out, card_of(result))
+
+    result = job.run_in(out, progress=progress, ending=carded)
+    if not (out / CARD).exists():  # a run of a recipe
+        carded(result)
     card = read_card(out)
     if card is None:
         raise InputError(f"{out} has lost its card.json: remove the folder to start again")

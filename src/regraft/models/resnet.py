@@ -8,17 +8,14 @@ References:
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regraft.errors import InputError
 
 from .base import Network, init_weights_, scaled
-
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-_STEM = 64
-_THIN = {8: 1, 20: 3}
-"""Blocks in each of three stages: depth = 6 n + 2."""
 
 
 class BasicBlock(nn.Module):
@@ -64,6 +61,11 @@ class ResNet(Network):
         InputError: Another depth.
     """
 
+    blocks: ClassVar[dict[int, tuple[int, ...]]] = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+    """Blocks in each stage, by depth."""
+    first: ClassVar[int] = 64
+    """Channels of the first stage; those of the next are twice as many."""
+
     def __init__(
         self,
         depth: int,
@@ -75,16 +77,16 @@ class ResNet(Network):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if depth not in _BLOCKS:
-            raise InputError(f"depth={depth}: expected one of {', '.join(map(str, _BLOCKS))}")
+        if depth not in self.blocks:
+            raise InputError(f"depth={depth}: expected one of {', '.join(map(str, self.blocks))}")
+        incoming = self.stem(width)
         layers: list[nn.Module] = [
-            nn.Conv2d(channels, _STEM, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(_STEM, affine=affine),
+            nn.Conv2d(channels, incoming, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(incoming, affine=affine),
             nn.ReLU(),
         ]
-        incoming = _STEM
-        for stage, blocks in enumerate(_BLOCKS[depth]):
-            size = scaled(64 << stage, width)
+        for stage, blocks in enumerate(self.blocks[depth]):
+            size = scaled(self.first << stage, width)
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 layers.append(BasicBlock(incoming, size, stride, affine=affine))
@@ -93,58 +95,25 @@ class ResNet(Network):
         self._set_head(incoming, num_classes, bias=bias)
         init_weights_(self)
 
+    def stem(self, width: float) -> int:
+        """Return the channels of the stem."""
+        return self.first
+
     def pooled(self, features: Tensor) -> Tensor:
         """Average the last map [b, C, h, w] over its positions."""
         return features.mean(dim=(2, 3))
 
 
-class ThinResNet(Network):
-    """ResNet-8 or 20 for small images: three stages of 16, 32 and 64 channels.
+class ThinResNet(ResNet):
+    """ResNet-8 or 20 for small images: three stages of 16, 32 and 64 channels; arguments as `ResNet`.
 
     The width factor scales all layers, the stem too. Shortcuts that change the shape are 1x1
     convolutions with BatchNorm (option B of He et al.).
-
-    Args:
-        depth: 8 or 20.
-        num_classes: Number of classes.
-        channels: Channels of the images.
-        width: Width factor.
-        affine: Give the norms scales and shifts.
-        bias: Give the classifier a bias, zero at first; convolutions have none.
-
-    Raises:
-        InputError: Another depth.
     """
 
-    def __init__(
-        self,
-        depth: int,
-        num_classes: int,
-        *,
-        channels: int = 3,
-        width: float = 1.0,
-        affine: bool = True,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        if depth not in _THIN:
-            raise InputError(f"depth={depth}: expected one of {', '.join(map(str, _THIN))}")
-        incoming = scaled(16, width)
-        layers: list[nn.Module] = [
-            nn.Conv2d(channels, incoming, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(incoming, affine=affine),
-            nn.ReLU(),
-        ]
-        for stage in range(3):
-            size = scaled(16 << stage, width)
-            for block in range(_THIN[depth]):
-                stride = 2 if stage > 0 and block == 0 else 1
-                layers.append(BasicBlock(incoming, size, stride, affine=affine))
-                incoming = size
-        self.features = nn.Sequential(*layers)
-        self._set_head(incoming, num_classes, bias=bias)
-        init_weights_(self)
+    blocks: ClassVar[dict[int, tuple[int, ...]]] = {8: (1, 1, 1), 20: (3, 3, 3)}
+    first: ClassVar[int] = 16
 
-    def pooled(self, features: Tensor) -> Tensor:
-        """Average the last map [b, C, h, w] over its positions."""
-        return features.mean(dim=(2, 3))
+    def stem(self, width: float) -> int:
+        """Return the channels of the stem."""
+        return scaled(self.first, width)

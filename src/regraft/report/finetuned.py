@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ from . import wording
 from .card import ResultCard, command_of
 from .document import Cell, Figure, Table
 from .figure import Line, Panel, lines
-from .plots import learning_curves
-from .runs import read_run
+from .plots import learning_curve
 from .wording import NONE
 
 _MOST_CLASSES = 30
@@ -39,14 +38,8 @@ def card_of(path: Path, facts: dict[str, Any], measured: dict[str, Any]) -> Resu
             rows=[[k.capitalize(), *_summary(v)] for k, v in measured.items()],
             note=_calibration(split, figures),
         ),
-        Table(
-            title=f"By class ({split} images)",
-            headings=_BY_CLASS,
-            rows=by_class(facts, figures),
-        ),
+        *tables_by_class(split, about["classes"], figures, facts["images"]["train"]),
     ]
-    if len(about["classes"]) <= _MOST_CLASSES:
-        tables.append(_matrix(split, about["classes"], figures["confusion"]))
     pairs = confusions(figures)
     if pairs:
         kinds = ("text", "text", "number")
@@ -69,7 +62,7 @@ def card_of(path: Path, facts: dict[str, Any], measured: dict[str, Any]) -> Resu
         ],
         tables=tables,
         figures=[
-            Figure(title=good, content=partial(_curve, path), caption="Learning curve"),
+            Figure(title=good, content=partial(learning_curve, path), caption="Learning curve"),
             Figure(
                 title=good,
                 content=partial(_reliability, figures),
@@ -116,13 +109,31 @@ def shown(measured: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return split, measured[split]
 
 
-def by_class(facts: dict[str, Any] | None, figures: dict[str, Any]) -> list[list[str]]:
-    """Return the lines of the per-class table; without `facts` no number of training images."""
+def tables_by_class(
+    split: str, classes: Sequence[str], figures: Mapping[str, Any], trained: Mapping[str, int]
+) -> list[Table]:
+    """Return figures by class and the confusion matrix, which many classes have none of.
+
+    Args:
+        split: What was measured.
+        classes: Their names.
+        figures: What `train.evaluation` says of it.
+        trained: Training images by class.
+    """
+    title, rows = f"By class ({split} images)", by_class(trained, figures)
+    tables = [Table(title=title, headings=_BY_CLASS, rows=rows)]
+    if len(classes) <= _MOST_CLASSES:
+        tables.append(_matrix(split, classes, figures["confusion"]))
+    return tables
+
+
+def by_class(trained: Mapping[str, int] | None, figures: Mapping[str, Any]) -> list[list[str]]:
+    """Return the lines of the per-class table; without `trained` no number of training images."""
     lines = []
     for row in figures["per_class"]:
-        trained = [] if facts is None else [str(facts["images"]["train"].get(row["class"], 0))]
+        images = [] if trained is None else [str(trained.get(row["class"], 0))]
         rest = [wording.number(row[k], 1) for k in ("recall", "precision", "f1")]
-        lines.append([row["class"], *trained, str(row["images"]), *rest])
+        lines.append([row["class"], *images, str(row["images"]), *rest])
     return lines
 
 
@@ -246,12 +257,6 @@ def _reliability(figures: dict[str, Any]) -> str:
     return lines(
         [Panel(title="", lines=drawn)], x_label="Probability given (%)", y_label="Right (%)"
     )
-
-
-def _curve(path: Path) -> str:
-    run = read_run(path)
-    validated = any(row["split"] == "validation" for row in run.history)
-    return learning_curves([run], split="validation" if validated else "train")
 
 
 def _matrix(split: str, names: Sequence[str], confusion: Sequence[Sequence[int]]) -> Table:

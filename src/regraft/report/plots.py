@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from regraft.errors import InputError
 
 from . import wording
 from .figure import Line, Panel, lines
-from .runs import Run
+from .runs import Run, read_run
 from .table import Row
+
+
+def learning_curve(path: Path) -> str:
+    """Draw the accuracy along one run, validation where there is one; see `learning_curves`."""
+    run = read_run(path)
+    validated = any(row["split"] == "validation" for row in run.history)
+    return learning_curves([run], split="validation" if validated else "train")
 
 
 def learning_curves(

@@ -92,51 +92,6 @@ def write_results(
         "Commit": commit,
         "Time": wording.duration(seconds),
     }
-    markdown = _markdown(
-        name=name,
-        title=title,
-        question=question,
-        command=command,
-        facts=facts,
-        rows=rows,
-        claims=claims,
-        figures=figures,
-        reading=reading,
-    )
-    written = []
-    for file, text in [
-        *((f"{name}-{key}.svg", text) for key, text in figures.items()),
-        (f"{name}.md", markdown),
-        (f"{name}.json", numbers),
-    ]:
-        write_text(folder / file, text)
-        written.append(folder / file)
-    return written
-
-
-def _rounded(value: Any) -> Any:
-    """Keep six significant digits of every float: more would be noise in a committed file."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return value
-
-
-def _markdown(
-    *,
-    name: str,
-    title: str,
-    question: str,
-    command: str,
-    facts: Mapping[str, str],
-    rows: Sequence[Row],
-    claims: Sequence[Claim],
-    figures: Mapping[str, str],
-    reading: str,
-) -> str:
     parts = [f"# {escape_markdown(title)}", question.strip()]
     if claims:
         parts += ["## Claims", *(claim.to_markdown() for claim in claims)]
@@ -153,4 +108,23 @@ def _markdown(
     parts += ["## How it was run", fenced(command)]
     parts.append("\n".join(f"- {key}: {escape_markdown(value)}" for key, value in facts.items()))
     parts.append(f"The same numbers for machines: [`{name}.json`]({name}.json).")
-    return "\n\n".join(parts) + "\n"
+    written = []
+    for file, text in [
+        *((f"{name}-{key}.svg", text) for key, text in figures.items()),
+        (f"{name}.md", "\n\n".join(parts) + "\n"),
+        (f"{name}.json", numbers),
+    ]:
+        write_text(folder / file, text)
+        written.append(folder / file)
+    return written
+
+
+def _rounded(value: Any) -> Any:
+    """Keep six significant digits of every float: more would be noise in a committed file."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return value

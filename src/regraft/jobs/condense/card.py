@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from regraft.config import ModelConfig
 from regraft.generators import CondensedSet, Condenser
 from regraft.report import Figure, Line, Panel, ResultCard, Table, contact_sheet, lines, png
 from regraft.report.wording import duration, interval, number, size
+
+from .job import CondenseJob
 
 _ARMS = {
     "condensed": "condensed images",
@@ -20,26 +24,28 @@ _ARMS = {
 
 
 def card_of(
+    job: CondenseJob,
     out: Path,
     condenser: Condenser,
     condensed: CondensedSet,
-    *,
-    name: str,
-    facts: Mapping[str, str],
     scores: Sequence[Mapping[str, Any]] = (),
-    trained: str = "",
+    model: ModelConfig | None = None,
 ) -> ResultCard:
     """Return the card of a condensed set, finished or not.
 
     Args:
+        job: What is condensed.
         out: The result folder, with `condensed.safetensors` in it.
         condenser: What made the set.
         condensed: The set.
-        name: Of the data.
-        facts: Settings, by name.
         scores: Rows of `summary`, if networks were trained.
-        trained: How they were trained.
+        model: Those networks; None for the job's.
     """
+    name, config = Path(job.data.name).name or job.data.name, condenser.config
+    trained = (
+        f"{(model or job.model).name} networks, all trained by SGD with momentum 0.9 and a cosine from "
+        "0.05: 500 steps on the condensed and on the random images, 5 epochs on all."
+    )
     file = out / "condensed.safetensors"
     losses, stored = condenser.losses, file.stat().st_size
     outside = ((condensed.images < 0) | (condensed.images > 1)).float().mean().item()
@@ -68,7 +74,20 @@ def card_of(
         tables=[_scores(scores, trained)] if scores else [],
         figures=figures,
         files={"condensed.safetensors": "the images and their labels: CondensedSet.load"},
-        facts={**facts, "Networks": done, "Time": duration(condenser.seconds)},
+        notes=_notes(condenser.losses),
+        facts={
+            "Data": job.data.name,
+            "Method": job.method,
+            "Network": job.model.name,
+            "Start": str(config.init),
+            "Steps": f"{config.outer} of the images, {config.inner} epochs of the network",
+            "Learning rate": f"images {config.lr_images:g}, network {config.lr_network:g}",
+            "Real batch": f"{config.real_batch} of each class",
+            "Transforms": ", ".join(config.transforms or ()) or "none",
+            "Seed": str(job.runtime.seed),
+            "Networks": done,
+            "Time": duration(condenser.seconds),
+        },
         data={
             "condensed": str(file),
             "picture": str(out / "images.png"),
@@ -84,6 +103,20 @@ def card_of(
             "evaluation": list(scores),
         },
     )
+
+
+def _notes(losses: Sequence[float]) -> list[str]:
+    """Say so where the images have not come any closer."""
+    part = len(losses) // 4
+    if part < 2:
+        return []
+    first, last = math.fsum(losses[:part]) / part, math.fsum(losses[-part:]) / part
+    if last < 0.95 * first:
+        return []
+    return [
+        f"the matching loss has not fallen ({first:.3g} at first, {last:.3g} at the end): "
+        "the images have hardly moved from their start; try more --restarts or another --lr-images"
+    ]
 
 
 def _scores(rows: Sequence[Mapping[str, Any]], note: str) -> Table:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +11,10 @@ from regraft.config import ModelConfig, check
 from regraft.config.check import AT_LEAST_1
 from regraft.data import Splits
 from regraft.errors import InputError
-from regraft.generators import CondensedSet, Condenser
+from regraft.generators import CondensedSet
 from regraft.jobs.progress import Bar
 from regraft.jobs.verb import Done, write
 from regraft.machine import is_first_process
-from regraft.report import ResultCard
 from regraft.train import RunFolder, keep_freed_memory, reset_peak
 
 from .card import card_of
@@ -96,9 +93,8 @@ def run_condense(
             folder.finish(result)
         scores = _evaluate(job, condensed, folder, evaluation, shown) if evaluation.wanted else []
         folder.check_there()
-        return Done(
-            write(out, _card(job, condensed, condenser, scores, evaluation, out)), before=False
-        )
+        card = card_of(job, out, condenser, condensed, scores, evaluation.model)
+        return Done(write(out, card), before=False)
 
 
 def _evaluate(
@@ -115,56 +111,6 @@ def _evaluate(
     place = folder.path / "evaluation" / model.name.replace("/", "-").replace(":", "-")
     with Bar(enabled=shown, noun="evaluation") as bar:
         return summary(trial.run(condensed, place, evaluation.seeds, bar.update))
-
-
-def _card(
-    job: CondenseJob,
-    condensed: CondensedSet,
-    condenser: Condenser,
-    scores: list[dict[str, Any]],
-    evaluation: Evaluation,
-    out: Path,
-) -> ResultCard:
-    config = condenser.config
-    facts = {
-        "Data": job.data.name,
-        "Method": job.method,
-        "Network": job.model.name,
-        "Start": str(config.init),
-        "Steps": f"{config.outer} of the images, {config.inner} epochs of the network",
-        "Learning rate": f"images {config.lr_images:g}, network {config.lr_network:g}",
-        "Real batch": f"{config.real_batch} of each class",
-        "Transforms": ", ".join(config.transforms or ()) or "none",
-        "Seed": str(job.runtime.seed),
-    }
-    trained = (
-        f"{(evaluation.model or job.model).name} networks, all trained by SGD with momentum 0.9 and "
-        "a cosine from 0.05: 500 steps on the condensed and on the random images, 5 epochs on all."
-    )
-    card = card_of(
-        out,
-        condenser,
-        condensed,
-        name=Path(job.data.name).name or job.data.name,
-        facts=facts,
-        scores=scores,
-        trained=trained,
-    )
-    return replace(card, notes=[*card.notes, *_notes(condenser.losses)])
-
-
-def _notes(losses: Sequence[float]) -> list[str]:
-    """Say so where the images have not come any closer."""
-    part = len(losses) // 4
-    if part < 2:
-        return []
-    first, last = math.fsum(losses[:part]) / part, math.fsum(losses[-part:]) / part
-    if last < 0.95 * first:
-        return []
-    return [
-        f"the matching loss has not fallen ({first:.3g} at first, {last:.3g} at the end): "
-        "the images have hardly moved from their start; try more --restarts or another --lr-images"
-    ]
 
 
 def _loss(row: dict[str, float]) -> str:

@@ -20,9 +20,10 @@ from regraft.fewshot import MAML, Learner
 from regraft.files import make_folder
 from regraft.jobs.predict.network import facts_of, network_of, sketched
 from regraft.jobs.predict.pictures import Preparation
+from regraft.jobs.verb import write
 from regraft.models import build
 from regraft.models.bounded import bounded
-from regraft.report import ResultCard, command_of, write_card
+from regraft.report import ResultCard, command_of
 from regraft.tickets import load_ticket
 from regraft.train import evaluation
 
@@ -45,7 +46,6 @@ class Adaptation:
         model: The network to build instead of the one the file names.
         unreadable: What is done about images that cannot be decoded.
         device: Where to compute.
-        command: The command, for the card.
     """
 
     result: Path
@@ -56,7 +56,6 @@ class Adaptation:
     model: str | None = None
     unreadable: Literal["refuse", "skip"] = "refuse"
     device: str | torch.device = "cpu"
-    command: str = ""
 
     def run(self) -> ResultCard:
         """Adapt, write `out/model.safetensors`, measure, and return the card.
@@ -107,9 +106,8 @@ class Adaptation:
             dict(zip(support.classes, counts, strict=True)),
             pixels,
             measured,
-            self.command,
         )
-        return write_card(self.out, card)
+        return write(self.out, card)
 
     def _test(self, support: Folder, size: int) -> Any:
         images = scan_folder(str(self.test), image_size=size, unreadable=self.unreadable, fewest=1)

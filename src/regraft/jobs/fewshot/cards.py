@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from regraft.report import Figure, Line, Panel, ResultCard, Table, lines, read_run
-from regraft.report.document import Cell
+from regraft.report.finetuned import tables_by_class
 from regraft.report.picture import contact_sheet, png
 from regraft.report.wording import duration, size
 
@@ -36,16 +36,13 @@ METHODS = {
 }
 
 
-def trained_card(
-    path: Path, job: Mapping[str, Any], result: Mapping[str, Any], command: str
-) -> ResultCard:
+def trained_card(path: Path, job: Mapping[str, Any], result: Mapping[str, Any]) -> ResultCard:
     """Return the card of a finished meta-training.
 
     Args:
         path: Its folder.
         job: The job's config as JSON.
         result: The job's result.
-        command: The command that made it.
     """
     metrics, episodes, method = result["metrics"], job["episodes"], job["fewshot"]["method"]
     ways, shots = episodes["ways"], episodes["shots"]
@@ -129,7 +126,6 @@ def trained_card(
             "result.json": "the figures",
             "metrics.jsonl": "loss and accuracy along training",
         },
-        command=command,
         data={"metrics": metrics, "classes": classes},
     )
 
@@ -177,7 +173,6 @@ def adapted_card(
     counts: Mapping[str, int],
     pixels: Tensor,
     measured: Mapping[str, Any] | None,
-    command: str,
 ) -> ResultCard:
     """Return the card of an adapted classifier.
 
@@ -188,17 +183,11 @@ def adapted_card(
         counts: Support images by class.
         pixels: The support images, uint8 [S, C, H, W], class by class.
         measured: What `evaluation` says of the test images, where there were any.
-        command: The command that made it.
     """
     classes = list(about["classes"])
     said = [f"a classifier of {', '.join(classes)}, adapted by {about['method']} from {source}"]
-    tables = [
-        Table(
-            title="Support images",
-            headings=["Class", "Images"],
-            rows=[[c, str(n)] for c, n in counts.items()],
-        )
-    ]
+    rows = [[c, str(n)] for c, n in counts.items()]
+    tables = [Table(title="Support images", headings=["Class", "Images"], rows=rows)]
     notes = ["probabilities are not calibrated: a few images cannot tell how far to trust them"]
     if measured is not None:
         low, high = measured["accuracy_interval"]
@@ -207,31 +196,7 @@ def adapted_card(
             f"accuracy on {measured['images']} test images: {measured['accuracy']:.1f} % "
             f"[{low:.1f}, {high:.1f}]",
         )
-        tables.insert(
-            0,
-            Table(
-                title="Test images",
-                headings=["Class", "Images", "Recall (%)", "Precision (%)"],
-                rows=[
-                    [r["class"], str(r["images"]), _number(r["recall"]), _number(r["precision"])]
-                    for r in measured["per_class"]
-                ],
-            ),
-        )
-        tables.insert(
-            1,
-            Table(
-                title="Test images",
-                caption="What is taken for what: rows are the true classes",
-                headings=["", *classes],
-                rows=[
-                    [name, *(Cell(str(n), "right" if i == j else "") for j, n in enumerate(row))]
-                    for i, (name, row) in enumerate(
-                        zip(classes, measured["confusion"], strict=True)
-                    )
-                ],
-            ),
-        )
+        tables = tables_by_class("test", classes, measured, counts)
     else:
         notes.append("nothing was measured: give other images of the same classes with --test")
     shown = pixels[:_MOST].float() / 255
@@ -250,11 +215,6 @@ def adapted_card(
         figures=[picture],
         notes=notes,
         files={"model.safetensors": "the classifier, an ordinary network in evaluation mode"},
-        command=command,
         next=[use],
         data={} if measured is None else {"test": dict(measured)},
     )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"

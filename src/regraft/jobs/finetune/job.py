@@ -139,11 +139,9 @@ class FinetuneJob(Job):
         """Return nothing: `work` pins the images as they are parted."""
         return []
 
-    def run_in(
-        self, path: Path, *, root: Path | None = None, progress: Shown = None
-    ) -> dict[str, Any]:
+    def run_in(self, path: Path, *, progress: Shown = None, **options: Any) -> dict[str, Any]:
         """Run in the folder `path`; `progress` may show stages, one after the other."""
-        result = super().run_in(path, root=root, progress=cast("Any", progress))
+        result = super().run_in(path, progress=cast("Any", progress), **options)
         for file in (path / "search").rglob("checkpoint.safetensors"):
             file.unlink()  # the winner's, which is the model now
         return result

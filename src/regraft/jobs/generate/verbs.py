@@ -20,6 +20,7 @@ from regraft.generators.pseudo import Pretraining
 from regraft.generators.sources import GeneratorQuality, Source, load_source, measure, write_bank
 from regraft.jobs.base import Job
 from regraft.jobs.data import load_once
+from regraft.jobs.verb import write
 from regraft.models import build
 from regraft.report import (
     Cell,
@@ -30,10 +31,9 @@ from regraft.report import (
     contact_sheet,
     png,
     read_run,
-    write_card,
 )
 from regraft.streams import Counter
-from regraft.train import RunFolder, command_line, make_fabric, peak_bytes, reset_peak
+from regraft.train import RunFolder, make_fabric, peak_bytes, reset_peak
 from regraft.train.loop import Progress
 
 from .drive import drive
@@ -68,7 +68,7 @@ class InspectJob(Job):
         real, test, classes = _real_images(self.data, source, self.channels)
         quality = measure(source, real, test, samples=self.samples, seed=self.runtime.seed)
         card = _inspection(self, source, quality, classes)
-        write_card(folder.path, card)
+        write(folder.path, card)
         return {
             "metrics": {
                 "cas": quality.cas,
@@ -154,7 +154,6 @@ def _inspection(
         tables=[measured, by_class],
         figures=[grid],
         notes=notes,
-        command=command_line(),
         data={"useful": quality.useful, "collapsed": quality.collapsed, "cas": quality.cas,
               "spread": quality.spread, "agreement": quality.agreement, "real": quality.real},
     )  # fmt: skip
@@ -208,11 +207,10 @@ class BankJob(Job):
                 "labels.npy": "the class that each was made for",
                 "bank.json": "the manifest: seed, classes, digest of the generator",
             },
-            command=command_line(),
             next=[command_of("pretrain", source=str(folder.path.absolute()), out="pretrained/")],
             data={"digest": bank.digest(), "images": self.count},
         )
-        write_card(folder.path, card)
+        write(folder.path, card)
         return {
             "metrics": {"images": self.count},
             "digest": bank.digest(),
@@ -276,7 +274,6 @@ class SourcePretrainJob(Job):
             ],
             notes=[warned] if warned else [],
             files={"model.safetensors": "the weights; a fine-tuning puts a new classifier on them"},
-            command=command_line(),
             next=[
                 command_of(
                     "finetune",
@@ -288,7 +285,7 @@ class SourcePretrainJob(Job):
             ],
             data={"train_accuracy": work.newest["accuracy"]},
         )
-        write_card(out, card)
+        write(out, card)
         return {**result, "notes": source.notes}
 
 

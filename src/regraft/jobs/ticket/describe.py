@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from regraft import streams
+from regraft.report.document import Table
 
 
 def describe(ticket: Any) -> dict[str, Any]:
@@ -54,3 +55,17 @@ def describe(ticket: Any) -> dict[str, Any]:
             "1-bit mask": -(-searched // 8) + state,
         },
     }
+
+
+def layers_of(held: dict[str, Any]) -> Table:
+    """Return the layers of what `describe` returned, a row each."""
+    shares = ("pruned", "locked", "sparsity", "density", "bits_per_free_weight")
+    return Table(
+        title="The ticket",
+        headings=("weight", "shape", *shares[:-1], "bits"),
+        rows=[
+            [m["name"], "x".join(map(str, m["shape"])), *(f"{m[k]:.4f}" for k in shares)]
+            for m in held["masks"]
+        ],
+        note="pruned, locked: shares frozen; density: kept share of the free; bits: for a free weight",
+    )

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from regraft.checkpoints.model_card import is_elsewhere
 from regraft.checkpoints.write import write_model
 from regraft.config import DataConfig, OptimConfig, TicketConfig
-from regraft.data import Graph, graph_names
+from regraft.data import graph_names
 from regraft.errors import InputError
 from regraft.jobs.base import Job
 from regraft.jobs.data import load_once
 from regraft.jobs.progress import Bar
 from regraft.jobs.record import RecordJob
-from regraft.jobs.train import TrainJob, facts
-from regraft.machine import expanded, is_first_process
-from regraft.report.card import command_of
+from regraft.jobs.train import facts
+from regraft.jobs.verb import Done, run_carded
+from regraft.machine import is_first_process
 from regraft.tickets import Freezing
-from regraft.train import RunFolder, finished_state, keep_freed_memory, load_state
+from regraft.train import RunFolder, finished_state, load_state
 from regraft.train.loop import Progress
+
+from .card import card_of
 
 _IMAGES = OptimConfig(lr=0.1, weight_decay=1e-4, epochs=20)
 _LEAST_STEPS = 200
@@ -134,65 +136,25 @@ class RecordedJob(RecordJob):
         return result
 
 
-def run_search(job: Job, out: Path, *, bar: bool) -> dict[str, Any]:
-    """Search in a folder, go on, or read what has finished; return the result with `notes` and `next`.
+def run_search(job: Job, out: Path, *, bar: bool) -> Done | None:
+    """Search in a folder, go on, or read the card of what has finished.
 
     Args:
         job: The `TrainJob` or `RecordedJob`.
         out: The folder.
         bar: Show the progress.
 
+    Returns:
+        What it came to; None in other processes than the first, which write nothing.
+
     Raises:
         RegraftError: Whatever keeps it from its end; a folder that it made and has no use of is gone.
     """
-    keep_freed_memory()
-    with Bar(enabled=bar and is_first_process()) as shown:
-        result = job.run_in(out, progress=shown.update)
     if not is_first_process():
-        return result
-    return {**result, "notes": _notes(job, result["metrics"]), "next": _next(job, out)}
-
-
-def _next(job: Job, out: Path) -> list[str]:
-    """Return the commands that take what a search or a training left."""
-    network: Any = job
-    model = network.model.name if is_elsewhere(network.model.name) else None
-    graph = network.data.name if network.data.name in graph_names() else None
-    if (out / "model.ticket").exists():
-        return [
-            command_of("ticket run", out, *([] if graph else ["IMAGES"]), data=graph, model=model)
-        ]
-    use = [] if graph else [command_of("predict", out, "IMAGES", model=model)]
-    if isinstance(job, RecordedJob):
-        data = network.data.name
-        data = str(Path(data).absolute()) if expanded(data).is_dir() else data
-        use.append(command_of("transfer", out, to="FILE", data=data, model=model))
-    return use
-
-
-def _notes(job: Job, metrics: dict[str, Any]) -> list[str]:
-    """Say so where a search ended no better than guessing."""
-    if not isinstance(job, TrainJob) or job.ticket.method == "random_mask":
-        return []
-    split = next((s for s in ("test", "validation") if f"{s}_accuracy" in metrics), None)
-    if split is None:
-        return []
-    most, n = _guess(load_once(job.data), split)
-    reached = metrics[f"{split}_accuracy"] / 100
-    if reached > 1.2 * most and reached > most + 3 * math.sqrt(most * (1 - most) / n):
-        return []
-    return [
-        f"that is no better than guessing: the most frequent class is {most:.1%} of the {n} {split} "
-        f"examples. Try more --epochs ({job.optim.epochs} were taken), another --lr ({job.optim.lr:g} now) "
-        "or a larger --width"
-    ]
-
-
-def _guess(data: Any, split: str) -> tuple[float, int]:
-    """Return the share of the most frequent class in a split, and its size."""
-    part = getattr(data, split)
-    labels = data.y[part] if isinstance(data, Graph) else part.labels
-    return labels.bincount().max().item() / len(labels), len(labels)
+        job.run_in(out)
+        return None
+    with Bar(enabled=bar) as shown:
+        return run_carded(job, out, shown.update, card_of=partial(card_of, job, out))
 
 
 def _refuse_ignored(ticket: TicketConfig, frozen: float | None) -> None:
