@@ -3,7 +3,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +92,7 @@ def test_a_full_disk_ends_in_one_sentence_and_the_command_goes_on(regraft, clear
     assert Path("run/result.json").exists()
 
 
+DRIVER = Path(__file__).parents[1] / "support" / "kill_driver.py"
 SEARCHED = shlex.split("--trials 3 --lr 0.05 0.01 --ema 0.8 --mixup 0.2 --json")
 
 
@@ -100,16 +100,16 @@ def test_killed_at_any_place_it_ends_with_the_same_numbers(clear, tmp_path, capf
     words = ["finetune", "--data", str(clear), *QUICK, "--epochs", "6", *SEARCHED]
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
     out = tmp_path / "run"
-    arguments = [sys.executable, "-m", "regraft.cli", *words, "--out", str(out)]
-    arguments += ["--checkpoint-seconds", "0"]
-    seen = 0
-    for place in ("search/2-epochs/*", "search/6-epochs/*", "."):
-        with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            while process.poll() is None and not any(out.glob(f"{place}/checkpoint.safetensors")):
-                time.sleep(0.001)
-            process.kill()
-            seen += process.wait() == -signal.SIGKILL
-    assert seen >= 2
+    places = [
+        f"{place}checkpoint.safetensors"
+        for place in ("search/2-epochs/*/", "search/6-epochs/*/", "")
+    ]
+    arguments = [json.dumps(places), *words, "--out", str(out), "--checkpoint-seconds", "0"]
+    done = subprocess.run(
+        [sys.executable, DRIVER, "at", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]).count(-signal.SIGKILL) >= 2
     assert main([*words, "--out", str(out), "--checkpoint-seconds", "0"]) == 0
     capfd.readouterr()
     for name in ("metrics.jsonl", "evaluation.json", "split.csv", "classes.txt"):

@@ -54,19 +54,19 @@ def test_doctor_and_commands_name_what_is_installed_and_cannot_be_imported(tmp_p
     paths = [str(broken.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
-    def call(*words):
-        return subprocess.run(
-            [sys.executable, "-m", "regraft.cli", *words],
-            capture_output=True, text=True, env=environment, cwd=tmp_path, check=False,
-        )  # fmt: skip
-
-    vision = json.loads(call("doctor", "--json").stdout)["extras"]["vision"]
+    code = (
+        "import sys; from regraft.cli import main; main(['doctor', '--json']); "
+        "sys.exit(main(['ticket', 'find', '--model', 'timm/resnet10t']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    vision = json.loads(done.stdout)["extras"]["vision"]
     assert "--force-reinstall torch torchvision" in vision["broken"]["torchvision"]
-    for model in ("timm/resnet10t",):
-        done = call("ticket", "find", "--model", model)
-        assert done.returncode == 3
-        assert "needs torchvision, which is installed but cannot be imported" in done.stderr
-        assert "RuntimeError: operator nms does not exist" in done.stderr
+    assert done.returncode == 3
+    assert "needs torchvision, which is installed but cannot be imported" in done.stderr
+    assert "RuntimeError: operator nms does not exist" in done.stderr
 
 
 def test_the_readme_and_the_packaging_know_every_extra():

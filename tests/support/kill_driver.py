@@ -2,8 +2,9 @@
 
 Run as a program: `kill_driver.py SEED KILLS CHECKPOINTS WAIT ARGUMENT...`. Importing is the dear
 part of a start, so this process imports and every start is a fork of it. A kill falls once the
-process has replaced the checkpoint 1 to CHECKPOINTS times, and up to WAIT seconds later. What
-happened goes to standard output as JSON.
+process has replaced the checkpoint 1 to CHECKPOINTS times, and up to WAIT seconds later. Or
+`kill_driver.py at PLACES ARGUMENT...`: a kill once a file is there that fits a pattern, for each of
+PLACES (JSON) in turn, and none after the last. What happened goes to standard output as JSON.
 """
 
 import json
@@ -19,6 +20,8 @@ import sklearn.datasets  # noqa: F401
 
 import regraft.cli
 import regraft.cli.find
+import regraft.cli.finetune
+import regraft.jobs.finetune.job
 import regraft.jobs.train
 
 
@@ -65,6 +68,22 @@ def kill_one(arguments, out, checkpoints, wait, deadline):
     return {"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, "files": files}, status
 
 
+def at_places(places, *arguments):
+    out = Path(arguments[arguments.index("--out") + 1])
+    ends = []
+    for place in json.loads(places):
+        pid = start(list(arguments))
+        done = 0
+        while not done and not any(out.glob(place)):
+            time.sleep(0.001)
+            done, status = os.waitpid(pid, os.WNOHANG)
+        if not done:
+            os.kill(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
+        ends.append(os.waitstatus_to_exitcode(status))
+    print(json.dumps(ends))
+
+
 def main(seed, kills, checkpoints, wait, *arguments):
     chance = random.Random(int(seed))
     out = Path(arguments[arguments.index("--out") + 1])
@@ -82,4 +101,4 @@ def main(seed, kills, checkpoints, wait, *arguments):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    at_places(*sys.argv[2:]) if sys.argv[1] == "at" else main(*sys.argv[1:])

@@ -236,11 +236,11 @@ def test_a_frozen_model_rises_from_the_meta_device(made, redraw):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_compiled_in_one_graph_it_gives_the_same(scope):
+@pytest.mark.parametrize(("scope", "backend"), [("layer", "aot_eager"), ("global", "inductor")])
+def test_compiled_in_one_graph_it_gives_the_same(scope, backend):
     model = frozen_net(scope=scope, dynamic_scale=True).eval()
     x, _ = images()
-    compiled = torch.compile(model, fullgraph=True)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
     torch.testing.assert_close(compiled(x), model(x))
     model(x).sum().backward()
     expected = model[7].parametrizations.weight.original.grad.clone()

@@ -189,28 +189,28 @@ def test_equal_tickets_give_equal_bytes():
 
 
 @pytest.mark.slow
-def test_another_process_on_another_thread_count_gives_the_same_logits(tmp_path):
+def test_another_process_gives_the_same_logits_on_every_thread_count(tmp_path):
     model = search("kaiming_normal", True, freezing=Freezing(0.2, 0.2), dynamic_scale=True)
     save_ticket(tmp_path / "t.ticket", model)
     x, _ = images(seed=9)
     code = (
-        "import sys, torch; torch.set_num_threads(int(sys.argv[2])); "
-        "from networks import conv_net, images; from regraft.tickets import fill, load_ticket; "
-        "net = fill(conv_net(), load_ticket(sys.argv[1])).eval(); "
-        "assert torch.get_num_threads() == int(sys.argv[2]); "
-        "print([v.hex() for v in net(images(seed=9)[0]).flatten().tolist()])"
+        "import sys, torch\n"
+        "from networks import conv_net, images\n"
+        "from regraft.tickets import fill, load_ticket\n"
+        "for threads in (1, 2, 4):\n"
+        "    torch.set_num_threads(threads)\n"
+        "    net = fill(conv_net(), load_ticket(sys.argv[1])).eval()\n"
+        "    assert torch.get_num_threads() == threads\n"
+        "    print([v.hex() for v in net(images(seed=9)[0]).flatten().tolist()])"
     )
-    said = set()
-    for threads in ("1", "2", "4"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / "t.ticket"), threads],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
-        )
-        said.add(done.stdout.strip())
-    assert said == {str([v.hex() for v in model(x).flatten().tolist()])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "t.ticket")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.stdout.splitlines() == 3 * [str([v.hex() for v in model(x).flatten().tolist()])]
 
 
 def test_a_plain_model_has_no_ticket(tmp_path):
