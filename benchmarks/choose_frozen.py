@@ -31,15 +31,15 @@ KINDS = {
     "tiny": (("dense_same_bytes",), (0.01, 0.03, 0.1), (0.0, 0.5)),
     "narrow": (("dense_4bit_same_bytes",), (0.003, 0.01, 0.03, 0.1), (0.0, 0.5)),
     "sparse": (("sparse_same_bytes",), (0.01, 0.03, 0.1), (0.0, 0.5)),
-    "coded": (("dense_4bit_coded_same_bytes",), (0.003, 0.01, 0.03), (0.0, 0.5)),
-    "binary": (("binary_same_bytes",), (0.003, 0.01, 0.03), (0.0, 0.5)),
-    "ternary": (("ternary_same_bytes",), (0.003, 0.01, 0.03), (0.0, 0.5)),
-    "pruned": (("pruned_4bit_coded_same_bytes",), (0.003, 0.01, 0.03), (0.0, 0.5)),
+    "coded": (("dense_4bit_coded_same_bytes",), (0.001, 0.003, 0.01, 0.03, 0.1), (0.0, 0.5)),
+    "binary": (("binary_same_bytes",), (0.001, 0.003, 0.01, 0.03, 0.1), (0.0, 0.5)),
+    "ternary": (("ternary_same_bytes",), (0.001, 0.003, 0.01, 0.03, 0.1), (0.0, 0.5)),
+    "pruned": (("pruned_4bit_coded_same_bytes",), (0.001, 0.003, 0.01, 0.03, 0.1), (0.0, 0.5)),
 }
 """By kind: the arms that are averaged, learning rates, dropouts."""
 
 
-IMAGE_RATES, IMAGE_SHARE = (0.05, 0.1, 0.2, 0.4), 0.5
+IMAGE_RATES, IMAGE_SHARE = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4), 0.5
 """Of the convolutions, which have no dropout, at one frozen share."""
 
 
