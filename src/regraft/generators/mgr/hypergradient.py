@@ -5,7 +5,8 @@
 
 R alone depends on the generated images x and their views u, so that only R needs a second derivative,
 and only to x and u: what made them, transform, generator and finder, has an ordinary backward pass
-afterwards and is never part of the second-order graph.
+afterwards and is never part of the second-order graph. Convolutions and BatchNorms have second derivatives
+of their own there (`twice.py`).
 
 References:
     Yamaguchi et al., "Regularizing neural networks with meta-learning generative models", NeurIPS 2023
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .passes import Weights
+from .twice import Twice
 
 Inner = Callable[..., Tensor]
 """(weights, *images) -> the scalar R."""
@@ -65,8 +67,10 @@ class SecondOrder:
     def __init__(self, inner: Inner, weights: Weights, images: Sequence[Tensor]) -> None:
         self._leaves = [x.detach().requires_grad_() for x in images]
         own = leaf_weights(weights)
+        with Twice():
+            value = inner(own, *self._leaves)
         slopes = torch.autograd.grad(
-            inner(own, *self._leaves), list(own.values()), create_graph=True, allow_unused=True
+            value, list(own.values()), create_graph=True, allow_unused=True
         )
         self._slopes = dict(zip(own, slopes, strict=True))
         self._like = own

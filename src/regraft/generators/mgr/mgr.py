@@ -231,7 +231,7 @@ class MGR:
 
     def _sampled(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Return images as the network is shaped, float32 at least, made in the narrow type."""
-        with autocast(self.source.device, self.passes and self.passes.narrow):
+        with autocast(self.source.device, self.passes.narrow):  # pyrefly: ignore
             images = self.source.sample(len(latents), labels=labels, latents=latents)
         return self.fitted.fit(at_least_float32(images.to(self.device)))
 
