@@ -268,6 +268,54 @@ class TextPipeline(LabelPipeline):
         return super().__call__([len(p) for p in prompt], generator)
 
 
+class CountedPipeline:
+    """Called as ConsistencyModelPipeline is: latents, and their number; noise of later steps by image."""
+
+    class unet:  # noqa: N801
+        class config:  # noqa: N801
+            num_class_embeds, sample_size, in_channels = 3, 4, 3
+
+    def __call__(
+        self, batch_size=1, class_labels=None, latents=None, generator=None, output_type="pil"
+    ):
+        if latents.shape != (batch_size, 3, 4, 4):
+            raise ValueError(f"expected {batch_size} latents")
+        noise = torch.cat([torch.rand(1, 4, 4, 3, generator=g) for g in generator])
+        rows = 0.1 * latents.sigmoid().permute(0, 2, 3, 1) + 0.1 * noise
+        return Images((rows + 0.3 * class_labels.view(-1, 1, 1, 1)).numpy())
+
+
+class GlobalPipeline(LabelPipeline):
+    """Its scheduler takes no generator and draws from torch's global stream."""
+
+    def __call__(self, class_labels, generator=None, output_type="pil"):
+        return Images(torch.rand(len(class_labels), 4, 4, 3).numpy())
+
+
+def test_pipelines_with_latents_are_told_their_number_and_have_noise_by_image():
+    source = PipelineSource(CountedPipeline())
+    assert (source.classes, source.latent_shape, source.deterministic) == (3, (3, 4, 4), True)
+    whole = source.sample(6, labels=torch.arange(6) % 3, generator=Counter(0))
+    counter = Counter(0)
+    parts = [source.sample(3, labels=torch.arange(3), generator=counter) for _ in range(2)]
+    assert torch.allclose(whole, torch.cat(parts), atol=1e-6)
+
+
+def test_noise_of_the_global_stream_is_said_and_seeded():
+    source = PipelineSource(GlobalPipeline())
+    assert not source.deterministic
+    assert any("noise of its own" in note for note in source.notes)
+    before = torch.random.get_rng_state()
+    one, two = (source.sample(3, labels=torch.arange(3), generator=Counter(0)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_pipeline_that_raises_is_named_with_its_options():
+    with pytest.raises(RegraftError, match=r"LabelPipeline cannot be called .*set now: guidance"):
+        PipelineSource(LabelPipeline(), options={"guidance": 3})
+
+
 def test_pipelines_are_called_by_label_or_by_text():
     source = PipelineSource(LabelPipeline())
     assert (source.classes, source.image_shape, source.latent_shape) == (3, (3, 4, 4), (1,))

@@ -23,7 +23,8 @@ class PipelineSource(Source):
 
     Pipelines run without gradients and take no mixed labels: labels are drawn from probabilities, and
     latents have no gradient. Where the call takes `latents` they are the source's; elsewhere the
-    latent is a seed, one number.
+    latent is a seed, one number. Noise of later steps comes from a generator for each image, seeded by its
+    latent; of schedulers that take none, from torch's global stream, which is seeded for each batch.
 
     Args:
         pipeline: The pipeline, called with `class_labels` or `prompt`.
@@ -34,7 +35,7 @@ class PipelineSource(Source):
 
     Raises:
         InputError: A pipeline that takes neither, or no number of classes.
-        RegraftError: It made something else than images.
+        RegraftError: It cannot be called so, or made something else than images.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class PipelineSource(Source):
             )
         self.class_names = prompts
         self._latents_taken = "latents" in takes and self._key == "class_labels"
+        self._counts = "batch_size" in takes
         self.latent_shape = _latent_shape(pipeline) if self._latents_taken else (1,)
         self.deterministic, self.soft_conditions, self.latent_gradients = True, False, False
         self.notes += [
@@ -71,8 +73,18 @@ class PipelineSource(Source):
             "no gradients to its latents",
         ]
         self.image_shape = (1, 1, 1)
-        first = self._made(torch.zeros(1, *self.latent_shape), torch.zeros(1, dtype=torch.int64))
+        blank = (torch.zeros(1, *self.latent_shape), torch.zeros(1, dtype=torch.int64))
+        first = self._made(*blank)
         self.image_shape = (first.shape[1], first.shape[2], first.shape[3])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            again = self._made(*blank)
+        if not torch.equal(first, again):
+            self.deterministic = False
+            self.notes.append(
+                "it draws noise of its own: seeded for each batch, so that images depend on the batch "
+                "they are made in"
+            )
 
     @classmethod
     def from_folder(
@@ -117,19 +129,39 @@ class PipelineSource(Source):
             names = [self.prompts[i] for i in names]
         elif self._latents_taken:
             names = labels
-        arguments: dict[str, Any] = {self._key: names, **self.options, "output_type": "np"}
+        seeds = [_seed(z) for z in latents.cpu()]
+        arguments: dict[str, Any] = {
+            self._key: names,
+            "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+            **self.options,
+            "output_type": "np",
+        }
         if self._latents_taken:
-            arguments |= {"latents": latents, "generator": torch.Generator().manual_seed(0)}
-        else:
-            arguments["generator"] = [
-                torch.Generator().manual_seed(_seed(z)) for z in latents.cpu()
-            ]
-        images = torch.as_tensor(self.pipeline(**arguments).images)
+            arguments["latents"] = latents
+        if self._counts:
+            arguments["batch_size"] = len(labels)
+        images = torch.as_tensor(self._called(arguments, seeds).images)
         if images.ndim != 4 or len(images) != len(labels):
             raise RegraftError(
                 f"{type(self.pipeline).__name__} made {tuple(images.shape)} for {len(labels)} labels"
             )
         return images.permute(0, 3, 1, 2).to(self.device, torch.float32).clamp(0, 1)
+
+    def _called(self, arguments: dict[str, Any], seeds: list[int]) -> Any:
+        try:
+            if self.deterministic:
+                return self.pipeline(**arguments)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seeds[0] if seeds else 0)
+                return self.pipeline(**arguments)
+        # The pipeline is somebody else's code, which may raise anything.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            now = ", ".join(sorted(self.options)) or "none"
+            raise RegraftError(
+                f"{type(self.pipeline).__name__} cannot be called with {self._key} "
+                f"({type(error).__name__}: {reason}): look at --source-options (set now: {now})"
+            ) from error
 
     def digest(self) -> str:
         """Return 16 hex digits of the pipeline's weights and how it is called."""
