@@ -139,8 +139,8 @@ def _sizes(runs: list[Run], here: dict[str, Row], setting: str) -> str:
     )
     if narrow:
         text += (
-            " The twin is wider than its task needs, which flatters every such ratio: trained "
-            f"narrower, in float32, it loses little: {each(narrow, '')}."
+            " A twin that is wider than its task needs flatters every such ratio. Trained narrower, in "
+            f"float32, minus the twin: {each(narrow, '')}."
         )
     return text
 
