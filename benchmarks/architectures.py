@@ -203,8 +203,8 @@ def markdown(rows: list[dict[str, Any]], command: str) -> str:
         )
     found = environment()
     lines += [
-        "The hand counts behind these numbers (ResNet-50, ViT, GPT-2, Llama, BERT) are in "
-        "`tests/symmetry/test_trace.py`.",
+        "Networks of these families are counted by hand (ResNet-50 in `tests/symmetry/trace/test_trace.py`; "
+        "smaller ViT, GPT-2, Llama and BERT in `tests/symmetry/trace/test_attention.py`).",
         f"`{command}`, torch {found.get('torch')}, {torch.get_num_threads()} threads, "
         f"{found.get('processor')}.",
     ]

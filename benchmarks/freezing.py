@@ -273,13 +273,12 @@ def main() -> None:
         print("\n".join(packed_table(files)), flush=True)
     if options.out is None or options.only is not None:
         return
-    command = command_line().replace("freezing.py", "python benchmarks/freezing.py", 1)
     title = "Freezing part of a random network"
     reading = [
         "## Training memory", "", *memory_table(held), "", "## Packed file", "", *packed_table(files),
         "", "## Reading", READING.rstrip(),
     ]  # fmt: skip
-    write(options.out, "freezing", title, command, times, "\n".join(reading))
+    write(options.out, "freezing", title, command_line(), times, "\n".join(reading))
     path = options.out / "bench_freezing.json"
     data = load_json(path, ours=True)
     data |= {"memory": [asdict(r) for r in held], "packed": [asdict(r) for r in files]}

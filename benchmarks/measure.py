@@ -173,7 +173,7 @@ def write(
     folder: Path, name: str, title: str, command: str, rows: Sequence[Ratio], reading: str
 ) -> None:
     """Write `bench_NAME.md`, `.svg` and `.json`."""
-    about = environment()
+    about, command = environment(), f"python benchmarks/{command}"
     hardware = f"{about['processor']}, {about['cores']} cores, torch {about['torch']}"
     data = {
         "benchmark": name,

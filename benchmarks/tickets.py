@@ -249,10 +249,9 @@ def main() -> None:
     if options.only in (None, "signs"):
         rows.append(signs())
     title = "Edge-popup beside dense training"
-    command = command_line().replace("tickets.py", "python benchmarks/tickets.py", 1)
     if options.only is None:
         reading = f"{against_targets(rows)}\n\n{READING.strip()}"
-        write(options.out, "tickets", title, command, rows, reading)
+        write(options.out, "tickets", title, command_line(), rows, reading)
 
 
 if __name__ == "__main__":
