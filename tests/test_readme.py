@@ -1,12 +1,16 @@
 """Figures of the README are those of the committed results, and pages say what their JSON says."""
 
 import re
+import subprocess
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from regraft.files import load_json
+from regraft.recipes.recipe import load_recipe
+from regraft.recipes.selection import SELECTION
 from regraft.report import Claim, wording
 from regraft.report.document import escape_markdown
 
@@ -251,3 +255,98 @@ def test_the_quickstart_ends_as_its_results_do():
         (line,) = [line for line in README.splitlines() if line.startswith(f" {one['arm']} ")]
         assert accuracy in line
         assert line.split()[-2:] == wording.size(one["stored_bytes"]).split()
+
+
+HEDGES = re.compile(r"\b([Uu]ndecided|not|no|nothing|neither|cannot|in the mean)\b")
+
+
+def sentences(page):
+    """Return the sentences of a page, without its tables and code."""
+    text = re.sub(r"^```.*?^```|^\|.*?$", "", page.read_text(), flags=re.M | re.S)
+    parts = re.split(r"\n\s*\n|\n(?=- )|(?<=[.!?;])\s+(?=\S)", text)
+    return [" ".join(part.split()) for part in parts]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_an_interval_that_holds_zero_proves_nothing(page):
+    """A sentence that states one says that it is undecided, or what is not shown."""
+    for sentence in sentences(page):
+        ends = re.findall(r"\[(-?\d+\.\d+), (-?\d+\.\d+)\]", sentence.replace("−", "-"))
+        if any(float(low) <= 0 <= float(high) for low, high in ends):
+            assert HEDGES.search(sentence), sentence
+
+
+def test_counts_in_words_are_those_of_the_results():
+    words = {3: "Three", 6: "Six", 8: "Eight", 10: "Ten"}
+    text = " ".join(README.split())
+    for name, setting, arm, metric, said in (
+        ("iterand", "fashion_mnist/conv_small/uniform/width=1", "iterand", None, "weights, {} seeds"),
+        ("frozen", "cora/full/gcn", "frozen", None, "float32 values, {} seeds"),
+        ("merging", "mnist+fashion_mnist/mlp", "ste_full", None, "{} seeds, 95% intervals; condensed"),
+        ("transfer", "mnist/mlp=1024", "fgmt", "untrained_best_accuracy", "{} pairs of networks"),
+        ("adarand", "emnist-to-mnist/shots=5", "adarand", None, "{} seeds, 95% intervals, every arm"),
+        ("mgr", "mnist/50", "mgr", None, "{} seeds, against the baseline"),
+    ):  # fmt: skip
+        n = row(name, setting, arm, metric or "test_accuracy")["n"]
+        assert any(said.format(count) in text for count in (n, words.get(n))), said
+    assert len(results("architectures")) == 21
+    for page in (README, (ROOT / "docs" / "symmetry.md").read_text()):
+        assert "twenty-one architectures" in page.lower()
+
+
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "src").rglob("notes.md")),
+]
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_that_a_document_names_are_there(page):
+    named = re.findall(r"\b(?:tests|benchmarks|examples|docs)/[\w./-]+\w", page.read_text())
+    assert [n for n in named if "NAME" not in n and not (ROOT / n).exists()] == []
+
+
+PAGES = sorted(RESULTS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_the_command_of_a_page_is_one_that_a_reader_can_give(page):
+    (command,) = re.findall(
+        r"^(?:- Command: )?`?((?:\w+ )?[\w/]+(?:\.py)?(?: \w+)* --[^`\n]*)", page.read_text(), re.M
+    )
+    assert command.startswith(("regraft reproduce ", "python benchmarks/"))
+    assert " /" not in command
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda f: f.stem)
+def test_a_page_of_an_earlier_recipe_says_so(file):
+    """A page either has every arm and seed of the recipe as it is, or begins with what it lacks."""
+    data = load_json(file, ours=True)
+    if "recipe" not in data:
+        return
+    recipe = load_recipe(data["recipe"], data["scale"])
+    compared = Counter((j.setting, j.arm) for j in recipe.jobs if getattr(j, "control", None))
+    measured = {(r["setting"], r["arm"]): r["n"] for r in data["rows"]}
+    if any(
+        measured.get(key) != n for key, n in compared.items() if not key[0].startswith(SELECTION)
+    ):
+        said = re.findall(r"^> .*", file.with_suffix(".md").read_text(), re.M)
+        assert re.search("earlier version|settings of this scale", " ".join(said)), (
+            "the recipe has other arms or seeds: say so at the head of the page, after '> '"
+        )
+
+
+def test_commits_of_pages_are_in_the_history_or_said_not_to_be():
+    try:
+        asked = ["git", "-C", str(ROOT), "rev-list", "HEAD"]
+        history = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no repository")
+    if (ROOT / ".git" / "shallow").exists():
+        pytest.skip("a part of the history")
+    known = {commit[:12] for commit in history}
+    for page in PAGES:
+        for line in re.findall(r"^- Commit: .*", page.read_text(), re.M):
+            commits = re.findall(r"\b[0-9a-f]{12}\b", line)
+            assert known.issuperset(commits) or "working commit" in line, (page.name, line)
