@@ -82,7 +82,7 @@ def foreign_digits(
     """Somebody's generator of MNIST's digits, and the classifier in it, to EMNIST's letters."""
     digits = DataConfig(name="mnist", validation=0)
     letters = DataConfig(name="emnist", validation=0)
-    source = SetConfig(data=digits, size=source)
+    images = SetConfig(data=digits, size=source)
     tested = SetConfig(data=digits, part="test", size=test)
     shared: Any = {
         "setting": "foreign_digits_to_letters",
@@ -93,13 +93,13 @@ def foreign_digits(
     modules = "regraft.generators.sources.foreign"
     return PseudoTask(
         name="foreign_digits_to_letters",
-        source=source,
+        source=images,
         tested=tested,
         target=SetConfig(data=letters),
         test=SetConfig(data=letters, part="test", size=test),
         sizes=sizes,
         generator=ForeignGenerator(
-            arm="generator", factory=f"{modules}:cvae", images=source, **shared
+            arm="generator", factory=f"{modules}:cvae", images=images, **shared
         ),
         classifier=ForeignClassifier(
             arm="source_classifier", factory=f"{modules}:evidence", **shared
