@@ -57,7 +57,11 @@ def test_a_task_is_claimed_over_its_architectures():
 
 def test_the_scale_cpu_has_two_architectures_of_one_task_at_fresh_seeds():
     jobs = load_recipe("pseudo", "cpu").jobs
-    assert {j.runtime.seed for j in jobs} == {1, 2, 3, 4, 5}
+    assert {j.runtime.seed for j in jobs} == set(range(1, 11))  # weights were chosen at 11 and 12
+    more = {(j.setting, j.arm) for j in jobs if j.runtime.seed > 5 and j.control is not None}
+    assert {setting for setting, _ in more} == {"coarse_to_fine_mnist/conv_small/n=30"}
+    assert "pp_pssl" in {arm for _, arm in more}
+    assert "pp_pssl_hard" not in {arm for _, arm in more}
     settings = {j.setting for j in jobs if j.arm == "pp_pssl"}
     assert settings == {
         "coarse_to_fine_mnist/conv_small/n=30",
