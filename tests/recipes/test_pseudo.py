@@ -78,6 +78,11 @@ def test_the_scale_foreign_trains_neither_generator_nor_source_classifier():
     assert ours.classifier == jobs["source_classifier"]
     assert isinstance(jobs["generator"], ForeignGenerator)
     assert isinstance(jobs["source_classifier"], ForeignClassifier)
+    measured = {name for name, _ in load_recipe("pseudo", "foreign", 1).metrics}
+    assert measured - {name for name, _ in load_recipe("pseudo", "smoke", 1).metrics} == {
+        "classification_accuracy_score",
+        "spread",
+    }
     # No real image of the source reaches any arm but the oracle.
     real = {name for name, j in jobs.items() if getattr(j, "real", None) is not None}
     assert real == {"oracle_body"}

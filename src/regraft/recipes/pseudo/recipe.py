@@ -31,6 +31,10 @@ from regraft.recipes.recipe import Recipe, Scale, assemble
 from .claims import read
 from .tasks import KINDS, PAIRS, PseudoTask, coarse, foreign_digits, letters
 
+METRICS = (("test_accuracy", "%"), ("confident", "%"))
+MEASURED = (("classification_accuracy_score", "%"), ("spread", "times"))
+"""What is measured of a generator that was not trained here."""
+
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
@@ -48,12 +52,7 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
         seeds,
         title="Transfer by a generator: PP and P-SSL",
         read=read,
-        metrics=(
-            ("test_accuracy", "%"),
-            ("confident", "%"),
-            ("classification_accuracy_score", "%"),
-            ("spread", "times"),
-        ),
+        metrics=(*METRICS, *(MEASURED if scale == "foreign" else ())),
     )
 
 
