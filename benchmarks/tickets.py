@@ -220,9 +220,7 @@ def against_targets(rows: list[Ratio]) -> str:
         if r.target is None:
             continue
         met = "met" if r.ratio <= r.target else "missed"
-        sure = (
-            "" if (r.ratio_high <= r.target) == (r.ratio <= r.target) else ", within its interval"
-        )
+        sure = ", within its interval" if r.ratio_low <= r.target <= r.ratio_high else ""
         floor = "; the floor itself lies above it" if r.floor and r.floor > r.target else ""
         lines.append(f"{r.setting}: {met}{sure}{floor}.")
     return " ".join(lines)

@@ -292,6 +292,21 @@ def test_counts_in_words_are_those_of_the_results():
     assert len(results("architectures")) == 21
     for page in (README, (ROOT / "docs" / "symmetry.md").read_text()):
         assert "twenty-one architectures" in page.lower()
+    (seconds,) = [r["seconds"] for r in results("architectures") if r["network"] == "ResNet-50"]
+    assert f"ResNet-50 in {words[round(seconds)].lower()} seconds" in text
+
+
+def test_the_table_of_the_guide_to_transfer_is_of_the_results():
+    lines = (ROOT / "docs" / "transfer.md").read_text().splitlines()
+    for start, setting in (
+        ("| MNIST, perceptron 512-512 |", "mnist/mlp=512-512"),
+        ("| MNIST, perceptron 1024, no biases |", "mnist/mlp=1024"),
+        ("| Fashion-MNIST, three convolutions", "fashion_mnist/conv_small=2"),
+    ):
+        (line,) = [line for line in lines if line.startswith(start)]
+        arms = ("naive", "initial_weights", "fgmt", "gmt", "oracle")
+        found = [row("transfer", setting, arm, "untrained_best_accuracy")["mean"] for arm in arms]
+        assert line.strip("|").replace(" ", "").split("|")[1:] == [f"{x:.1f}" for x in found]
 
 
 DOCUMENTS = [
