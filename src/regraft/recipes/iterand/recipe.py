@@ -7,8 +7,10 @@ References:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from regraft.config import (
     DataConfig,
@@ -19,6 +21,7 @@ from regraft.config import (
     TicketMethod,
 )
 from regraft.jobs.train import TrainJob
+from regraft.recipes.notes import read_data
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .claims import SEARCHES, read
@@ -29,12 +32,8 @@ _CONTROLS: tuple[TicketMethod, ...] = ("random_mask", "random_mask_trained", "sh
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
-    scales = {
-        "smoke": Scale(_smoke, 3),
-        "cpu": Scale(_cpu, 5),
-        "gpu": Scale(_gpu, 3),
-        "paper": Scale(_paper, 3),
-    }
+    seeds_of = {"smoke": 3, "cpu": 5, "gpu": 3, "paper": 3}
+    scales = {name: Scale(partial(_jobs, name), count) for name, count in seeds_of.items()}
     title = "IteRand against edge-popup"
     return assemble(__package__ or "", scales, scale, seeds, title=title, read=read)
 
@@ -76,100 +75,22 @@ def _arms(
     return jobs
 
 
-def _smoke() -> list[TrainJob]:
-    optim = OptimConfig(lr=0.4, epochs=100, batch_size=64)
-    return _arms(
-        "digits/conv_small/constant/width=0.5",
-        data=DataConfig(name="digits", validation=0.1),
-        model=ModelConfig(name="conv_small", width=0.5),
-        ticket=TicketConfig(sparsity=0.5, every=24, rate=0.1),
-        search=optim,
-        dense=replace(optim, lr=0.2),
-        runtime=RuntimeConfig(accelerator="cpu", threads=1, eval_every=5),
-    )
-
-
-def _cpu() -> list[TrainJob]:
-    optim = OptimConfig(lr=0.8, epochs=5, batch_size=128)
+def _jobs(scale: str) -> list[TrainJob]:
+    """Return the jobs of a scale as `scales.toml` lists them."""
     jobs: list[TrainJob] = []
-    for law, init in _INITS.items():
-        for width in (0.25, 0.5, 1.0, 1.5):
-            setting = _arms(
-                f"fashion_mnist/conv_small/{law}/width={width:g}",
-                data=DataConfig(name="fashion_mnist", validation=0.1),
-                model=ModelConfig(name="conv_small", width=width),
-                ticket=TicketConfig(weight_init=init, sparsity=0.5, every=30, rate=0.1),  # pyrefly: ignore
-                search=optim,
-                dense=replace(optim, lr=0.2),
-                runtime=RuntimeConfig(accelerator="cpu", threads=1),
-                controls=_CONTROLS if (law, width) == ("uniform", 0.5) else (),
-            )
-            # The dense network does not depend on the law of the frozen weights.
-            jobs += setting if law == "uniform" else [j for j in setting if j.arm != "dense"]
-    return jobs
-
-
-def _gpu() -> list[TrainJob]:
-    jobs: list[TrainJob] = []
-    for name, sparsity, lr, decay, dense_lr in (
-        ("conv6", 0.5, 0.3, 1e-4, 0.01),
-        ("resnet18", 0.6, 0.1, 5e-4, 0.1),
-    ):
-        optim = OptimConfig(lr=lr, weight_decay=decay, epochs=12, batch_size=128)
-        for width in (0.25, 0.5):
-            jobs += _arms(
-                f"cifar10_jpeg/{name}/constant/width={width:g}",
-                data=DataConfig(name="cifar10_jpeg", augment="crop-flip"),
+    for row in read_data(__package__ or "", "scales.toml")[scale]:
+        search = OptimConfig(**row["optim"])
+        for name, law, width in itertools.product(row["models"], row["laws"], row["widths"]):
+            arms = _arms(
+                f"{row['data']['name']}/{name.split('/')[-1]}/{law}/width={width:g}",
+                data=DataConfig(**row["data"]),
                 model=ModelConfig(name=name, width=width),
-                ticket=TicketConfig(sparsity=sparsity, every=40, rate=0.1),
-                search=optim,
-                dense=replace(optim, lr=dense_lr),
-                runtime=RuntimeConfig(
-                    accelerator="cuda", precision="bf16-mixed", threads=4, eval_every=4
-                ),
+                ticket=TicketConfig(weight_init=_INITS[law], **row["ticket"]),  # pyrefly: ignore
+                search=search,
+                dense=replace(search, lr=row["dense_lr"]),
+                runtime=RuntimeConfig(**row["runtime"]),
+                controls=_CONTROLS if [law, width] in row.get("controls", ()) else (),
             )
-    return jobs
-
-
-def _paper() -> list[TrainJob]:
-    """Return the published settings."""
-    jobs: list[TrainJob] = []
-    runtime = RuntimeConfig(accelerator="auto", eval_every=5)
-    for name, sparsity, lr, dense_lr, decay in (
-        ("conv2", 0.5, 0.3, 0.01, 1e-4),
-        ("conv4", 0.5, 0.3, 0.01, 1e-4),
-        ("conv6", 0.5, 0.3, 0.01, 1e-4),
-        ("resnet18", 0.6, 0.1, 0.1, 5e-4),
-        ("resnet34", 0.6, 0.1, 0.1, 5e-4),
-    ):
-        optim = OptimConfig(lr=lr, weight_decay=decay, epochs=100, batch_size=128)
-        for law, init in _INITS.items():
-            for width in (0.25, 0.5, 1.0, 2.0):
-                jobs += _arms(
-                    f"cifar10/{name}/{law}/width={width:g}",
-                    data=DataConfig(name="cifar10", augment="resized-crop-flip"),
-                    model=ModelConfig(name=name, width=width),
-                    ticket=TicketConfig(weight_init=init, sparsity=sparsity, every=300, rate=0.1),  # pyrefly: ignore
-                    search=optim,
-                    dense=replace(optim, lr=dense_lr),
-                    runtime=runtime,
-                )
-    imagenet = OptimConfig(
-        lr=0.1,
-        weight_decay=1e-4,
-        epochs=105,
-        batch_size=128,
-        warmup_epochs=5,
-        cooldown_epochs=5,
-        cooldown_lr=1e-5,
-    )
-    jobs += _arms(
-        "imagenet/resnet50/constant/width=1",
-        data=DataConfig(name="imagenet", validation=0.01, augment="resized-crop-flip"),
-        model=ModelConfig(name="torchvision/resnet50"),
-        ticket=TicketConfig(sparsity=0.7, every=1000, rate=0.1),
-        search=imagenet,
-        dense=imagenet,
-        runtime=runtime,
-    )
+            kept = law in row.get("dense_laws", row["laws"])
+            jobs += arms if kept else [job for job in arms if job.arm != "dense"]
     return jobs
