@@ -1,8 +1,8 @@
 """Start the command line again and again in fresh processes, and kill all but the last.
 
-Run as a program: `kill_driver.py SEED KILLS CHECKPOINTS WAIT ARGUMENT...`. Importing is the dear
-part of a start, so this process imports and every start is a fork of it. A kill falls once the
-process has replaced the checkpoint 1 to CHECKPOINTS times, and up to WAIT seconds later. Or
+Run as a program: `kill_driver.py again PLANS`, JSON lists of SEED KILLS CHECKPOINTS WAIT ARGUMENT....
+Importing is the dear part of a start, so this process imports and every start is a fork of it. A kill
+falls once the process has replaced the checkpoint 1 to CHECKPOINTS times, and up to WAIT seconds later. Or
 `kill_driver.py at PLACES ARGUMENT...`: a kill once a file is there that fits a pattern, for each of
 PLACES (JSON) in turn, and none after the last. What happened goes to standard output as JSON.
 """
@@ -84,10 +84,14 @@ def at_places(places, *arguments):
     print(json.dumps(ends))
 
 
-def main(seed, kills, checkpoints, wait, *arguments):
+def again(plans):
+    print(json.dumps([killed_again(*plan) for plan in json.loads(plans)]))
+
+
+def killed_again(seed, kills, checkpoints, wait, *arguments):
     chance = random.Random(int(seed))
     out = Path(arguments[arguments.index("--out") + 1])
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 180
     found = []
     for _ in range(int(kills)):
         after = chance.randint(1, int(checkpoints)), chance.uniform(0, float(wait))
@@ -97,8 +101,8 @@ def main(seed, kills, checkpoints, wait, *arguments):
         found.append(kill)
     else:
         status = os.waitpid(start(list(arguments)), 0)[1]
-    print(json.dumps({"kills": found, "exit": os.waitstatus_to_exitcode(status)}))
+    return {"kills": found, "exit": os.waitstatus_to_exitcode(status)}
 
 
 if __name__ == "__main__":
-    at_places(*sys.argv[2:]) if sys.argv[1] == "at" else main(*sys.argv[1:])
+    {"again": again, "at": at_places}[sys.argv[1]](*sys.argv[2:])
