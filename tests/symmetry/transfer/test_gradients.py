@@ -112,7 +112,7 @@ def test_the_mean_of_equal_batches_is_the_gradient_of_one(together):
 def test_many_batches_are_added_up_in_float32_whatever_the_weights_are():
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).bfloat16()
     state = scaled(random_state(model, 1, dtype=torch.bfloat16))
-    source, count = Source((6,), n=1600, batch=4, dtype=torch.bfloat16), 400
+    source, count = Source((6,), n=400, batch=4, dtype=torch.bfloat16), 100
     found = Gradients(model, source, count=count).at([state], ["it"], 0)[0]
     single = Gradients(model, source, count=1)
     parts = [single.at([state], ["it"], 0, skip=i)[0] for i in range(count)]
@@ -120,6 +120,8 @@ def test_many_batches_are_added_up_in_float32_whatever_the_weights_are():
         assert value.dtype == torch.bfloat16
         wanted = torch.stack([part[name].double() for part in parts]).mean(0)
         assert torch.equal(value, wanted.to(torch.bfloat16))
+        narrow = sum((part[name] for part in parts[1:]), parts[0][name]) / count
+        assert not torch.equal(narrow, value)  # so many batches tell the two apart
 
 
 def test_double_stays_double():
