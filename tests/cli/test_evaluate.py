@@ -90,7 +90,7 @@ def test_without_test_images_the_validation_images_stand_in_and_it_is_said(
 def test_a_search_lists_its_images_too(answer, refused, image_folder, method):
     words = ("--image-size", 8, "--model", "mlp", "--epochs", 2, "--shots", 3)
     out = answer("ticket", "find", "--data", image_folder, *words, "--method", method)["out"]
-    rows = list(csv.DictReader(Path(out, "split.csv").read_text().splitlines()))
+    rows = rows_of(out)
     parts = [row["split"] for row in rows]
     assert parts.count("train") == 9
     verb = ("evaluate",) if method == "dense" else ("ticket", "run")
@@ -103,6 +103,45 @@ def test_a_search_lists_its_images_too(answer, refused, image_folder, method):
     assert answer(*words, "--all-images")["split"] == "all"
     (Path(out) / "split.csv").write_text("image,class,split\n")
     assert "split.csv is not as Regraft wrote it" in refused(*words)
+
+
+def test_what_is_made_of_models_lists_their_images_and_its_own(answer, image_folder):
+    words = (
+        "--image-size",
+        8,
+        "--model",
+        "mlp",
+        "--model-options",
+        '{"widths": [8]}',
+        "--epochs",
+        2,
+    )
+    made = [
+        answer(
+            "ticket", "find", "--data", image_folder, *words, "--method", "dense", "--shots", 2,
+            "--seed", seed, "--record", "--out", f"run{seed}",
+        )["out"]
+        for seed in (1, 2)
+    ]  # fmt: skip
+    of_one = {tuple(row.values()) for row in rows_of(made[0])}
+    assert len([row for row in of_one if row[2] == "train"]) == 6
+    plain = answer("merge", *made, "--match", "none", "--out", "averaged")
+    assert "split.csv" in plain["files"]
+    assert {tuple(row.values()) for row in rows_of("averaged")} == of_one
+    answer("merge", *made, "--data", image_folder, "--out", "merged")
+    later = {row["image"]: row["split"] for row in rows_of("merged")}
+    assert len(later) == 24
+    assert all(later[name] == "train" for name, _, part in of_one if part == "train")
+    found = answer("evaluate", "merged", "--data", image_folder)
+    assert found["split"] == "validation"
+    assert found["images"] == [*later.values()].count("validation")
+    start = "run2/trajectory/initial.safetensors"
+    answer("transfer", "run1", "--to", start, "--match", "initial_weights", "--out", "moved")
+    assert {tuple(row.values()) for row in rows_of("moved")} == of_one
+
+
+def rows_of(folder):
+    return list(csv.DictReader(Path(folder, "split.csv").read_text().splitlines()))
 
 
 def test_parts_of_the_folder_and_a_list_that_cuts_across_them(answer, regraft, image_folder):

@@ -6,6 +6,7 @@ import torch
 
 from regraft.config import DataConfig
 from regraft.data import load_partition
+from regraft.data.load import as_list
 from regraft.errors import InputError
 
 Image = pytest.importorskip("PIL.Image")
@@ -24,7 +25,7 @@ def config(root, **more):
 
 
 def listed(parted):
-    return list(csv.reader(io.StringIO(parted.to_csv())))[1:]
+    return list(csv.reader(io.StringIO(as_list(parted.rows))))[1:]
 
 
 def part(parted, name):
@@ -45,7 +46,7 @@ def test_a_list_gives_the_same_parts_again_whatever_else_is_asked(tmp_path):
     root = folder(tmp_path / "x", {"a": 10, "b": 20})
     first = load_partition(config(root))
     file = tmp_path / "split.csv"
-    file.write_text(first.to_csv())
+    file.write_text(as_list(first.rows))
     again = load_partition(config(root, split_seed=5, validation=0.5), test=0.0, listed=file)
     assert again.rows == first.rows
     for name in ("train", "validation", "test"):
@@ -60,7 +61,7 @@ def test_a_list_that_a_spreadsheet_saved_is_read(tmp_path, separator):
     root = folder(tmp_path / "x", {"a": 10, "b": 20})
     first = load_partition(config(root))
     file = tmp_path / "split.csv"
-    text = first.to_csv().replace(",", separator).replace("\n", "\r\n")
+    text = as_list(first.rows).replace(",", separator).replace("\n", "\r\n")
     lines = text.split("\r\n")
     lines.insert(3, separator * 2)
     file.write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
@@ -103,7 +104,7 @@ def test_a_known_set_lists_what_was_chosen_from_its_training_images(tmp_path):
     assert part(found, "test") == set()
     assert len(found.test) == 359
     file = tmp_path / "split.csv"
-    file.write_text(found.to_csv())
+    file.write_text(as_list(found.rows))
     again = load_partition(DataConfig(name="digits"), listed=file)
     assert torch.equal(again.train.images, found.train.images)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 
 import torch
@@ -101,14 +99,6 @@ class Splits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     rows: tuple[tuple[str, str, str], ...] = ()
-
-    def to_csv(self) -> str:
-        """Return `rows` as a list with the columns image, class, split, which `load_partition` reads."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("image", "class", "split"))
-        writer.writerows(self.rows)
-        return text.getvalue()
 
     @property
     def num_classes(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -147,6 +149,15 @@ def gathered(
 def file_name(path: Path, root: Path) -> str:
     """Return what a list of images calls a file of a folder: its place there."""
     return path.relative_to(root).as_posix()
+
+
+def as_list(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return rows as the list that `load_partition` takes: CSV with the columns image, class, split."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "class", "split"))
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def sorted_rows(rows: Iterable[tuple[str, str, str]]) -> tuple[tuple[str, str, str], ...]:

@@ -23,6 +23,7 @@ from regraft.train.loop import Progress
 
 from .base import Job
 from .data import load_once, loaders
+from .predict.used_images import write_used
 from .train import TrainJob, facts
 
 
@@ -83,6 +84,8 @@ class RecordJob(Job):
         """Train and record; see `Job.work`."""
         fabric = make_fabric(self.runtime)
         splits = images_of(self.data, self.needs)
+        if folder.writes:
+            write_used(folder.path, [splits])
         batches = loaders(
             splits, self.data, self.optim, seed=self.runtime.seed, device=fabric.device
         )

@@ -20,7 +20,6 @@ from regraft.config import (
 )
 from regraft.data import Graph, Splits
 from regraft.errors import InputError
-from regraft.files import write_text
 from regraft.models import Transductive, build
 from regraft.tickets import (
     bake,
@@ -51,6 +50,7 @@ from regraft.train.loop import Progress
 
 from .base import Job
 from .data import Data, load_once, loaders
+from .predict.used_images import write_used
 
 ROUNDED = ("quantised", "quantised_coded")
 """Methods that round the weights of another run's network and train nothing."""
@@ -79,8 +79,8 @@ class TrainJob(Job):
         """Train or search, or measure a control that trains nothing; see `Job.work`."""
         fabric = make_fabric(self.runtime)
         splits = load_once(self.data)
-        if folder.writes and isinstance(splits, Splits) and splits.rows:
-            write_text(folder.path / "split.csv", splits.to_csv())
+        if folder.writes and isinstance(splits, Splits):
+            write_used(folder.path, [splits])
         batches = loaders(
             splits, self.data, self.optim, seed=self.runtime.seed, device=fabric.device
         )

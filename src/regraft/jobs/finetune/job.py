@@ -32,9 +32,9 @@ from regraft.errors import InputError, MissingExtraError
 from regraft.features import METHODS
 from regraft.features import build as build_method
 from regraft.features.registry import AUTO, COMPARED, CONTROL
-from regraft.files import write_text
 from regraft.jobs.base import Job
 from regraft.jobs.data import fingerprint
+from regraft.jobs.predict.used_images import write_used
 from regraft.jobs.stages import Shown, Stages, begin
 from regraft.models import model_names
 from regraft.train import RunFolder, make_fabric
@@ -176,7 +176,7 @@ class FinetuneJob(Job):
             rows = ((n, c, "train" if p == "validation" else p) for n, c, p in splits.rows)
             ordered = sorted(rows, key=lambda r: (r[2] == "test", r[1], r[0]))
             splits = replace(splits, rows=tuple(ordered))
-        write_text(path / "split.csv", splits.to_csv())
+        write_used(path, [splits])
         chosen = choice.make(folder, _after(notes, progress))
         about = about_of(
             self.model, self.arm.replace(AUTO, chosen.method), chosen.tuner.splits, start

@@ -198,6 +198,7 @@ def _described(file: str) -> str:
         "permutation": "what was moved where, by group: spec.apply(state, permutation)",
         "spec": "the symmetries: PermutationSpec.from_json",
         "condensed": "the condensed images that were learnt from",
+        "split": "which images the models and this result learnt from",
     }
     carried = "carried over from the first model"
     return next((what for start, what in known.items() if file.startswith(start)), carried)

@@ -15,6 +15,7 @@ from regraft.checkpoints.model_card import header
 from regraft.checkpoints.read import Checkpoint
 from regraft.checkpoints.stream import writing
 from regraft.files import load_json, write_json
+from regraft.jobs.predict.used_images import write_used
 
 from .models import Models
 
@@ -99,6 +100,9 @@ def _write(
         index = {"metadata": {"total_size": total}, "weight_map": files}
         write_json(folder / _INDEX, index)
         written.append(_INDEX)
+    written += write_used(
+        folder, (own.splits for own in models.data), (own.path for own in models.checkpoints)
+    )
     return [*written, *(_carry_over(like.path, folder) if whole else ())]
 
 

@@ -1,12 +1,50 @@
-"""Which images a fine-tuned model was made with, so that it is not measured on them."""
+"""Which images a model was made with, so that it is not measured on them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regraft.errors import InputError
+from regraft.files import write_text
+
+if TYPE_CHECKING:
+    from regraft.data import Splits
+
+LIST = "split.csv"
+
+
+def write_used(folder: Path, used: Iterable[Splits], models: Iterable[Path] = ()) -> list[str]:
+    """Write the images that a model was made with into its folder.
+
+    An image that several lists have is for training if it is in one, else for validation if it is in one.
+
+    Args:
+        folder: The model's folder.
+        used: The data sets; of a known set, whose test images are always the same, nothing is listed.
+        models: Files or folders of models that it was made from, which may have a list beside them.
+
+    Returns:
+        The name of the file; nothing where no image has a name.
+
+    Raises:
+        InputError: A list cannot be read, or is not as it was written.
+        RegraftError: The disk is full or failing.
+    """
+    from regraft.data.load import PARTS, as_list, sorted_rows
+
+    several = [splits.rows for splits in used]
+    several += [seen.rows for seen in map(Seen.of, models) if seen is not None]
+    parts: dict[str, tuple[str, str, str]] = {}
+    for row in (row for rows in several for row in rows if row[2] in PARTS):
+        old = parts.get(row[0], row)
+        parts[row[0]] = min(old, row, key=lambda r: PARTS.index(r[2]))
+    if not parts:
+        return []
+    write_text(folder / LIST, as_list(sorted_rows(parts.values())))
+    return [LIST]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +58,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Seen:
-    """A result's split.csv: the part of each image, by its place in its folder."""
+    """A result's split.csv: the name, class and part of each image; a name is its place in its folder."""
 
     file: Path
-    parts: dict[str, str]
+    rows: tuple[tuple[str, str, str], ...]
 
     @classmethod
     def of(cls, model: Path) -> Seen | None:
@@ -37,12 +75,12 @@ class Seen:
         from regraft.train import read_json
 
         folder = model if model.is_dir() else model.parent
-        file = folder / "split.csv"
+        file = folder / LIST
         if not file.is_file():
             return None
         result = read_json(folder / "result.json") or {}
         check_digests(folder, result.get("digests", {}))
-        return cls(file, {name: part for _, (name, _, part) in read_list(file)})
+        return cls(file, tuple((name, label, part) for _, (name, label, part) in read_list(file)))
 
     def choose(self, root: Path, files: Any, whole: Any, split: str) -> Chosen:
         """Return the files that training and choosing did not see.
@@ -100,7 +138,8 @@ class Seen:
 
     def _parts(self, root: Path, files: Any) -> list[str]:
         """Return the part of each file; '' for those that the list does not name."""
-        return [self.parts.get(path.relative_to(root).as_posix(), "") for path in files.paths]
+        parts = {name: part for name, _, part in self.rows}
+        return [parts.get(path.relative_to(root).as_posix(), "") for path in files.paths]
 
 
 def _subset(files: Any, rows: list[int]) -> Any:

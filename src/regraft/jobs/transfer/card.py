@@ -135,6 +135,7 @@ def card_of(out: Path, facts: dict[str, Any]) -> ResultCard:
         "steps/": "the target at one step",
         "permutation": "how the source was permuted, by group: spec.apply(state, permutation)",
         "spec": "the symmetries: PermutationSpec.from_json",
+        "split": "which images the networks and this transfer learnt from",
     }
     best = next((f for f in facts["files"] if f.startswith("model-best")), "model.safetensors")
     data = facts["data"]

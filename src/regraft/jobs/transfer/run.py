@@ -13,6 +13,7 @@ from regraft.errors import InputError
 from regraft.jobs.base import to_json
 from regraft.jobs.merge.card import ready
 from regraft.jobs.merge.identity import images_of, stamp
+from regraft.jobs.predict.used_images import write_used
 from regraft.jobs.stages import Shown
 from regraft.jobs.verb import Done, work_in
 from regraft.models.external import factory_digest
@@ -23,6 +24,7 @@ from .card import card_of, data_of, notes_of
 from .config import TransferConfig, TransferFiles
 from .engine import transfer
 from .files import write_transfer
+from .networks import Networks
 from .source import read
 
 
@@ -131,8 +133,19 @@ class CheckpointTransfer:
             **about,
             "ready": ready(networks.about),
             **data_of(networks, self.transfer, result),
-            "files": write_transfer(folder.path, networks, result.steps[self.transfer.match]),
+            "files": [
+                *write_transfer(folder.path, networks, result.steps[self.transfer.match]),
+                *self._list(folder.path, networks),
+            ],
         }
         facts["notes"] += notes_of(facts)
         facts["seconds"] = time.monotonic() - began + result.kept_seconds
         return card_of(folder.path, facts)
+
+    def _list(self, out: Path, networks: Networks) -> list[str]:
+        """List the images that the run and this transfer learnt from."""
+        files, images = self.files, networks.images
+        models = [*files.checkpoints, files.folder]
+        models.append(None if files.folder is None else files.folder.parent)  # of the run
+        splits = [] if images is None else [images.splits]
+        return write_used(out, splits, [path for path in models if path is not None])
