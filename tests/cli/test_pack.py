@@ -96,9 +96,11 @@ def test_a_folder_of_something_else_says_what_to_do(refused, verb, tmp_path):
     (tmp_path / "dense" / "model.safetensors").write_bytes(b"")
     said = refused("ticket", verb, tmp_path / "dense", *words)
     assert "trained weights, model.safetensors, and no ticket" in said
+    assert f"`regraft predict {tmp_path / 'dense'} IMAGES` opens them" in said
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "checkpoint.safetensors").write_bytes(b"")
-    assert "an unfinished run and no ticket" in refused("ticket", verb, tmp_path / "half", *words)
+    said = refused("ticket", verb, tmp_path / "half", *words)
+    assert "an unfinished run and no ticket: start the same command again" in said
 
 
 def test_a_ticket_of_more_weights_than_bytes_is_unpacked_only_by_force(

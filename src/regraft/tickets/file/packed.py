@@ -120,13 +120,13 @@ def _tell_other_folders(folder: Path) -> None:
         )
     if there == "model.safetensors":
         raise InputError(
-            f"{folder} holds trained weights, model.safetensors, and no ticket: load them with "
-            "safetensors.torch.load_file, or find a ticket with --method iterand"
+            f"{folder} holds trained weights, model.safetensors, and no ticket: `regraft predict {folder} "
+            "IMAGES` opens them; find a ticket with `regraft ticket find --method iterand`"
         )
     if there == "checkpoint.safetensors":
         raise InputError(
-            f"{folder} holds an unfinished run and no ticket: make one with "
-            f"`regraft ticket pack {folder} --out model.ticket`"
+            f"{folder} holds an unfinished run and no ticket: start the same command again to end it, or "
+            f"make a ticket of its newest state with `regraft ticket pack {folder} --out model.ticket`"
         )
 
 
