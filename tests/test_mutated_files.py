@@ -23,6 +23,7 @@ from regraft.generators.condensed_set import CondensedSet
 from regraft.generators.sources import CachedBank, ModuleSource
 from regraft.generators.sources.bank import write_bank
 from regraft.jobs.predict.used_images import Seen
+from regraft.recipes.again import read_committed
 from regraft.report.card import ResultCard, read_card, write_card
 from regraft.report.runs import read_run
 from regraft.symmetry import PermutationSpec, TrajectoryRecorder
@@ -169,7 +170,16 @@ def split(folder):
     with RunFolder(folder, config={}, arm="a", seed=1) as run:
         (folder / "split.csv").write_text("image,class,split\na/1.png,a,train\na/2.png,a,test\n")
         run.finish({"metrics": {}, "seconds": 1.5})
-    return folder / "split.csv", lambda p: Seen.of(p.parent / "model.safetensors").parts
+    return folder / "split.csv", lambda p: Seen.of(p.parent / "model.safetensors").rows
+
+
+def committed(folder):
+    """Results of a recipe as they are committed."""
+    rows = [
+        {"setting": "s", "arm": "a", "metric": "test_accuracy", "mean": 90.5, "values": {"1": 90.5}}
+    ]
+    write_json(folder / "tiny.json", {"recipe": "tiny", "scale": "cpu", "rows": rows}, indent=1)
+    return folder / "tiny.json", lambda p: read_committed(p, "tiny")
 
 
 def card(folder):
@@ -197,7 +207,7 @@ def trajectory(folder):
 FORMATS = (
     model, streamed, training, condensed, quantised, ticket, unpacked, theirs, pickled, shards,
     specification, run_config, run_result, run_metrics, environment, pinned, resumed_metrics, split, card,
-    trajectory, bank, bank_labels,
+    trajectory, bank, bank_labels, committed,
 )  # fmt: skip
 
 WORDS = (
@@ -244,7 +254,7 @@ def same(a, b):
 @pytest.mark.parametrize(
     "form",
     [run_config, run_result, run_metrics, environment, pinned, resumed_metrics, split, card,
-     trajectory, specification, unpacked],
+     trajectory, specification, unpacked, committed],
     ids=lambda form: form.__name__,
 )  # fmt: skip
 def test_a_changed_digit_is_refused(form, tmp_path):
