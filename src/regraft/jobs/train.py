@@ -11,13 +11,7 @@ import torch
 from torch import nn
 
 from regraft.checkpoints.write import write_model
-from regraft.config import (
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    TicketConfig,
-    to_dict,
-)
+from regraft.config import DataConfig, ModelConfig, OptimConfig, TicketConfig, to_dict
 from regraft.data import Graph, Splits
 from regraft.errors import InputError
 from regraft.models import Transductive, build

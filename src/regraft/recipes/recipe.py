@@ -44,10 +44,7 @@ RECIPES = {
 
 SCALES = ("smoke", "cpu", "gpu", "paper")
 """Scales that every recipe has."""
-MORE_SCALES = {
-    "adarand": ("photographs", "characters"),
-    "pseudo": ("foreign",),
-}
+MORE_SCALES = {"adarand": ("photographs", "characters"), "pseudo": ("foreign",)}
 """Scales of one recipe alone, which `cpu` would take too long with."""
 
 
@@ -201,12 +198,7 @@ def reproduce(
     count = default_workers(threads) if workers is None else max(workers, 1)
     finished = all((job.folder(out) / "result.json").exists() for job in recipe.jobs)
     try:
-        run_all(
-            recipe.jobs,
-            out,
-            workers=count,
-            console=console,
-        )
+        run_all(recipe.jobs, out, workers=count, console=console)
     finally:
         # Reading again what is finished is no part of what the numbers cost.
         seconds = _spent(out, 0.0 if finished else time.monotonic() - started)
@@ -218,11 +210,7 @@ def reproduce(
     table = [row for metric, unit in recipe.metrics for row in rows(runs, metric, unit)]
     findings = recipe.read(runs, table)
     text = "\n\n".join(part for part in (findings.text, recipe.notes) if part)
-    facts = {
-        "command": command_line(),
-        "hardware": _hardware(runs),
-        "commit": _commits(runs),
-    }
+    facts = {"command": command_line(), "hardware": _hardware(runs), "commit": _commits(runs)}
     page = out / "report.html"
     html = render_page(
         runs,

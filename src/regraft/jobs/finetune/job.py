@@ -19,12 +19,7 @@ from regraft.config import (
     SearchConfig,
     check,
 )
-from regraft.data import (
-    Splits,
-    known_names,
-    load_partition,
-    with_channels,
-)
+from regraft.data import Splits, known_names, load_partition, with_channels
 from regraft.data.load import folder_side
 from regraft.data.side import USUAL
 from regraft.digests import weights_digest

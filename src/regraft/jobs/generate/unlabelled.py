@@ -19,13 +19,7 @@ from regraft.data.folder import image_files
 from regraft.data.memory import in_memory, refuse_too_many
 from regraft.digests import weights_digest
 from regraft.errors import InputError, RegraftError
-from regraft.generators.pseudo import (
-    ImagePool,
-    PseudoSamples,
-    PseudoTerm,
-    Unlabelled,
-    conditions,
-)
+from regraft.generators.pseudo import ImagePool, PseudoSamples, PseudoTerm, Unlabelled, conditions
 from regraft.generators.sources import CachedBank, ImageSource, Source, load_source
 from regraft.jobs.base import to_json
 from regraft.jobs.finetune.extra import TermContext

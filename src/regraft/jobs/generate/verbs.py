@@ -22,16 +22,7 @@ from regraft.jobs.base import Job
 from regraft.jobs.data import load_once
 from regraft.jobs.verb import write
 from regraft.models import build
-from regraft.report import (
-    Cell,
-    Figure,
-    ResultCard,
-    Table,
-    command_of,
-    contact_sheet,
-    png,
-    read_run,
-)
+from regraft.report import Cell, Figure, ResultCard, Table, command_of, contact_sheet, png, read_run
 from regraft.streams import Counter
 from regraft.train import RunFolder, make_fabric, peak_bytes, reset_peak
 from regraft.train.loop import Progress

@@ -121,12 +121,7 @@ def _real(
 
 
 def _condensed(
-    config: AlignConfig,
-    models: Models,
-    data: Data,
-    i: int,
-    folder: Path,
-    progress: Progress | None,
+    config: AlignConfig, models: Models, data: Data, i: int, folder: Path, progress: Progress | None
 ) -> tuple[BatchSource, int]:
     if config.ste.condensed:
         images = _read(config.ste.condensed, data, i)
@@ -161,12 +156,7 @@ def _read(files: tuple[Path, ...], data: Data, i: int) -> CondensedSet:
 
 
 def _make(
-    config: AlignConfig,
-    models: Models,
-    data: Data,
-    i: int,
-    folder: Path,
-    progress: Progress | None,
+    config: AlignConfig, models: Models, data: Data, i: int, folder: Path, progress: Progress | None
 ) -> CondensedSet:
     """Condense in the folder of the run, so that an interrupted run goes on."""
     file = folder / f"condensed-{i + 1}.safetensors"

@@ -36,7 +36,7 @@ def write_used(folder: Path, used: Iterable[Splits], models: Iterable[Path] = ()
     from regraft.data.load import PARTS, as_list, sorted_rows
 
     several = [splits.rows for splits in used]
-    several += [seen.rows for seen in map(Seen.of, models) if seen is not None]
+    several += [made.rows for made in map(Seen.of, models) if made is not None]
     parts: dict[str, tuple[str, str, str]] = {}
     for row in (row for rows in several for row in rows if row[2] in PARTS):
         old = parts.get(row[0], row)

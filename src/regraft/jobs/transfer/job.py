@@ -145,11 +145,7 @@ class TransferJob(Job):
         return Networks(
             model=model,
             images=Images(
-                splits,
-                how,
-                device=device,
-                seed=self.runtime.seed,
-                augment=self.target.data.augment,
+                splits, how, device=device, seed=self.runtime.seed, augment=self.target.data.augment
             ),
             trajectory=source,
             target=target.state(0),
@@ -215,9 +211,6 @@ def _rows(result: TransferResult, steps: Steps | None) -> list[dict[str, Any]]:
 
 def _step_row(i: int, measured: dict[str, Any]) -> dict[str, Any]:
     row = {"step": i, "epoch": 0, "split": "transfer", "accuracy": measured["test_accuracy"]}
-    row |= {
-        "loss": measured["test_loss"],
-        "validation_accuracy": measured["validation_accuracy"],
-    }
+    row |= {"loss": measured["test_loss"], "validation_accuracy": measured["validation_accuracy"]}
     cosine = measured.get("cosine")
     return row if cosine is None else {**row, "cosine": cosine}

@@ -78,14 +78,8 @@ class CheckpointTransfer:
         network of one's own the module that it is built by.
         """
         files, data, model = self.files, self.data, self.model
-        named = [
-            files.folder,
-            files.from_init,
-            files.from_final,
-            files.to,
-            files.to_final,
-            files.spec,
-        ]
+        ends = (files.from_init, files.from_final, files.to, files.to_final)
+        named = [files.folder, *ends, files.spec]
         images = images_of(
             () if data is None else (data.name,), None if data is None else data.root
         )

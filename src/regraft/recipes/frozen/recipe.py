@@ -11,13 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from regraft.config import (
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RuntimeConfig,
-    TicketConfig,
-)
+from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.jobs.train import TrainJob
 from regraft.recipes.notes import read_data
 from regraft.recipes.recipe import Recipe, Scale, assemble

@@ -24,11 +24,7 @@ from .claims import read
 
 _SAME = "/same-data"
 _SMALL_SETS = ("condensed", "random", "herding")
-_METRICS = (
-    ("test_accuracy", "%"),
-    ("path_accuracy", "%"),
-    ("accuracy_barrier", "points"),
-)
+_METRICS = (("test_accuracy", "%"), ("path_accuracy", "%"), ("accuracy_barrier", "points"))
 
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
@@ -117,10 +113,7 @@ class Pair:
     def with_all_data(self, optim: OptimConfig) -> list[MergeJob]:
         """Return straight-through matching on the union, and matching by its activations."""
         full = {"method": "straight_through", "surrogate": "full", "optim": optim}
-        return [
-            self.job("ste_full", **full),
-            self.job("activation_matching", method="activations"),
-        ]
+        return [self.job("ste_full", **full), self.job("activation_matching", method="activations")]
 
     def with_few_images(
         self, optim: OptimConfig, scratch: OptimConfig, kinds: Iterable[str] = _SMALL_SETS

@@ -18,14 +18,7 @@ from torch import Tensor
 from regraft.checkpoints.state import check_state
 from regraft.errors import InputError
 
-from .methods import (
-    MERGE_METHODS,
-    MergeMethod,
-    State,
-    average,
-    computed_in,
-    merge_method,
-)
+from .methods import MERGE_METHODS, MergeMethod, State, average, computed_in, merge_method
 
 __all__ = [
     "MERGE_METHODS",

@@ -18,14 +18,7 @@ import torch
 from torch import Tensor
 
 from regraft.errors import InputError
-from regraft.files import (
-    load_json,
-    make_folder,
-    read_tensors,
-    reading,
-    write_json,
-    write_tensors,
-)
+from regraft.files import load_json, make_folder, read_tensors, reading, write_json, write_tensors
 from regraft.tickets.ticket import Ticket, TicketLayer
 
 from .coder import Bits
