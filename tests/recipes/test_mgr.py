@@ -138,4 +138,5 @@ def test_claims_on_curves_have_three_states(fewest, most, held):
     hurts = [c for c in found.claims if c.paper.startswith("GDA lowers")]
     assert [c.held for c in hurts] == [True] * 3
     assert {"gains", "labels", "score", "ratio"} == set(found.figures)
+    assert "5000" in found.figures["labels"]
     assert "cas" not in found.text

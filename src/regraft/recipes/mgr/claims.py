@@ -176,6 +176,13 @@ def _drawn(runs: list[Run], by_x: Mapping[float, str], name: str) -> str:
         if len(gains) > 1:
             shown.append(line_of(arm, gains))
     x = {"score": "score of the generator (CAS, %)", "ratio": "generated images a real one"}
-    panel = Panel(title=SMALLEST[0].partition("/")[0], lines=shown)
-    y = "points over the baseline"
-    return lines([panel], x_label=x.get(name, name), y_label=y, log_x=name != "score")
+    panel = Panel(
+        title=SMALLEST[0].partition("/")[0] if name == "labels" else SMALLEST[0], lines=shown
+    )
+    return lines(
+        [panel],
+        x_label=x.get(name, name),
+        y_label="points over the baseline",
+        log_x=name != "score",
+        x_text=lambda value: f"{value:g}",
+    )
