@@ -38,6 +38,7 @@ def test_what_the_oracle_lets_through_is_claimed_and_the_rest_is_told():
     assert held["P-SSL adds to PP (a/net/n=1)"]
     assert "b/net/n=1: the oracle" in findings.text
     assert "it cannot show the claim" in findings.text
+    assert "It gains +8.00 [8.00, 8.00] over logit matching and +9.00" in findings.text
 
 
 def test_a_task_is_claimed_over_its_architectures():

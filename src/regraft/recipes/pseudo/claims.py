@@ -89,9 +89,13 @@ def _gates(runs: Sequence[Run], settings: Sequence[str]) -> list[str]:
             else f" Real source images without labels in the place of generated ones add {signed(ssl)}."
         )
         said = "it can show the claim" if better(gain) else "it cannot show the claim"
+        over = " and ".join(
+            f"{signed(gap(runs, setting, 'oracle', rival))} over {_WORDS[rival]}"
+            for rival in _RIVALS[1:]
+        )
         lines.append(
             f"{setting}: the oracle (real source images with their labels, then the target's) minus "
-            f"scratch is {signed(gain)} points, {verdict(gain)}: {said}.{more}"
+            f"scratch is {signed(gain)} points, {verdict(gain)}: {said}. It gains {over}.{more}"
         )
     return lines
 
