@@ -145,6 +145,8 @@ def test_an_untrained_control_has_a_card_without_a_curve(answer):
 def test_grey_pictures_fit_a_network_of_one_channel(answer, image_folder):
     words = ("ticket", "find", "--data", image_folder, "--image-size", 8, "--model", "mlp")
     out = answer(*words, "--epochs", 1, "--channels", 1)["out"]
+    # The folder has no test images: the report is of what was measured.
+    assert [row["metric"] for row in answer("report", out)["rows"]] == ["validation_accuracy"]
     shape = answer("ticket", "inspect", out)["masks"][0]["shape"]
     assert shape[1] == 8 * 8
 

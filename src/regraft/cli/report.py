@@ -25,8 +25,8 @@ class Report:
     """The page to write."""
     title: str = "Runs"
     """Heading of the page."""
-    metric: str = "test_accuracy"
-    """Metric to tabulate."""
+    metric: str | None = None
+    """Metric to tabulate: test_accuracy, or validation_accuracy where no run has test images."""
     unit: str = "%"
     """Unit of the metric."""
     json: bool = False
@@ -38,13 +38,14 @@ class Report:
 
         from regraft.errors import InputError
         from regraft.files import write_text
-        from regraft.report import find_runs, render_page, rows, to_rich
+        from regraft.report import find_runs, render_page, rows, to_rich, usual_metric
 
         if not self.runs:
             raise InputError("no run folder given: regraft report RUNS...")
         runs = find_runs(list(self.runs))
-        table = rows(runs, self.metric, self.unit)
-        page = render_page(runs, title=self.title, metrics=((self.metric, self.unit),))
+        metric = self.metric or usual_metric(runs)
+        table = rows(runs, metric, self.unit)
+        page = render_page(runs, title=self.title, metrics=((metric, self.unit),))
         write_text(self.out, page)
         if self.json:
             print_json({"rows": [row.to_dict() for row in table], "page": str(self.out)})

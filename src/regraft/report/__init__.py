@@ -10,7 +10,7 @@ from .plots import efficiency, learning_curves
 from .results import write_results
 from .runs import Result, Run, find_runs, read_run
 from .stats import Estimate, estimate, paired_difference
-from .table import Row, rows, to_markdown, to_rich
+from .table import Row, rows, to_markdown, to_rich, usual_metric
 
 __all__ = [
     "Cell",
@@ -40,6 +40,7 @@ __all__ = [
     "rows",
     "to_markdown",
     "to_rich",
+    "usual_metric",
     "write_card",
     "write_results",
 ]

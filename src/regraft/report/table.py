@@ -100,6 +100,13 @@ def rows(runs: Iterable[Run], metric: str = "test_accuracy", unit: str = "%") ->
     return gathered
 
 
+def usual_metric(runs: Iterable[Run]) -> str:
+    """Return `test_accuracy`, or `validation_accuracy` of runs of which none had test images."""
+    known = {key for run in runs if run.result for key in run.result.metrics}
+    alone = "validation_accuracy" in known and "test_accuracy" not in known
+    return "validation_accuracy" if alone else "test_accuracy"
+
+
 def by_metric(rows: Iterable[Row]) -> list[list[Row]]:
     """Split rows into one list for each metric, in the order in which they come."""
     groups: dict[tuple[str, str], list[Row]] = {}
