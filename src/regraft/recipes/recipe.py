@@ -44,7 +44,10 @@ RECIPES = {
 
 SCALES = ("smoke", "cpu", "gpu", "paper")
 """Scales that every recipe has."""
-MORE_SCALES = {"adarand": ("photographs", "characters"), "pseudo": ("foreign",)}
+MORE_SCALES = {
+    "adarand": ("photographs", "characters"),
+    "pseudo": ("foreign",),
+}
 """Scales of one recipe alone, which `cpu` would take too long with."""
 
 
