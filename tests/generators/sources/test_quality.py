@@ -50,6 +50,17 @@ def test_real_images_are_worth_using():
     assert q.real > 95
 
 
+def test_a_source_that_was_made_from_the_images_is_not_told_from_them():
+    q = measure(ImageSource(three(n=180)), three(n=180), samples=200)
+    assert q.copied > 0.5 * q.tested
+    assert not q.useful
+    assert q.verdict.startswith(
+        f"Not to be told from these data: {q.copied} of the {q.tested} real"
+    )
+    # One that happens to be the same says nothing.
+    assert measure(ImageSource(three(seed=1)), three(n=180), samples=90).copied == 0
+
+
 def test_labels_that_mean_nothing_make_it_doubtful():
     images = three(n=180, seed=1)
     mixed = ImageSet(images.images, images.labels.roll(1), 3)

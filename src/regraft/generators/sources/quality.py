@@ -33,6 +33,9 @@ COLLAPSED = 0.5
 USEFUL = 0.6
 """Share of the real images' accuracy that training on generated ones should reach, chance taken off."""
 
+COPIED = 0.05
+"""Share of the test images among the generated ones, pixel for pixel, from which nothing was measured."""
+
 _PAIRS = 100
 _EPOCHS = 12
 
@@ -51,6 +54,7 @@ class GeneratorQuality:
         classes: Number of classes K.
         samples: Generated images that were learned from.
         tested: Real images that were tested on.
+        copied: How many of them are among the generated images, pixel for pixel.
     """
 
     cas: float
@@ -62,6 +66,12 @@ class GeneratorQuality:
     classes: int
     samples: int
     tested: int
+    copied: int = 0
+
+    @property
+    def leaked(self) -> bool:
+        """Whether it was tested on what it made, or was made from."""
+        return self.copied > COPIED * self.tested
 
     @property
     def collapsed(self) -> bool:
@@ -71,7 +81,7 @@ class GeneratorQuality:
     @property
     def useful(self) -> bool:
         """Whether it is varied, and its labels mean what they should."""
-        if self.collapsed:
+        if self.collapsed or self.leaked:
             return False
         chance = 100 / self.classes
         limit = 100.0 if self.real is None else self.real
@@ -86,6 +96,11 @@ class GeneratorQuality:
                 f"Useless: it is collapsed. Images of one class differ {self.spread:.2f} times as much as "
                 f"real ones, so {self.agreement:.0f}% agreement says nothing; a network trained on it "
                 f"reaches {self.cas:.1f}%{beside}."
+            )
+        if self.leaked:
+            return (
+                f"Not to be told from these data: {self.copied} of the {self.tested} real images that it "
+                "was tested on are among its own, pixel for pixel. Give images that it was not made from."
             )
         if self.useful:
             return (
@@ -154,7 +169,12 @@ def measure(
         classes=source.classes,
         samples=samples,
         tested=len(test),
+        copied=len(_bytes(test.images) & _bytes(made)),
     )
+
+
+def _bytes(images: Tensor) -> set[bytes]:
+    return {image.tobytes() for image in images.contiguous().numpy()}
 
 
 def within_class(images: ImageSet, seed: int) -> Tensor:

@@ -70,6 +70,7 @@ class InspectJob(Job):
             "verdict": quality.verdict,
             "useful": quality.useful,
             "collapsed": quality.collapsed,
+            "copied": quality.copied,
             "notes": source.notes,
             "seconds": 0.0,
         }
@@ -146,7 +147,8 @@ def _inspection(
         figures=[grid],
         notes=notes,
         data={"useful": quality.useful, "collapsed": quality.collapsed, "cas": quality.cas,
-              "spread": quality.spread, "agreement": quality.agreement, "real": quality.real},
+              "spread": quality.spread, "agreement": quality.agreement, "real": quality.real,
+              "copied": quality.copied},
     )  # fmt: skip
 
 
