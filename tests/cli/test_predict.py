@@ -210,7 +210,7 @@ def test_folders_without_a_network_say_what_they_are_of(regraft, refused, image_
         assert "found holds a ticket: `regraft ticket run found`" in refused(*verb)
     said = refused("predict", "found/model.ticket", image_folder)
     assert "is a ticket: `regraft ticket run found/model.ticket` predicts with it" in said
-    for name in ("model.ticket", "result.json"):
+    for name in ("model.ticket", "result.json", "card.json"):
         (Path("found") / name).unlink()
     said = refused("predict", "found", image_folder)
     assert "found has not finished: start the same command again" in said
