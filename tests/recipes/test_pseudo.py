@@ -67,6 +67,7 @@ def test_the_scale_cpu_has_two_architectures_of_one_task_at_fresh_seeds():
     assert settings == {
         "coarse_to_fine_mnist/conv_small/n=30",
         "coarse_to_fine_mnist/resnet8/n=30",
+        "coarse_to_fine_mnist/resnet8/pp=1200/n=30",
         "letters_to_digits/conv_small/n=20",
         "letters_to_digits/mlp/n=20",
     }

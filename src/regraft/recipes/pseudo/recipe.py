@@ -254,12 +254,14 @@ def _small(**more: float) -> Effort:
 def _cpu() -> list[Job]:
     conv = _net("conv_small", ModelConfig(name="conv_small"), steps=400)
     resnet = _net("resnet8", ModelConfig(name="resnet8", width=0.5), steps=400)
+    longer = _net("resnet8/pp=1200", resnet.model, steps=1200)
     mlp = _net("mlp", ModelConfig(name="mlp"), steps=400)
     digits = [coarse("mnist", "mnist", PAIRS, [30], source=20_000, test=3_000)]
     first = [letters([20], source=20_000, test=3_000)]
     return [
         *_tasks(digits, [conv], _small(**DISTILLATION), (*HEADLINE, *ABLATIONS)),
         *_tasks(digits, [resnet], _small(**RESNETS), HEADLINE),
+        *_tasks(digits, [longer], _small(**RESNETS), HEADLINE[:-1]),
         *_tasks(first, [conv], _small(), (*HEADLINE, *ABLATIONS)),
         *_tasks(first, [mlp], _small(), HEADLINE),
     ]
