@@ -1,7 +1,6 @@
 """Figures of the README are those of the committed results, and pages say what their JSON says."""
 
 import re
-import subprocess
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -365,18 +364,3 @@ def test_a_page_of_an_earlier_recipe_says_so(file):
         assert re.search("earlier version|settings of this scale", " ".join(said)), (
             "the recipe has other arms or seeds: say so at the head of the page, after '> '"
         )
-
-
-def test_commits_of_pages_are_in_the_history_or_said_not_to_be():
-    try:
-        asked = ["git", "-C", str(ROOT), "rev-list", "HEAD"]
-        history = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no repository")
-    if (ROOT / ".git" / "shallow").exists():
-        pytest.skip("a part of the history")
-    known = {commit[:12] for commit in history}
-    for page in PAGES:
-        for line in re.findall(r"^- Commit: .*", page.read_text(), re.M):
-            commits = re.findall(r"\b[0-9a-f]{12}\b", line)
-            assert known.issuperset(commits) or "working commit" in line, (page.name, line)
