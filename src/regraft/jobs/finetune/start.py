@@ -16,6 +16,7 @@ from regraft.config import ModelConfig
 from regraft.errors import InputError
 from regraft.features import find_classifier
 from regraft.models import build
+from regraft.models.packaged import package_of, packaged_file
 
 from .start_network import (
     asks_for_weights,
@@ -93,7 +94,9 @@ def start_from(
         if {"mean", "std"} <= set(checkpoint.about):
             mean, std = (tuple(checkpoint.about[k]) for k in ("mean", "std"))
     elif pretrained:
-        notes = (f"weights of {config.name} from its hub, with a new classifier",)
+        where = package_of(config.name) if packaged_file(config.name) else None
+        origin = "its hub" if where is None else f"the package {where}"
+        notes = (f"weights of {config.name} from {origin}, with a new classifier",)
         if want_source:
             source = _hub_classifier(config, shape)
     if mean is not None and len(mean) != channels:
