@@ -140,6 +140,31 @@ def test_what_is_made_of_models_lists_their_images_and_its_own(answer, image_fol
     assert {tuple(row.values()) for row in rows_of("moved")} == of_one
 
 
+def test_a_file_of_that_name_that_is_no_list_is_somebody_elses(
+    answer, regraft, refused, result, image_folder
+):
+    Path("own").mkdir()
+    for name in ("a", "b"):
+        shutil.copy(result / "model.safetensors", f"own/{name}.safetensors")
+    Path("own/split.csv").write_text("file;fold\nx;1\n")
+    Path("own/result.json").write_text('{"accuracy": 0.9}')
+    words = ("merge", "own/a.safetensors", "own/b.safetensors", "--match", "none", "--out")
+    assert "split.csv" not in answer(*words, "averaged")["files"]
+    found = answer("evaluate", "own/a.safetensors", "--data", image_folder)
+    assert (found["split"], found["images"]) == ("all", 24)
+    # That of a result of ours must be as it was written, and is looked at before the work.
+    (result / "split.csv").write_text("file;fold\nx;1\n")
+    code, _, said = regraft(
+        "merge", result, "own/b.safetensors", "--match", "none", "--out", "other"
+    )
+    assert code == 2
+    assert "split.csv is not as Regraft wrote it" in said
+    assert not Path("other").exists()
+    assert "split.csv is not as Regraft wrote it" in refused(
+        "evaluate", result, "--data", image_folder
+    )
+
+
 def rows_of(folder):
     return list(csv.DictReader(Path(folder, "split.csv").read_text().splitlines()))
 

@@ -25,6 +25,7 @@ from regraft.checkpoints.read import (
 from regraft.config import ModelConfig
 from regraft.data import Splits
 from regraft.errors import InputError
+from regraft.jobs.predict.used_images import Seen
 from regraft.symmetry.merge.connectivity import Kept, buffer_names
 from regraft.symmetry.merge.heads import Head
 
@@ -160,6 +161,8 @@ def read_models(
     paths = [*config.checkpoints, *([] if base is None else [base])]
     read = list(opened or ())
     checkpoints = [*read, *(read_checkpoint(path) for path in paths[len(read) :])]
+    for path in paths:
+        Seen.of(path)  # a damaged list is refused now, not after the work
     about = [checkpoint.about for checkpoint in checkpoints]
     if _is_bare(config, about[0], heads):
         plain = [unwrapped(checkpoint) for checkpoint in checkpoints]

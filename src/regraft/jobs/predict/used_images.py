@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.errors import InputError
-from regraft.files import write_text
+from regraft.files import DIGEST, write_text
 
 if TYPE_CHECKING:
     from regraft.data import Splits
@@ -67,20 +67,29 @@ class Seen:
     def of(cls, model: Path) -> Seen | None:
         """Return the list beside a model's file, or in its folder; None where there is none.
 
+        A file of that name which is no list is somebody else's, unless a result of ours says it is its own.
+
         Raises:
-            InputError: The list cannot be read.
+            InputError: The list of a result of ours cannot be read, or is not as it was written.
         """
         from regraft.data.partition import read_list
         from regraft.digests import check_digests
         from regraft.train import read_json
 
         folder = model if model.is_dir() else model.parent
-        file = folder / LIST
+        file, config, result = folder / LIST, folder / "regraft.json", folder / "result.json"
         if not file.is_file():
             return None
-        result = read_json(folder / "result.json") or {}
-        check_digests(folder, result.get("digests", {}))
-        return cls(file, tuple((name, label, part) for _, (name, label, part) in read_list(file)))
+        ours = config.is_file() or (result.is_file() and DIGEST.encode() in result.read_bytes())
+        if ours:
+            check_digests(folder, (read_json(result) or {}).get("digests", {}))
+        try:
+            rows = read_list(file)
+        except InputError:
+            if ours:
+                raise
+            return None
+        return cls(file, tuple((name, label, part) for _, (name, label, part) in rows))
 
     def choose(self, root: Path, files: Any, whole: Any, split: str) -> Chosen:
         """Return the files that training and choosing did not see.
