@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regraft.generators.sources import Source
+from regraft.data import ImageSet
+from regraft.generators.mgr import MGR, MGRConfig
+from regraft.generators.sources import ImageSource, Source
 
 SIDE, LATENT, CLASSES = 6, 3, 3
 
@@ -94,9 +96,26 @@ class LinearSource(Source):
 
 def mgr_for(net: nn.Module, images: Tensor, labels: Tensor, classes: int) -> Any:
     """Return a prepared MGR whose finder moves fast, for images of any range."""
-    from regraft.generators.mgr import MGR, MGRConfig
-
     shape = (images.shape[1], images.shape[2], images.shape[3])
     config = MGRConfig(every=2, finder_lr=0.1, folds=2)
     unit = images.sigmoid()
     return MGR(LinearSource(shape, classes), config).prepare(net, unit, labels, batch=6)
+
+
+def made(net, seed=0, source=None, views=None, validation=None, still=False, **config) -> Any:
+    """Return an MGR that is prepared on `real_images`."""
+    source = source or SmoothSource(dtype=torch.float32, still=still)
+    images, labels = real_images(dtype=torch.float32)
+    mgr = MGR(source, MGRConfig(**config), views=views or SmoothViews(), seed=seed)
+    return mgr.prepare(net, images, labels, mean=(0.2,), std=(0.5,), batch=8, validation=validation)
+
+
+def net32(**options: Any) -> nn.Module:
+    """Return `small_net` in float32."""
+    return small_net(dtype=torch.float32, **options)
+
+
+def real_source() -> ImageSource:
+    """Return `real_images` as a source."""
+    images, labels = real_images(dtype=torch.float32)
+    return ImageSource(ImageSet((images * 255).round().to(torch.uint8), labels, CLASSES))
