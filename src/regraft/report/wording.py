@@ -36,12 +36,7 @@ def interval(low: float | None, high: float | None, digits: int) -> str:
 
 
 def with_interval(
-    mean: float | None,
-    low: float | None,
-    high: float | None,
-    digits: int,
-    *,
-    signed: bool = False,
+    mean: float | None, low: float | None, high: float | None, digits: int, *, signed: bool = False
 ) -> str:
     """Write `88.1 [87.6, 88.6]`; without an interval `88.1 –`, without a mean `–`."""
     if mean is None:

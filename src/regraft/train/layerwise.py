@@ -45,12 +45,7 @@ def layers_of(model: nn.Module, classifier: str) -> list[list[str]]:
 
 
 def layerwise_groups(
-    model: nn.Module,
-    classifier: str,
-    *,
-    lr: float,
-    decay: float = 1.0,
-    head_factor: float = 1.0,
+    model: nn.Module, classifier: str, *, lr: float, decay: float = 1.0, head_factor: float = 1.0
 ) -> list[dict[str, Any]]:
     """Return an optimiser's groups: layer i of L below the classifier at lr * decay^(L - i).
 

@@ -57,12 +57,7 @@ class Agreement:
 
     def to_dict(self) -> dict[str, float | int]:
         """Return the JSON form."""
-        return {
-            "cosine": self.cosine,
-            "plain": self.plain,
-            "gain": self.gain,
-            "count": self.count,
-        }
+        return {"cosine": self.cosine, "plain": self.plain, "gain": self.gain, "count": self.count}
 
 
 def agreement(
