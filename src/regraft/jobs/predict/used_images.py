@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LIST = "split.csv"
 
 
-def write_used(folder: Path, used: Iterable[Splits], models: Iterable[Path] = ()) -> list[str]:
+def write_used(folder: Path, used: Iterable[Splits], models: Iterable[str | Path] = ()) -> list[str]:
     """Write the images that a model was made with into its folder.
 
     An image that several lists have is for training if it is in one, else for validation if it is in one.
@@ -64,7 +64,7 @@ class Seen:
     rows: tuple[tuple[str, str, str], ...]
 
     @classmethod
-    def of(cls, model: Path) -> Seen | None:
+    def of(cls, model: str | Path) -> Seen | None:
         """Return the list beside a model's file, or in its folder; None where there is none.
 
         A file of that name which is no list is somebody else's, unless a result of ours says it is its own.
@@ -76,6 +76,7 @@ class Seen:
         from regraft.digests import check_digests
         from regraft.train import read_json
 
+        model = Path(model)
         folder = model if model.is_dir() else model.parent
         file, config, result = folder / LIST, folder / "regraft.json", folder / "result.json"
         if not file.is_file():
