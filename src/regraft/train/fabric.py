@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from typing import Any
 
@@ -44,7 +46,16 @@ def make_fabric(runtime: RuntimeConfig) -> Any:
         **precision,
     )
     fabric.launch()
+    if devices * nodes > 1:
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """Leave the group of processes, whose threads Gloo does not end by itself: Python would abort."""
+    gc.collect()  # a network set up for several processes holds the group, often in a circle
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def device_of(runtime: RuntimeConfig) -> torch.device:
