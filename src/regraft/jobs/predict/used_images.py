@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 LIST = "split.csv"
 
 
-def write_used(folder: Path, used: Iterable[Splits], models: Iterable[str | Path] = ()) -> list[str]:
+def write_used(
+    folder: Path, used: Iterable[Splits], models: Iterable[str | Path] = ()
+) -> list[str]:
     """Write the images that a model was made with into its folder.
 
     An image that several lists have is for training if it is in one, else for validation if it is in one.
