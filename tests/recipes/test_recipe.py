@@ -13,7 +13,7 @@ from regraft.errors import InputError, RegraftError
 from regraft.jobs.train import TrainJob
 from regraft.recipes import RECIPES, SCALES, load_recipe, reproduce
 from regraft.recipes.iterand.claims import bytes_of, equal_accuracy, equal_cost, width_of
-from regraft.recipes.recipe import _commits
+from regraft.recipes.recipe import Scale, _commits
 from regraft.report import Result, Run
 
 iterand = importlib.import_module("regraft.recipes.iterand.recipe")
@@ -272,12 +272,16 @@ def tiny(*, widths=(0.25, 0.5), controls=("shuffled_mask",)):
     return jobs
 
 
+def tiniest():
+    return tiny(widths=(0.25,), controls=())
+
+
 def stamps(out):
     return {p: p.stat().st_mtime_ns for p in out.rglob("seed*/*")}
 
 
 def test_a_recipe_leaves_its_report_and_runs_nothing_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(iterand, "_jobs", lambda _: tiny())
+    monkeypatch.setattr(iterand, "_groups", lambda _: [Scale(tiny, 1)])
     recipe = load_recipe("iterand", "smoke", 2)
     assert len(recipe.jobs) == 14
     out, results = tmp_path / "runs", tmp_path / "results"
@@ -312,7 +316,7 @@ def test_a_recipe_leaves_its_report_and_runs_nothing_twice(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_two_workers_find_the_same_numbers_as_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(iterand, "_jobs", lambda _: tiny(widths=(0.25,), controls=()))
+    monkeypatch.setattr(iterand, "_groups", lambda _: [Scale(tiniest, 1)])
     recipe = load_recipe("iterand", "smoke", 1)
     outcomes = [reproduce(recipe, tmp_path / str(w), workers=w) for w in (1, 2)]
     for job in recipe.jobs:
@@ -325,7 +329,7 @@ def test_two_workers_find_the_same_numbers_as_one(tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_run_and_the_rest_is_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(iterand, "_jobs", lambda _: tiny(widths=(0.25,), controls=()))
+    monkeypatch.setattr(iterand, "_groups", lambda _: [Scale(tiniest, 1)])
     recipe = load_recipe("iterand", "smoke", 1)
     recipe.jobs[1].run(tmp_path)
     before = stamps(tmp_path)
@@ -337,14 +341,14 @@ def test_what_is_missing_is_run_and_the_rest_is_left_alone(tmp_path, monkeypatch
 
 def test_a_job_that_cannot_run_stops_the_recipe_with_its_reason(tmp_path, monkeypatch):
     broken = dataclasses.replace(tiny(widths=(0.25,))[0], model=ModelConfig(name="conv_smal"))
-    monkeypatch.setattr(iterand, "_jobs", lambda _: [broken])
+    monkeypatch.setattr(iterand, "_groups", lambda _: [Scale(lambda: [broken], 1)])
     with pytest.raises(RegraftError, match="'conv_smal' is unknown: did you mean 'conv_small'"):
         reproduce(load_recipe("iterand", "smoke", 1), tmp_path, workers=1)
     assert not (tmp_path / "report.html").exists()
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(iterand, "_jobs", lambda _: tiny())
+    monkeypatch.setattr(iterand, "_groups", lambda _: [Scale(tiny, 1)])
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot be written"):
         reproduce(load_recipe("iterand", "smoke", 1), tmp_path / "file" / "runs", workers=1)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from importlib.resources import files
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from regraft.errors import InputError
+
+_R = TypeVar("_R")
 
 
 def read_notes(package: str) -> dict[str, str]:
@@ -28,3 +36,42 @@ def read_notes(package: str) -> dict[str, str]:
 def read_data(package: str, name: str) -> dict[str, Any]:
     """Return the tables of a TOML file of a recipe's package: settings that are data, not code."""
     return tomllib.loads(files(package).joinpath(name).read_text("utf-8"))
+
+
+def read_rows(package: str, name: str, table: str, kind: type[_R]) -> list[_R]:
+    """Return the rows `[[table]]` of a TOML file of a recipe's package, each as the dataclass `kind`.
+
+    Tables become the dataclasses that its fields are of, lists tuples where a field has one. "all" is
+    None, which TOML lacks, of a number that may be None.
+
+    Raises:
+        InputError: There is no such table, or a key is unknown or missing; it names file, row and key.
+    """
+    file = f"{package.replace('.', '/')}/{name}"
+    rows = read_data(package, name).get(table)
+    if not rows:
+        raise InputError(f"{file}: [[{table}]] is missing")
+    return [_typed(kind, row, f"{file}: row {i} of [[{table}]]") for i, row in enumerate(rows, 1)]
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    kinds = (hint, *get_args(hint))
+    if value == "all" and NoneType in kinds:
+        return None
+    if isinstance(value, list) and get_origin(hint) is tuple:
+        return tuple(value)
+    kind = next(filter(is_dataclass, kinds), None)
+    if kind is None or not isinstance(value, dict):
+        return value
+    if get_origin(hint) is Mapping:
+        return {key: _typed(kind, inner, f"{where}: {key}") for key, inner in value.items()}
+    names = [f.name for f in fields(kind)]
+    for key in value:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1) or [f"one of {', '.join(names)}"]
+            raise InputError(f"{where}: key {key!r} is unknown: expected {near[0]}")
+    for f in fields(kind):
+        if f.name not in value and f.default is MISSING and f.default_factory is MISSING:
+            raise InputError(f"{where}: key {f.name!r} is missing")
+    hints = get_type_hints(kind)
+    return kind(**{k: _typed(hints[k], inner, f"{where}: {k}") for k, inner in value.items()})

@@ -67,7 +67,7 @@ class Findings:
 
 
 class Scale(NamedTuple):
-    """The runs of a scale, and their seeds.
+    """The runs of a scale, or some of them, and their seeds.
 
     Attributes:
         jobs: Makes every job once, at whatever seed.
@@ -108,7 +108,7 @@ class Recipe:
 
 def assemble(
     package: str,
-    scales: Mapping[str, Scale],
+    scales: Mapping[str, Scale] | Sequence[Scale],
     scale: str,
     seeds: int | None,
     *,
@@ -120,19 +120,20 @@ def assemble(
 
     Args:
         package: The recipe's package, `__package__` of its module, with `notes.md` beside the code.
-        scales: Jobs and seeds by scale.
+        scales: Jobs and seeds by scale, or of this scale, group by group.
         scale: The scale that is wanted.
         seeds: Seeds of every job, or None for the scale's own number.
         title: Heading of the report; the scale is put behind it.
         read: Reads the finished runs.
         metrics: Key and unit of each metric that is tabulated.
     """
-    build, own, first = scales[scale]
+    groups = [scales[scale]] if isinstance(scales, Mapping) else scales
     jobs = []
-    for job in build():
-        begin = first(job) if callable(first) else first
-        count = seeds or (own(job) if callable(own) else own)
-        jobs += [job.with_seed(seed) for seed in range(begin, begin + count)]
+    for build, own, first in groups:
+        for job in build():
+            begin = first(job) if callable(first) else first
+            count = seeds or (own(job) if callable(own) else own)
+            jobs += [job.with_seed(seed) for seed in range(begin, begin + count)]
     notes = read_notes(package)
     return Recipe(
         name=package.rpartition(".")[2],

@@ -13,7 +13,7 @@ from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
 from regraft.jobs.train import TrainJob
-from regraft.recipes.notes import read_data
+from regraft.recipes.notes import read_data, read_rows
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .arms import Settings, Task, pareto, twins
@@ -58,8 +58,8 @@ class _Chosen:
     narrow_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-_DATA = read_data(__package__ or "", "chosen.toml")
-CORA_CHOSEN = tuple(_Chosen(**row) for row in _DATA["chosen"])
+_IMAGES = read_data(__package__ or "", "chosen.toml")["images"]
+CORA_CHOSEN = tuple(read_rows(__package__ or "", "chosen.toml", "chosen", _Chosen))
 
 
 def cora_task(chosen: _Chosen) -> Task:
@@ -115,7 +115,7 @@ def image_task() -> Task:
         ticket=_SEARCHED,
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
         overhead=700,
-        controls={k: Settings(replace(optim, lr=lr)) for k, lr in _DATA["images"].items()},
+        controls={k: Settings(replace(optim, lr=lr)) for k, lr in _IMAGES.items()},
     )
 
 

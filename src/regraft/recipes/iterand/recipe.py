@@ -1,4 +1,4 @@
-"""IteRand against edge-popup at equal width, and how much narrower it may be; scales in `notes.md`.
+"""IteRand against edge-popup at equal width, and how much narrower it may be; numbers in `scales.toml`.
 
 References:
     Chijiwa et al., "Pruning randomly initialized neural networks with iterative randomization",
@@ -8,9 +8,9 @@ References:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from regraft.config import (
     DataConfig,
@@ -21,7 +21,7 @@ from regraft.config import (
     TicketMethod,
 )
 from regraft.jobs.train import TrainJob
-from regraft.recipes.notes import read_data
+from regraft.recipes.notes import read_rows
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .claims import SEARCHES, read
@@ -32,10 +32,49 @@ _CONTROLS: tuple[TicketMethod, ...] = ("random_mask", "random_mask_trained", "sh
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
-    seeds_of = {"smoke": 3, "cpu": 5, "gpu": 3, "paper": 3}
-    scales = {name: Scale(partial(_jobs, name), count) for name, count in seeds_of.items()}
     title = "IteRand against edge-popup"
-    return assemble(__package__ or "", scales, scale, seeds, title=title, read=read)
+    return assemble(__package__ or "", _groups(scale), scale, seeds, title=title, read=read)
+
+
+def _groups(scale: str) -> list[Scale]:
+    """Return the jobs of a scale as `scales.toml` lists them."""
+    rows = read_rows(__package__ or "", "scales.toml", scale, _Row)
+    return [Scale(row.jobs, row.seeds) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A row of `scales.toml`, which says what its keys mean."""
+
+    seeds: int
+    data: DataConfig
+    models: Sequence[str]
+    laws: Sequence[str]
+    widths: Sequence[float]
+    ticket: TicketConfig
+    optim: OptimConfig
+    dense_lr: float
+    dense_laws: Sequence[str] | None = None
+    controls: Sequence[Sequence[Any]] = ()
+    runtime: RuntimeConfig
+
+    def jobs(self) -> list[TrainJob]:
+        """Return every arm of every network, law and width."""
+        jobs: list[TrainJob] = []
+        for name, law, width in itertools.product(self.models, self.laws, self.widths):
+            arms = _arms(
+                f"{self.data.name}/{name.split('/')[-1]}/{law}/width={width:g}",
+                data=self.data,
+                model=ModelConfig(name=name, width=width),
+                ticket=replace(self.ticket, weight_init=_INITS[law]),  # pyrefly: ignore
+                search=self.optim,
+                dense=replace(self.optim, lr=self.dense_lr),
+                runtime=self.runtime,
+                controls=_CONTROLS if [law, width] in self.controls else (),
+            )
+            kept = self.dense_laws is None or law in self.dense_laws
+            jobs += arms if kept else [job for job in arms if job.arm != "dense"]
+        return jobs
 
 
 def _arms(
@@ -72,25 +111,4 @@ def _arms(
         more = {"source": iterand} if method == "shuffled_mask" else {}
         optim = dense if method == "random_mask_trained" else search
         jobs.append(job(method, optim, control="edge_popup", **more))
-    return jobs
-
-
-def _jobs(scale: str) -> list[TrainJob]:
-    """Return the jobs of a scale as `scales.toml` lists them."""
-    jobs: list[TrainJob] = []
-    for row in read_data(__package__ or "", "scales.toml")[scale]:
-        search = OptimConfig(**row["optim"])
-        for name, law, width in itertools.product(row["models"], row["laws"], row["widths"]):
-            arms = _arms(
-                f"{row['data']['name']}/{name.split('/')[-1]}/{law}/width={width:g}",
-                data=DataConfig(**row["data"]),
-                model=ModelConfig(name=name, width=width),
-                ticket=TicketConfig(weight_init=_INITS[law], **row["ticket"]),  # pyrefly: ignore
-                search=search,
-                dense=replace(search, lr=row["dense_lr"]),
-                runtime=RuntimeConfig(**row["runtime"]),
-                controls=_CONTROLS if [law, width] in row.get("controls", ()) else (),
-            )
-            kept = law in row.get("dense_laws", row["laws"])
-            jobs += arms if kept else [job for job in arms if job.arm != "dense"]
     return jobs
