@@ -16,6 +16,7 @@ from regraft.jobs.transfer.config import TransferConfig
 from regraft.jobs.transfer.job import TransferJob, pair_of
 from regraft.models import build
 from regraft.recipes import SCALES, load_recipe, reproduce
+from regraft.recipes.recipe import Scale
 from regraft.recipes.transfer.recipe import Experiment
 from regraft.report import read_run
 from regraft.train import load_state
@@ -25,6 +26,7 @@ module = importlib.import_module("regraft.recipes.transfer.recipe")
 LOW = OptimConfig(lr=0.05, weight_decay=0.0, epochs=4, batch_size=50, schedule="constant")
 MLP = Experiment(
     setting="digits/mlp",
+    seeds=1,
     data=DataConfig(name="digits", train_size=400),
     model=ModelConfig(name="mlp", options={"widths": [48, 48], "init": "torch"}),
     train=LOW,
@@ -33,6 +35,7 @@ MLP = Experiment(
         trajectory_steps=3, points=3, gradient_batches=2, then=dataclasses.replace(LOW, epochs=2)
     ),
     states=4,
+    hides_at=0.2,
 )
 CONV = dataclasses.replace(
     MLP,
@@ -46,7 +49,7 @@ CONV = dataclasses.replace(
 
 def everything():
     conv = [CONV.job("naive", None, match="naive"), CONV.job("fgmt", match="fgmt")]
-    return [*MLP.arms(), *conv, CONV.job("scratch", match="scratch"), *MLP.hidden(0.2)]
+    return [*MLP.arms(), *conv, CONV.job("scratch", match="scratch"), *MLP.hidden()]
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +357,7 @@ def test_a_transfer_that_was_killed_is_not_computed_again(finished, tmp_path, mo
 
 def test_a_recipe_leaves_its_tables_and_figures(finished, monkeypatch, tmp_path):
     _, root = finished
-    monkeypatch.setattr(module, "_smoke", everything)
+    monkeypatch.setattr(module, "_groups", lambda _: [Scale(everything, 1)])
     recipe = load_recipe("transfer", "smoke", 1)
     outcome = reproduce(recipe, root, workers=1, results=tmp_path)
     page = (tmp_path / "transfer_smoke.md").read_text()

@@ -15,6 +15,7 @@ from regraft.report.planes import planes
 
 MLP = Experiment(
     setting="digits/mlp",
+    seeds=1,
     data=DataConfig(name="digits", train_size=300),
     model=ModelConfig(name="mlp", options={"widths": [24, 24], "init": "torch"}),
     train=OptimConfig(lr=0.05, weight_decay=0.0, epochs=3, batch_size=50, schedule="constant"),

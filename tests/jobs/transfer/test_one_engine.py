@@ -31,6 +31,7 @@ def both(request, tmp_path_factory):
     then = OptimConfig(lr=0.02, weight_decay=0.001, epochs=2, batch_size=50, schedule="cosine")
     experiment = Experiment(
         setting=f"digits/{request.param}",
+        seeds=1,
         data=DataConfig(name="digits"),
         model=NETWORKS[request.param],
         train=SGD,
