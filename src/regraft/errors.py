@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
 
 def printable(text: object) -> str:
     r"""Return text for a terminal: bytes that would steer it, out of a file's name or content, as escapes.
@@ -13,6 +16,12 @@ def printable(text: object) -> str:
         c if c in "\n\t" or c.isprintable() or (c.isspace() and ord(c) > 0xA0) else ascii(c)[1:-1]
         for c in str(text)
     )
+
+
+def few(names: Iterable[str], most: int = 5, between: str = ", ") -> str:
+    """Return the first names in a row, and dots where there are more."""
+    first = list(itertools.islice(names, most + 1))
+    return between.join(first if len(first) <= most else [*first[:-1], "..."])
 
 
 class RegraftError(Exception):

@@ -221,10 +221,7 @@ def _safetensors(path: Path, files: list[Path]) -> Checkpoint:
 
 
 def _of_a_run(
-    path: Path,
-    tree: str,
-    sketch: dict[str, Tensor],
-    where: dict[str, tuple[Path | None, str]],
+    path: Path, tree: str, sketch: dict[str, Tensor], where: dict[str, tuple[Path | None, str]]
 ) -> tuple[dict[str, Tensor], dict[str, tuple[Path | None, str]]]:
     """Return the model part of one of our own training checkpoints."""
     with reading(

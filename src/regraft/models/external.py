@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft._extras import optional
-from regraft.errors import InputError, RegraftError
+from regraft.errors import InputError, RegraftError, few
 
 from .modes import evaluating
 from .packaged import package_of, packaged_file, packaged_state
@@ -86,10 +86,7 @@ def from_timm(name: str, shape: Shape, options: Mapping[str, Any]) -> nn.Module:
     if file is not None:
         whole = call(what, timm.create_model, {**options, "model_name": name, "pretrained": False})
         # timm fits them to other numbers of channels and classes, as it does its own.
-        options = {
-            **options,
-            "pretrained_cfg_overlay": {"state_dict": packaged_state(file, whole)},
-        }
+        options = {**options, "pretrained_cfg_overlay": {"state_dict": packaged_state(file, whole)}}
     model = call(what, timm.create_model, {**arguments, **options, "model_name": name})
     own = getattr(model, "pretrained_cfg", None)
     if file is not None and isinstance(own, dict):
@@ -264,7 +261,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3)
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
-    listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    listed = few(names, 10)
     return f"expected one of {listed}" if names else "it defines nothing that can be called"
 
 

@@ -2,12 +2,4 @@
 
 from .recipe import RECIPES, SCALES, Findings, Outcome, Recipe, load_recipe, reproduce
 
-__all__ = [
-    "RECIPES",
-    "SCALES",
-    "Findings",
-    "Outcome",
-    "Recipe",
-    "load_recipe",
-    "reproduce",
-]
+__all__ = ["RECIPES", "SCALES", "Findings", "Outcome", "Recipe", "load_recipe", "reproduce"]

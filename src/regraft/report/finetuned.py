@@ -64,9 +64,7 @@ def card_of(path: Path, facts: dict[str, Any], measured: dict[str, Any]) -> Resu
         figures=[
             Figure(title=good, content=partial(learning_curve, path), caption="Learning curve"),
             Figure(
-                title=good,
-                content=partial(_reliability, figures),
-                caption=f"Reliability ({split})",
+                title=good, content=partial(_reliability, figures), caption=f"Reliability ({split})"
             ),
         ],
         files={

@@ -250,12 +250,7 @@ def _values(seeds: dict[int, Run], metric: str) -> dict[int, float]:
     return values
 
 
-def _row(
-    runs: list[Run],
-    values: dict[str, dict[int, float]],
-    metric: str,
-    unit: str,
-) -> Row:
+def _row(runs: list[Run], values: dict[str, dict[int, float]], metric: str, unit: str) -> Row:
     setting, arm = runs[0].setting, runs[0].arm
     controls = {run.control for run in runs}
     if len(controls) > 1:

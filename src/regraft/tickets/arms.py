@@ -107,11 +107,7 @@ def _random_mask(model: nn.Module, config: TicketConfig, seed: int, steps: int) 
 
 def _random_mask_trained(model: nn.Module, config: TicketConfig, seed: int, steps: int) -> Arm:
     masks = random_masks(
-        model,
-        config.sparsity,
-        allocation=config.allocation,
-        trainable=config.trainable,
-        seed=seed,
+        model, config.sparsity, allocation=config.allocation, trainable=config.trainable, seed=seed
     )
     if config.rescale:
         for name, mask in masks.items():

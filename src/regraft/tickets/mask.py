@@ -364,9 +364,7 @@ class FixedMask(nn.Module):
 AnyMask = Mask | FixedMask
 
 
-def named_masks(
-    model: nn.Module,
-) -> Iterator[tuple[str, parametrize.ParametrizationList, AnyMask]]:
+def named_masks(model: nn.Module) -> Iterator[tuple[str, parametrize.ParametrizationList, AnyMask]]:
     """Yield (parameter name, its `ParametrizationList`, its mask), tied parameters once."""
     visited: set[int] = set()
     for prefix, module in model.named_modules(remove_duplicate=True):

@@ -14,7 +14,7 @@ from regraft.config import Augmentation, digest
 from regraft.data import FileSet, ImageSet, Splits
 from regraft.data.load import folder_of
 from regraft.data.side import side_of
-from regraft.errors import InputError
+from regraft.errors import InputError, few
 from regraft.machine import expanded
 from regraft.protocols import BatchSource
 
@@ -194,7 +194,7 @@ def prepared(
         if classes and strange is not None:
             raise InputError(
                 f"data {name} has the class {strange!r}, which no model knows: they know "
-                f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
+                f"{few(classes, 10)}"
             )
         known = classes or (names[i] if names else [])
         rows = label_rows(name, own.classes, known, count, labels=labels)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from regraft.errors import InputError, few
+
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
@@ -47,8 +49,6 @@ def label_rows(
     Raises:
         InputError: Labels that do not fit the classifier.
     """
-    from regraft.errors import InputError
-
     if len(classes) > count:
         raise InputError(
             f"data {data} has {len(classes)} classes and {whose} {count} rows: its labels do not fit "
@@ -63,12 +63,8 @@ def label_rows(
     numbers = [int(c) for c in classes if c.isdecimal() and int(c) < count]
     if not known and len(numbers) == len(set(numbers)) == len(classes):
         return tuple(numbers)
-    stand = f"which stand for {_some(known)}" if known else "whose classes are not known"
+    stand = f"which stand for {few(known, 10)}" if known else "whose classes are not known"
     raise InputError(
-        f"data {data} has {len(classes)} classes ({_some(classes)}) and {whose} {count} rows, {stand}: "
+        f"data {data} has {len(classes)} classes ({few(classes, 10)}) and {whose} {count} rows, {stand}: "
         f"say which rows they are with {labels.cure}"
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"

@@ -135,10 +135,7 @@ def merge(
 
 
 def _merged(
-    config: MergeConfig,
-    folder: RunFolder,
-    progress: Shown,
-    splits: Sequence[Splits] | None,
+    config: MergeConfig, folder: RunFolder, progress: Shown, splits: Sequence[Splits] | None
 ) -> Merged:
     began = time.monotonic()
     remark(progress, "reading the models" + (" and the images" if config.data else ""))

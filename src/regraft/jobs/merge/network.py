@@ -151,8 +151,6 @@ def own_inputs(target: str) -> Any:
     Raises:
         InputError: It cannot be imported, fails, or returns nothing.
     """
-    from regraft.errors import InputError
-
     function = imported(target, "inputs")
     try:
         inputs = function()

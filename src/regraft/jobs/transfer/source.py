@@ -9,7 +9,7 @@ from typing import Any
 
 from regraft.checkpoints.read import Checkpoint, check_alike, read_checkpoint
 from regraft.config import DataConfig, ImageConfig, ModelConfig, RuntimeConfig, to_dict
-from regraft.errors import InputError
+from regraft.errors import InputError, few
 from regraft.jobs.merge.card import describe
 from regraft.jobs.merge.config import AlignConfig
 from regraft.jobs.merge.labels import Labels
@@ -156,7 +156,7 @@ def _check_classes(files: TransferFiles, models: Models) -> None:
         if strange is not None:
             raise InputError(
                 f"data {data.splits.name} has the class {strange!r} and {checkpoint.path} is of "
-                f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}: give data of these "
+                f"{few(known, 10)}: give data of these "
                 "classes, or add --labels by-number to take class i of the data for row i of the "
                 "classifier"
             )
@@ -181,11 +181,7 @@ def _trajectory(
     count = config.trajectory_steps
     if recorded is None:
         return Trajectory.linear(
-            states[0],
-            states[1],
-            steps=count or 10,
-            spacing=config.spacing,
-            buffers=models.buffers,
+            states[0], states[1], steps=count or 10, spacing=config.spacing, buffers=models.buffers
         )
     if config.trajectory == "straight":
         return recorded.straight(count or 10, spacing=config.spacing)

@@ -274,10 +274,7 @@ def _goals(
 
 
 def _one_pass(
-    model: nn.Module,
-    sites: Mapping[str, Channels],
-    goals: Mapping[str, Moments],
-    batches: Batches,
+    model: nn.Module, sites: Mapping[str, Channels], goals: Mapping[str, Moments], batches: Batches
 ) -> None:
     """Correct every batch by its own statistics on the way, then fuse their cumulative mean."""
     sums: dict[str, list[Tensor]] = {}

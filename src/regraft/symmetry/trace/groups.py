@@ -32,9 +32,7 @@ class _Family:
 
 
 def groups(
-    resolved: Classes,
-    order: Mapping[Place, int],
-    over: Mapping[Place, tuple[int, int]],
+    resolved: Classes, order: Mapping[Place, int], over: Mapping[Place, tuple[int, int]]
 ) -> tuple[dict[str, Group], dict[int, _Family]]:
     """Return the groups by name, parents first, and the family of each class that moves.
 

@@ -110,9 +110,7 @@ def cut(walk: Walk, x: Value, axis: int, positions: Sequence[int]) -> Value:
         walk.ledger.taken.append(np.unique(dim.nodes[..., chosen]))
         walk.ledger.left_out.append(np.unique(np.delete(dim.nodes, chosen, axis=-1)))
         new = Dim(len(chosen), "nodes", dim.nodes[..., chosen], dim.over)
-    changes: dict[Dim, Change] = {
-        dim: ((new,), lambda array, at: array.take(chosen, axis=at)),
-    }
+    changes: dict[Dim, Change] = {dim: ((new,), lambda array, at: array.take(chosen, axis=at))}
     rest = rebind([d for i, d in enumerate(x.dims) if i != axis], changes)
     return Value([*rest[:axis], new, *rest[axis:]])
 

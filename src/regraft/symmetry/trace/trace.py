@@ -86,11 +86,7 @@ def trace(
 
 
 def _proved(
-    spec: PermutationSpec,
-    model: nn.Module,
-    example_inputs: Any,
-    tolerance: float,
-    outputs: Outputs,
+    spec: PermutationSpec, model: nn.Module, example_inputs: Any, tolerance: float, outputs: Outputs
 ) -> PermutationSpec:
     """Return the spec with its proof, without the groups that do not pass."""
     while True:

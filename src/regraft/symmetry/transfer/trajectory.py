@@ -181,12 +181,7 @@ def add(tensor: Tensor, delta: Tensor) -> Tensor:
 
 class _Linear(Trajectory):
     def __init__(
-        self,
-        initial: State,
-        final: State,
-        at: list[float],
-        buffers: frozenset[str],
-        spacing: str,
+        self, initial: State, final: State, at: list[float], buffers: frozenset[str], spacing: str
     ) -> None:
         shapes = {k: tuple(v.shape) for k, v in initial.items()}
         check_state(final, shapes, "the final state")

@@ -153,11 +153,7 @@ def transfer(
         start=starting_from(spec, init),
         begun=init is not None,
         solver=Solver(
-            seed=seed,
-            max_sweeps=max_sweeps,
-            tolerance=tolerance,
-            workers=workers,
-            solver=solver,
+            seed=seed, max_sweeps=max_sweeps, tolerance=tolerance, workers=workers, solver=solver
         ),
         warm_start=warm_start,
         warm_sweeps=warm_sweeps,

@@ -87,10 +87,7 @@ class Block:
 
 
 def make_blocks(
-    spec: PermutationSpec,
-    *,
-    compared: Callable[[str], bool] | None = None,
-    joint: bool = False,
+    spec: PermutationSpec, *, compared: Callable[[str], bool] | None = None, joint: bool = False
 ) -> list[Block]:
     """Return blocks that cover all groups of a spec, in its order.
 

@@ -207,12 +207,7 @@ class Gains:
 
 
 def _difference(
-    term: Term,
-    before: Frame | None,
-    after: Frame,
-    a: Tensor,
-    b: Tensor,
-    dtype: torch.dtype,
+    term: Term, before: Frame | None, after: Frame, a: Tensor, b: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Return rows of A and of B whose product is what changes in the gains."""
     if before is None:
