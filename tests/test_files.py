@@ -1,4 +1,6 @@
+import csv
 import errno
+import io
 import os
 import stat
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from regraft.errors import InputError, RegraftError
 from regraft.files import (
     DIGEST,
+    csv_text,
     load_json,
     parse_json,
     read_tensors,
@@ -214,3 +217,9 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path):
         with pytest.raises(InputError, match="no regular file"):
             write_text(tmp_path / name, "x")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+@given(rows=st.lists(st.lists(st.text(), min_size=2), min_size=1))
+def test_rows_of_csv_are_read_as_they_were(rows):
+    text = csv_text(rows)
+    assert list(csv.reader(io.StringIO(text, newline=""))) == rows

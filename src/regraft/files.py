@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,10 @@ other entries, written with sorted keys and without spaces.
 MOST_JSON = 1 << 26
 """Bytes of a JSON file above which it is refused unread: 64 MiB."""
 
+_QUOTED = re.compile('[,"\r\n]')
 _ZEROS = "0" * 64
 _WRITTEN = re.compile(rb'"regraft\.digest":"([0-9a-f]{64})"')
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 
 
 @contextlib.contextmanager
@@ -76,6 +77,15 @@ def write_text(path: str | Path, text: str) -> None:
     Lone surrogates, which a file name or a JSON file can hold, are written as escapes.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def csv_text(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows as CSV with Unix line ends; a cell with a line end of any kind is quoted."""
+    cells = (
+        [f'"{c.replace(chr(34), chr(34) * 2)}"' if _QUOTED.search(c) else c for c in r]
+        for r in rows
+    )
+    return "".join(",".join(row) + "\n" for row in cells)
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:

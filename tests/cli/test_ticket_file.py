@@ -88,6 +88,20 @@ def test_images_get_the_probabilities_of_the_network(
     )
 
 
+@pytest.mark.filterwarnings("default")
+def test_an_unreadable_picture_is_named_or_left_out(regraft, refused, ticket, image_folder):
+    bad = image_folder / "ant" / "bad.png"
+    bad.write_bytes(b"no image")
+    words = ("ticket", "run", ticket, image_folder)
+    assert "bad.png cannot be decoded" in refused(*words)
+    code, out, err = regraft(*words, "--unreadable", "skip", "--json")
+    assert code == 0, err
+    assert "left out 1 unreadable image(s): " in err
+    found = json.loads(out)
+    assert len(found["images"]) == 24
+    assert found["left_out"] == [str(bad)]
+
+
 def test_a_person_sees_the_classes(regraft, ticket, image_folder):
     first = sorted(image_folder.rglob("*.png"))[0]
     code, out, err = regraft("ticket", "run", ticket, first)

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from regraft.data import scan_folder
@@ -224,3 +226,57 @@ def test_pictures_that_cannot_be_opened_are_named_and_counted(tmp_path, make_ima
         (tmp_path / "a" / name).write_bytes(b"?")
     with pytest.warns(UserWarning, match=r"left out 2 picture\(s\).*x.svg, y.CR2"):
         assert len(scan_folder(tmp_path).train) == 2
+
+
+def test_links_to_nowhere_and_pictures_outside_of_classes_are_named_and_counted(
+    tmp_path, make_images
+):
+    for cls in ("a", "b"):
+        make_images(tmp_path / cls, 1)
+    (tmp_path / "a" / "annexed.png").symlink_to(tmp_path / "gone.png")
+    with pytest.warns(UserWarning, match=r"left out 1 picture\(s\) that are links.*annexed.png"):
+        assert len(scan_folder(tmp_path).train) == 2
+    (tmp_path / "a" / "annexed.png").unlink()
+    make_images(tmp_path, 2)
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"left out 2 picture\(s\) beside.*000.png, 001.png"):
+        assert len(scan_folder(tmp_path).train) == 2
+
+
+def test_a_folder_below_a_class_that_may_not_be_read_is_named(tmp_path, make_images, monkeypatch):
+    for cls in ("a", "b/closed", "b/open"):
+        make_images(tmp_path / cls, 1)
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", closed)
+    with pytest.raises(InputError, match=r"b/closed cannot be read \(Permission denied\)"):
+        scan_folder(tmp_path)
+
+
+def test_a_class_is_one_however_its_accents_are_written(tmp_path, make_images):
+    composed, apart = "\u00e9t\u00e9", "e\u0301te\u0301"
+    for part, name in (("train", composed), ("val", apart)):
+        make_images(tmp_path / "two" / part / name, 2)
+        make_images(tmp_path / "two" / part / "hiver", 2)
+    folder = scan_folder(tmp_path / "two")
+    assert folder.classes == ("hiver", composed)
+    assert folder.validation.labels.tolist() == [0, 0, 1, 1]
+    for name in (composed, apart):
+        make_images(tmp_path / "one" / name, 1)
+    with pytest.raises(InputError, match="only differ in case or in how accents are written"):
+        scan_folder(tmp_path / "one")
+
+
+def test_results_inside_of_the_data_are_no_classes(tmp_path, make_images):
+    for cls in ("a", "b", "runs/finetune-plain", "result"):
+        make_images(tmp_path / cls, 1)
+    for place in ("runs/finetune-plain", "result"):
+        (tmp_path / place / "regraft.json").write_text("{}")
+    assert scan_folder(tmp_path).classes == ("a", "b")
+    (tmp_path / "runs/finetune-plain/regraft.json").unlink()
+    assert scan_folder(tmp_path).classes == ("a", "b", "runs")

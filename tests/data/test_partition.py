@@ -8,6 +8,7 @@ from regraft.config import DataConfig
 from regraft.data import load_partition
 from regraft.data.load import as_list
 from regraft.errors import InputError
+from regraft.jobs.predict.used_images import write_used
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -68,6 +69,43 @@ def test_a_list_that_a_spreadsheet_saved_is_read(tmp_path, separator):
     assert load_partition(config(root), listed=file).rows == first.rows
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("image,class,split\n", "\n\nImage, Class ,SPLIT\n"),
+        ("image,class,split\n", 'sep=,\nimage,"class",split\n'),
+        (",validation\n", ",Val\n"),
+        (",train\n", ", training \n"),
+        ("\na/", "\n./a/"),
+        ("\na/", "\na\\"),
+        ("\n", "\r"),
+        ("\n", ",remark\n"),
+    ],
+)
+def test_a_list_is_read_by_its_columns_whatever_wrote_it(tmp_path, old, new):
+    root = folder(tmp_path / "x", {"a": 10, "b": 20})
+    first = load_partition(config(root))
+    file = tmp_path / "split.csv"
+    file.write_text(as_list(first.rows).replace(old, new), newline="")
+    assert load_partition(config(root), listed=file).rows == first.rows
+    rows = [f"{part},{image},{label}" for image, label, part in first.rows]
+    file.write_text("\n".join(["split,image,class", *rows]))
+    assert load_partition(config(root), listed=file).rows == first.rows
+
+
+@pytest.mark.parametrize(
+    "odd", ["a\rb", "a\nb", "a\r\nb", 'a"b,c;d', "\udce9", "\\udce9", " a", "\u2028"], ids=ascii
+)
+def test_a_list_holds_names_of_any_bytes(tmp_path, odd):
+    root = folder(tmp_path / "x", {"a": 10, f"b{odd}": 20})
+    for path in sorted(root.rglob("*.png")):
+        path.rename(path.with_stem(path.stem + odd))
+    first = load_partition(config(root))
+    used = tmp_path / "split.csv"
+    assert write_used(tmp_path, [first]) == [used.name]
+    assert load_partition(config(root, split_seed=5), listed=used).rows == first.rows
+
+
 def test_a_folders_own_parts_are_used_as_they_are(tmp_path):
     root = tmp_path / "x"
     for where, n in (("train", 8), ("val", 3), ("test", 2)):
@@ -117,9 +155,10 @@ def test_a_class_of_one_image_keeps_it_for_training(tmp_path):
 @pytest.mark.parametrize(
     ("counts", "more", "said"),
     [
-        ({"a": 10, "b": 10}, {"validation": 0.01}, "validation split: .*holds out none"),
-        ({"a": 10, "b": 10}, {"validation": 0.0}, "validation=0 and the data have no"),
-        ({"a": 1, "b": 9}, {"validation": 0.75}, "validation split: .*class '[ab]' has"),
+        ({"a": 10, "b": 10}, {"validation": 0.01}, "--validation 0.01 of .*holds out none"),
+        ({"a": 10, "b": 10}, {"validation": 0.0}, "--validation 0 and the data have no"),
+        ({"a": 1, "b": 9}, {"validation": 0.75}, "--validation 0.75: class '[ab]' has"),
+        ({"a": 10, "b": 10}, {"validation": 0.8}, "--validation 0.8 and --test 0.2 leave nothing"),
         ({"a": 10, "b": 9}, {"shots": 9}, "shots, .*class 'a' has 6 image"),
         ({"a": 10, "b": 9}, {"shots": 3, "train_size": 4}, "exclude each other"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from regraft.config.check import AT_LEAST_1
-from regraft.jobs.predict.pictures import decoded, files_of
+from regraft.errors import InputError
+from regraft.jobs.predict.pictures import decoded, files_of, readable
 from regraft.jobs.predict.predictions import as_csv, best
 
 from .json_option import Values
@@ -25,9 +25,7 @@ class Predict(Options):
     result: Annotated[Path, tyro.conf.Positional]
     """The result folder, or the model.safetensors in it."""
     images: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(help_behavior_hint="(one or more)"),
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(one or more)")
     ]
     """Image files, and folders of them."""
     top: Annotated[int, AT_LEAST_1] = 3
@@ -45,7 +43,6 @@ class Predict(Options):
 
     def run(self) -> int:
         """Load the model, predict, tell."""
-        from regraft.errors import InputError
         from regraft.files import write_text
         from regraft.jobs.predict.finetuned import load_finetuned
 
@@ -61,11 +58,7 @@ class Predict(Options):
         left: dict[Path, str] | None = {} if self.unreadable == "skip" else None
         pixels = decoded(paths, shape["channels"], shape["image_size"], unreadable=left)
         logits = tuned.logits(map(tuned.preparation.normalised, pixels))
-        if left:
-            reasons = "; ".join(list(left.values())[:20]) + ("; ..." if len(left) > 20 else "")
-            warnings.warn(f"left out {len(left)} unreadable image(s): {reasons}", stacklevel=1)
-            paths = [path for path in paths if path not in left]
-        rows = best(paths, tuned.classes, tuned.probabilities(logits), self.top)
+        rows = best(readable(paths, left), tuned.classes, tuned.probabilities(logits), self.top)
         if self.out is not None:
             write_text(self.out, as_csv(rows))
         self._tell(rows, [str(path) for path in left or ()])

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from regraft.config.check import AT_LEAST_1
+from regraft.errors import InputError
 
 from .options import Data, DataOptions, DeviceOptions, Options, OutputOptions
 from .output import predictions, print_json, say
@@ -41,10 +42,9 @@ class RunTicket(Options):
 
     def run(self) -> int:
         """Load the ticket, predict, tell."""
-        from regraft.errors import InputError
-        from regraft.files import write_text
-        from regraft.jobs.predict.pictures import files_of
-        from regraft.jobs.predict.predictions import as_csv, best, csv_text
+        from regraft.files import csv_text, write_text
+        from regraft.jobs.predict.pictures import files_of, readable
+        from regraft.jobs.predict.predictions import as_csv, best
         from regraft.jobs.ticket.classify import TicketClassifier
 
         if bool(self.images) == (self.data is not None):
@@ -58,11 +58,14 @@ class RunTicket(Options):
         if self.data is None:
             paths = files_of(self.images)
             classes = classifier.about["classes"]
-            pictures = best(paths, classes, classifier.pictures(paths), self.top)
+            left: dict[Path, str] | None = {} if self.sets.unreadable == "skip" else None
+            probabilities = classifier.pictures(paths, left)
+            pictures = best(readable(paths, left), classes, probabilities, self.top)
             if self.out is not None:
                 write_text(self.out, as_csv(pictures))
             if self.output.json:
-                print_json({"ticket": str(self.ticket), "images": pictures})
+                out = {"images": pictures, "left_out": [str(path) for path in left or ()]}
+                print_json({"ticket": str(self.ticket), **out})
             else:
                 predictions(pictures)
             return 0

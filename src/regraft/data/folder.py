@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Literal
 
 import torch
 
-from regraft.errors import InputError
+from regraft.errors import InputError, few
 from regraft.machine import expanded
 
-from .decode import is_left_out, is_picture, picture_endings
+from .decode import is_left_out, is_picture
 from .lazy import FileSet, refuse
 
 _NO_CLASSES = frozenset(("@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found"))
 """Folders that storage systems and archives leave beside one's own: thumbnails, bins, resource forks."""
-_PARTS = {
+RESULT = "regraft.json"
+PART_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "eval"),
     "test": ("test", "testing"),
@@ -49,8 +51,8 @@ def scan_folder(
     testing; `val` and `test` may lack classes of `train`. Images may lie in folders below their class,
     also behind links. Taken is what Pillow opens, by its ending; a warning names and counts pictures of
     other formats, and folders of classes beside `train` that are none of the parts. Hidden folders and
-    those that storage systems make (`@eaDir`, `__MACOSX`, ...) are passed over. Classes and images are
-    sorted by name.
+    those that storage systems make (`@eaDir`, `__MACOSX`, ...) are passed over, results of ours too.
+    Classes and images are sorted by name.
 
     Args:
         path: The folder.
@@ -74,12 +76,10 @@ def scan_folder(
         raise InputError(f"image_size={image_size}: expected at least 1 pixel")
     places = _parts_of(root)
     trains = fewest > 1
+    classes = _class_names(places.get("train", root), fewest)
     if not places:
-        classes = _class_names(root, fewest)
-        return Folder(
-            _scan(root, classes, image_size, unreadable, whole=trains), None, None, classes
-        )
-    classes = _class_names(places["train"], fewest)
+        files = _scan(root, classes, image_size, unreadable, whole=trains)
+        return Folder(files, None, None, classes)
     parts = {
         part: _scan(folder, classes, image_size, unreadable, whole=trains and part == "train")
         for part, folder in places.items()
@@ -98,7 +98,7 @@ def _parts_of(root: Path) -> dict[str, Path]:
     """Return the folders of the parts by `train`, `val` and `test`; none where there are classes."""
     below = _subfolders(root)
     parts: dict[str, Path] = {}
-    for part, names in _PARTS.items():
+    for part, names in PART_NAMES.items():
         named = [p for p in below if p.name.casefold() in names]
         divided = [p for p in named if _subfolders(p)]
         if len(divided) > 1:
@@ -148,15 +148,27 @@ def _holds_images(folder: Path) -> bool:
 
 def _subfolders(folder: Path) -> list[Path]:
     below = (p for p in folder.iterdir() if p.is_dir() and not _is_passed_over(p.name))
-    return sorted(below, key=lambda p: p.name)
+    return sorted((p for p in below if not _is_result(p)), key=lambda p: p.name)
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a folder is a result of ours, or the `runs` that they lie in, and so no class."""
+    return (folder / RESULT).is_file() or (
+        folder.name == "runs" and any(folder.glob(f"*/{RESULT}"))
+    )
 
 
 def _is_passed_over(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _NO_CLASSES
 
 
+def _class_of(folder: Path) -> str:
+    """Return the class that a folder is of: its name, in the form that is the same on all systems."""
+    return unicodedata.normalize("NFC", folder.name)
+
+
 def _class_names(folder: Path, fewest: int) -> tuple[str, ...]:
-    names = tuple(p.name for p in _subfolders(folder))
+    names = tuple(sorted(map(_class_of, _subfolders(folder))))
     if not names:
         raise InputError(
             f"{folder} has no class folders: put the images of each class into a subfolder of it"
@@ -168,12 +180,13 @@ def _class_names(folder: Path, fewest: int) -> tuple[str, ...]:
         )
     known: dict[str, str] = {}
     for name in names:
-        other = known.setdefault(name.casefold(), name)
-        if other != name:
+        if name.casefold() in known:
             raise InputError(
-                f"{folder} has the classes {other!r} and {name!r}, which only differ in case and are "
-                "one folder on some systems: merge them or rename one"
+                f"{folder} has the classes {known[name.casefold()]!r} and {name!r}, which only differ in "
+                "case or in how accents are written and are one folder on some systems: merge them or "
+                "rename one"
             )
+        known[name.casefold()] = name
     return names
 
 
@@ -181,36 +194,43 @@ def image_files(folder: Path) -> list[Path]:
     """Return the image files below a folder, hidden ones left out, sorted by their place.
 
     Links to folders are followed, each folder once. A warning names and counts pictures of formats that
-    cannot be opened here.
+    cannot be opened here, and links that lead nowhere.
+
+    Raises:
+        InputError: A folder may not be read.
     """
     files = _files_below(folder)
-    others = [p.relative_to(folder).as_posix() for p in files if is_left_out(p)]
-    if others:
-        more = ", ..." if len(others) > 5 else ""
-        cure = (
-            ": pip install pillow-heif"
-            if any(n.lower().endswith(("heic", "heif")) for n in others)
-            else ""
-        )
-        warnings.warn(
-            f"{folder}: left out {len(others)} picture(s) of formats that Pillow does not open here "
-            f"({', '.join(others[:5])}{more}){cure}",
-            stacklevel=2,
-        )
-    return [p for p in files if is_picture(p)]
+    pictures = [p for p in files if is_picture(p)]
+    others, lost = [p for p in files if is_left_out(p)], [p for p in pictures if not p.is_file()]
+    heif = any(p.suffix.lower() in (".heic", ".heif") for p in others)
+    cure = ": pip install pillow-heif" if heif else ""
+    _left_out(folder, others, "of formats that Pillow does not open here", cure)
+    _left_out(folder, lost, "that are links to nowhere or no files", ": copy what they stand for")
+    return [p for p in pictures if p.is_file()] if lost else pictures
+
+
+def _left_out(folder: Path, files: list[Path], why: str, cure: str) -> None:
+    """Name and count the pictures of a folder that are not taken, if there are any."""
+    if files:
+        names = few(p.relative_to(folder).as_posix() for p in files)
+        text = f"{folder}: left out {len(files)} picture(s) {why} ({names}){cure}"
+        warnings.warn(text, stacklevel=3)
+
+
+def _closed(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}): allow it, or remove it")
 
 
 def _files_below(folder: Path) -> list[Path]:
     files: list[Path] = []
     entered: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_closed):
         real = os.path.realpath(place)
         # A link may lead back to where it lies.
         folders[:] = [] if real in entered else [n for n in folders if not _is_passed_over(n)]
         if real not in entered:
             files += [Path(place, n) for n in names if not n.startswith(".")]
         entered.add(real)
-    files = [p for p in files if p.is_file()]
     return sorted(files, key=lambda p: p.relative_to(folder).as_posix())
 
 
@@ -223,19 +243,23 @@ def _scan(
     whole: bool = True,
 ) -> FileSet:
     """Return the files of a part; `whole` says that every class must have some."""
-    strangers = [p.name for p in _subfolders(folder) if p.name not in classes]
+    places = {_class_of(p): p for p in _subfolders(folder)}
+    strangers = sorted(places.keys() - set(classes))
     if strangers:
         raise InputError(
             f"{folder} has the class {strangers[0]!r}, which the training images do not: "
             f"expected only {', '.join(classes)}"
         )
+    loose = [p for p in sorted(folder.iterdir()) if is_picture(p) and p.is_file()]
+    loose = [p for p in loose if not p.name.startswith(".")]
+    _left_out(folder, loose, "beside the folders of classes", ": put them into one")
     paths, labels = [], []
     for label, name in enumerate(classes):
-        files = image_files(folder / name) if (folder / name).is_dir() else []
+        files = image_files(places[name]) if name in places else []
         if not files and whole:
             raise InputError(
-                f"class folder {folder / name} has no images "
-                f"({', '.join(sorted(picture_endings()))}): add some or remove the folder"
+                f"class folder {places[name]} has no images (files such as .jpg or .png): add some or "
+                "remove the folder"
             )
         paths += files
         labels += [label] * len(files)
@@ -258,6 +282,6 @@ def _without_unreadable(
     if not len(keep) or (whole and not bool(left.all())):
         name = classes[int((left == 0).nonzero()[0])]
         refuse([f"no image of class {name!r} in {folder} can be read", *bad.values()])
-    listed = "; ".join(list(bad.values())[:20]) + ("; ..." if len(bad) > 20 else "")
-    warnings.warn(f"left out {len(bad)} unreadable image(s): {listed}", stacklevel=2)
+    reasons = few(bad.values(), 20, "; ")
+    warnings.warn(f"left out {len(bad)} unreadable image(s): {reasons}", stacklevel=2)
     return files.subset(keep)

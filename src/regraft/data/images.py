@@ -134,10 +134,7 @@ def channel_moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...
     count = images.numel() // images.shape[1]
     means = [s / count for s in total.tolist()]
     variances = [q / count - m * m for q, m in zip(squares.tolist(), means, strict=True)]
-    return (
-        tuple(m / 255 for m in means),
-        tuple(max(v, 1.0) ** 0.5 / 255 for v in variances),
-    )
+    return (tuple(m / 255 for m in means), tuple(max(v, 1.0) ** 0.5 / 255 for v in variances))
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,6 +11,7 @@ from typing import TypeVar
 
 from regraft.config import DataConfig, check
 from regraft.errors import InputError
+from regraft.files import csv_text
 from regraft.machine import expanded
 
 from .folder import scan_folder
@@ -153,11 +152,7 @@ def file_name(path: Path, root: Path) -> str:
 
 def as_list(rows: Iterable[tuple[str, str, str]]) -> str:
     """Return rows as the list that `load_partition` takes: CSV with the columns image, class, split."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image", "class", "split"))
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text([("image", "class", "split"), *rows])
 
 
 def sorted_rows(rows: Iterable[tuple[str, str, str]]) -> tuple[tuple[str, str, str], ...]:
@@ -168,10 +163,8 @@ def sorted_rows(rows: Iterable[tuple[str, str, str]]) -> tuple[tuple[str, str, s
 def _divide(train: _Set, config: DataConfig) -> tuple[_Set, _Set | None]:
     if config.validation == 0:
         return _reduce(train, config), None
-    try:
-        kept, held_out = stratified_split(train.labels, config.validation, config.split_seed)
-    except InputError as error:
-        raise InputError(f"validation split: {error}") from error
+    said = f"--validation {config.validation:g}"
+    kept, held_out = stratified_split(train.labels, config.validation, config.split_seed, said)
     return _reduce(train.subset(kept), config), train.subset(held_out)
 
 

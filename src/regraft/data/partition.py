@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
+import posixpath
 import re
+import unicodedata
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +21,19 @@ from regraft.config import DataConfig, check
 from regraft.errors import InputError
 from regraft.machine import expanded
 
-from .folder import joined, scan_folder
+from .folder import PART_NAMES, joined, scan_folder
 from .images import Splits, channel_moments
 from .known import graph_names, known_names, load_known
 from .lazy import FileSet
 from .load import PARTS, file_name, folder_of, folder_side, gathered, sorted_rows
 from .split import per_class_subset, stratified_split
+
+_COLUMNS = ("image", "class", "split")
+_CALLED = {
+    name: part
+    for part, names in zip(PARTS, PART_NAMES.values(), strict=True)
+    for name in (part, *names)
+}
 
 
 def load_partition(config: DataConfig, *, test: float = 0.2, listed: Path | None = None) -> Splits:
@@ -125,28 +134,28 @@ def _drawn(labels: Tensor, config: DataConfig, test: float, *, held_out: bool) -
     empty = torch.empty(0, dtype=torch.int64)
     kept, tested = torch.arange(len(labels)), empty
     if test > 0:
-        try:
-            kept, tested = stratified_split(labels, test, seed)
-        except InputError as error:
-            raise InputError(f"test split: {error}") from error
+        kept, tested = stratified_split(labels, test, seed, f"--test {test:g}")
     chosen = empty
     if not held_out:
         if config.validation == 0:
             raise InputError(
-                "validation=0 and the data have no validation images: lr, weight and the state to "
+                "--validation 0 and the data have no validation images: lr, weight and the state to "
                 "keep are chosen on them; hold out a share, e.g. 0.2, or bring a folder val"
             )
         share = config.validation * len(labels) / len(kept)
-        try:
-            rest, chosen = stratified_split(labels[kept], share, seed)
-        except InputError as error:
-            raise InputError(f"validation split: {error}") from error
+        if share >= 1:
+            raise InputError(
+                f"--validation {config.validation:g} and --test {test:g} leave nothing to train on: "
+                "expected less than 1 together"
+            )
+        said = f"--validation {config.validation:g}"
+        rest, chosen = stratified_split(labels[kept], share, seed, said)
         kept, chosen = kept[rest], kept[chosen]
     if config.shots is not None:
         try:
             kept = kept[per_class_subset(labels[kept], config.shots, seed)]
         except InputError as error:
-            raise InputError(f"shots, of the images left for training: {error}") from error
+            raise InputError(f"--shots, of the images left for training: {error}") from error
         chosen = chosen[_at_most(labels[chosen], config.shots)]
     return {"train": kept, "validation": chosen, "test": tested}
 
@@ -165,17 +174,21 @@ def _as_listed(
     place = {name: i for i, name in enumerate(names)}
     rows: dict[str, list[int]] = {part: [] for part in PARTS}
     named: set[str] = set()
-    for line, (name, label, part) in read_list(listed):
+    for line, (written, label, part) in read_list(listed):
+        name = written if written in place else posixpath.normpath(written.replace("\\", "/"))
         if part not in PARTS:
             raise InputError(
                 f"{listed}, line {line}: split {part!r}, expected one of {', '.join(PARTS)}"
             )
         if name not in place:
-            raise InputError(f"{listed}, line {line}: {name!r} is not among the data's images")
+            raise InputError(
+                f"{listed}, line {line}: {written!r} is not among the data's images, which are called "
+                f"{names[0]!r} and the like"
+            )
         if name in named:
             raise InputError(f"{listed}, line {line}: {name!r} is listed twice")
         named.add(name)
-        if classes[int(labels[place[name]])] != label:
+        if classes[int(labels[place[name]])] not in (label, unicodedata.normalize("NFC", label)):
             raise InputError(
                 f"{listed}, line {line}: {name!r} is of class {label!r} there and of "
                 f"{classes[int(labels[place[name]])]!r} in the data"
@@ -195,25 +208,32 @@ def _as_listed(
 def read_list(listed: Path) -> list[tuple[int, list[str]]]:
     """Return the rows of a list, each with its line: image, class, split.
 
-    A list that a spreadsheet saved is read too: with a byte order mark, semicolons or tabs, empty lines.
+    A list that a spreadsheet saved is read too: with a byte order mark, semicolons or tabs, empty lines;
+    with columns in another order or more of them; and with parts called as folders may be.
 
     Raises:
-        InputError: It cannot be read, or has other columns.
+        InputError: It cannot be read, or lacks a column.
     """
     try:
-        text = listed.read_text(encoding="utf-8-sig")
-        # A spreadsheet writes what its country separates columns by.
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        lines = list(csv.reader(io.StringIO(text), delimiter=separator))
+        # Names of files may be of any bytes, and hold line ends.
+        text = listed.read_bytes().decode("utf-8-sig", "surrogateescape")
+        # A spreadsheet writes what its country separates columns by, and some say it in a line of its own.
+        head = re.search(r"^.*\bimage\b.*$", text, re.IGNORECASE | re.MULTILINE)
+        separator = max(",;\t", key=(head[0] if head else "").count)
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        lines = [(i, row) for i, row in enumerate(table, start=1) if any(c.strip() for c in row)]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{listed} cannot be read as a list of images ({error})") from error
-    if not lines or [name.strip().lower() for name in lines[0]] != ["image", "class", "split"]:
-        raise InputError(f"{listed}: expected a CSV file with the columns image,class,split")
+    lines = [line for line in lines if not line[1][0].lower().startswith("sep=")]
+    columns = [name.strip().lower() for name in lines[0][1]] if lines else []
+    if not set(_COLUMNS) <= set(columns):
+        raise InputError(f"{listed}: expected a CSV file with the columns {','.join(_COLUMNS)}")
     rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not any(cell.strip() for cell in line):
-            continue
-        if len(line) != 3:
-            raise InputError(f"{listed}, line {number}: {len(line)} columns, expected 3")
-        rows.append((number, line))
+    for number, line in lines[1:]:
+        if len(line) != len(columns):
+            raise InputError(
+                f"{listed}, line {number}: {len(line)} columns, expected {len(columns)}"
+            )
+        name, label, part = (line[columns.index(column)] for column in _COLUMNS)
+        rows.append((number, [name, label, _CALLED.get(part.strip().casefold(), part)]))
     return rows

@@ -13,13 +13,16 @@ from regraft import streams
 from regraft.errors import InputError
 
 
-def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(
+    labels: Tensor, share: float, seed: int, said: str | None = None
+) -> tuple[Tensor, Tensor]:
     """Hold out round(share n) of n images, every class in proportion.
 
     Args:
         labels: Class of every image, int64 [n].
         share: Share held out, in [0, 1); 0 holds out nothing.
         seed: Seed of the choice; a larger share holds out the same images and more.
+        said: The option that the share comes from, for errors.
 
     Returns:
         Sorted indices of the kept and of the held-out images, int64.
@@ -28,14 +31,15 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
         InputError: `share` outside [0, 1) or so small that no image is held out, a class without
             images, or a class of which every image would be held out.
     """
+    said = said or f"share={share:g}"
     if not 0.0 <= share < 1.0:
-        raise InputError(f"share={share}: expected the share to hold out, at least 0 and below 1")
+        raise InputError(f"{said}: expected the share to hold out, at least 0 and below 1")
     counts = _counts(labels)
     size = round(share * len(labels))
     if share > 0 and size == 0:
         raise InputError(
-            f"share={share} of {len(labels)} images holds out none: "
-            f"raise it to at least {1 / len(labels):.2g}, or pass 0 to hold out nothing"
+            f"{said} of {len(labels)} images holds out none: raise it to at least "
+            f"{1 / len(labels):.2g}"
         )
     order = _stratified_order(labels, counts, seed, "data/split", every_class_first=False)
     held_out, kept = order[:size].sort().values, order[size:].sort().values
@@ -43,7 +47,7 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     if bool((left == 0).any()):
         index = int((left == 0).nonzero()[0])
         raise InputError(
-            f"share={share}: class {index} has {int(counts[index])} image(s) and would keep none; "
+            f"{said}: class {index} has {int(counts[index])} image(s) and would keep none; "
             "hold out a smaller share or add images to that class"
         )
     return kept, held_out

@@ -23,7 +23,7 @@ from regraft.data import Splits, known_names, load_partition, with_channels
 from regraft.data.load import folder_side
 from regraft.data.side import USUAL
 from regraft.digests import weights_digest
-from regraft.errors import InputError, MissingExtraError
+from regraft.errors import InputError, MissingExtraError, few
 from regraft.features import METHODS
 from regraft.features import build as build_method
 from regraft.features.registry import AUTO, COMPARED, CONTROL
@@ -266,12 +266,15 @@ def _splits(job: FinetuneJob) -> tuple[Splits, list[str]]:
     data, notes = _at_a_side(job)
     splits = load_partition(data, test=job.test, listed=job.listed)
     if splits.validation is None and job.search.folds == 0:
-        raise InputError("there are no validation images: hold some out with --validation 0.2")
+        listed = f"give some the split validation in {job.listed}"
+        cure = "hold some out with --validation 0.2" if job.listed is None else listed
+        raise InputError(f"there are no validation images: {cure}")
     counts = torch.bincount(splits.train.labels, minlength=splits.num_classes)
     single = [splits.classes[i] for i in (counts == 1).nonzero().flatten().tolist()]
     if single:
-        named = ", ".join(map(repr, single[:5])) + (", ..." if len(single) > 5 else "")
-        notes.append(f"one training image only of {len(single)} class(es): {named}")
+        notes.append(
+            f"one training image only of {len(single)} class(es): {few(map(repr, single))}"
+        )
     if splits.test is None:
         notes.append(
             "no test images: the figures come from the validation images that the choice was made on"

@@ -139,10 +139,7 @@ def _hub_classifier(config: ModelConfig, shape: dict[str, int]) -> nn.Module:
         whole = getattr(torchvision.models, config.name.removeprefix("torchvision/"))(**options)
     else:
         whole = build(
-            config,
-            num_classes=classes,
-            channels=shape["channels"],
-            image_size=shape["image_size"],
+            config, num_classes=classes, channels=shape["channels"], image_size=shape["image_size"]
         )
     example = torch.zeros(2, shape["channels"], shape["image_size"], shape["image_size"])
     return copy.deepcopy(find_classifier(whole, example=example)[1])

@@ -38,8 +38,6 @@ class Finetuned:
 
         with torch.inference_mode():
             logits = [self.network(x.to(self.device)).float().cpu() for x in batches]
-        if not logits:
-            raise InputError("no image can be read: there is nothing to predict")
         return torch.cat(logits)
 
     def probabilities(self, logits: Any) -> Any:
@@ -100,12 +98,7 @@ def load_finetuned(path: Path, *, model: str | None, device: Any) -> Finetuned:
     except InputError as error:
         raise InputError(f"{file} does not fit the network {config.name} ({error})") from error
     return Finetuned(
-        file,
-        dict(stored.about),
-        network.to(device).eval(),
-        preparation,
-        float(temperature),
-        device,
+        file, dict(stored.about), network.to(device).eval(), preparation, float(temperature), device
     )
 
 

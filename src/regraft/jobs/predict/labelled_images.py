@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.checkpoints.model_card import EITHER
-from regraft.errors import InputError
+from regraft.errors import InputError, few
 from regraft.machine import expanded
 
 from .used_images import Seen
@@ -104,7 +105,7 @@ def labelled_images(
     if strange:
         raise InputError(
             f"data {name} has the class {strange[0]!r}, which {path} does not know: it knows "
-            f"{', '.join(map(str, classes[:10]))}{', ...' if len(classes) > 10 else ''}"
+            f"{few(classes, 10)}"
         )
     if images.channels != channels:
         raise InputError(
@@ -120,10 +121,11 @@ def _rows(classes: Sequence[str]) -> dict[str, int]:
 
     A name that several rows have as one of theirs is of none.
     """
-    parts = [str(name).split(EITHER) for name in classes]
+    classes = [unicodedata.normalize("NFC", str(name)) for name in classes]
+    parts = [name.split(EITHER) for name in classes]
     times = Counter(part for row in parts for part in dict.fromkeys(row))
     rows = {part: i for i, row in enumerate(parts) for part in row if times[part] == 1}
-    return {**rows, **{str(name): i for i, name in enumerate(classes)}}
+    return {**rows, **{name: i for i, name in enumerate(classes)}}
 
 
 def _place(name: str, root: str | None) -> Path:

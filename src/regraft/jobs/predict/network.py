@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from regraft.errors import InputError, MissingExtraError
+
 
 def network_of(ticket: Any, path: Path, name: str | None = None) -> Any:
     """Return the network of a ticket, filled, in evaluation mode.
@@ -24,7 +26,6 @@ def network_of(ticket: Any, path: Path, name: str | None = None) -> Any:
             not, or the network cannot be built or has other tensors.
     """
     from regraft.checkpoints.model_card import is_elsewhere
-    from regraft.errors import InputError
     from regraft.models import build
     from regraft.models.bounded import bounded
     from regraft.tickets import fill
@@ -67,7 +68,6 @@ def sketched(config: Any, shape: dict[str, Any]) -> Any:
     import torch
 
     from regraft.checkpoints.model_card import is_elsewhere
-    from regraft.errors import InputError, MissingExtraError
     from regraft.models import build
     from regraft.models.bounded import bounded
 

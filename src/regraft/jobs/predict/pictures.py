@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+from regraft.errors import InputError, few
 
 _BATCH = 64
 _HUGE = 1e30
@@ -28,8 +29,6 @@ class Preparation:
             InputError: Mean or std is missing, not one number for each channel, or a std is not
                 above 0.
         """
-        from regraft.errors import InputError
-
         statistics = [ticket.about.get(k) for k in ("mean", "std")]
         channels = ticket.about["input"].get("channels")
         for key, values in zip(("mean", "std"), statistics, strict=True):
@@ -76,7 +75,6 @@ def files_of(paths: tuple[Path, ...]) -> list[Path]:
         InputError: A path that is not there, or a folder without images.
     """
     from regraft.data.folder import image_files
-    from regraft.errors import InputError
 
     files = []
     for path in paths:
@@ -87,6 +85,15 @@ def files_of(paths: tuple[Path, ...]) -> list[Path]:
             raise InputError(f"{path} holds no images: expected files such as .jpg or .png in it")
         files += below
     return files
+
+
+def readable(paths: list[Path], left: dict[Path, str] | None) -> list[Path]:
+    """Return the files that `decoded` did not leave out; a warning names the others."""
+    if not left:
+        return paths
+    reasons = few(left.values(), 20, "; ")
+    warnings.warn(f"left out {len(left)} unreadable image(s): {reasons}", stacklevel=2)
+    return [path for path in paths if path not in left]
 
 
 def decoded(
@@ -106,41 +113,25 @@ def decoded(
     """
     import torch
 
-    from regraft.data.lazy import grey, threaded
-    from regraft.errors import InputError
+    from regraft.data import FileSet
 
     if channels not in (1, 3):
         raise InputError(
             f"the ticket takes images of {channels} channels: image files have 3, or 1 when made grey"
         )
-    for start in range(0, len(paths), _BATCH):
-        # Pillow warns about harmless oddities of files that it reads all the same.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rows = range(start, min(start + _BATCH, len(paths)))
-            images: list[Any] = threaded(partial(_attempt, paths, size), rows)
-        bad = [reason for reason in images if isinstance(reason, str)]
+    every = torch.zeros(len(paths), dtype=torch.int64)
+    files = FileSet(tuple(paths), every, 1, size, channels)
+    for rows in torch.arange(len(paths)).split(_BATCH):
+        part = files.subset(rows)
         if unreadable is not None:
-            named = {paths[i]: reason for i, reason in zip(rows, images, strict=True)}
-            unreadable |= {
-                path: reason for path, reason in named.items() if isinstance(reason, str)
-            }
-            images = [image for image in images if not isinstance(image, str)]
-            if not images:
-                continue
-        elif bad:
-            more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
-            raise InputError(f"{'; '.join(bad[:3])}{more}: leave out or repair what is no image")
-        pixels = torch.stack(images)
-        yield pixels if channels == 3 else grey(pixels)
-
-
-def _attempt(paths: list[Path], size: int, index: int) -> Any:
-    """Return an image, or as text why it cannot be decoded."""
-    from regraft.data import decode
-    from regraft.errors import InputError
-
-    try:
-        return decode(paths[index], size)
-    except InputError as error:
-        return str(error)
+            bad = part.unreadable()
+            unreadable |= {part.paths[i]: reason for i, reason in bad.items()}
+            good = [i for i in range(len(part)) if i not in bad]
+            part = part.subset(torch.tensor(good, dtype=torch.int64))
+        if len(part):
+            # Threads decode into the batch, outside of the mode that the caller predicts in.
+            with torch.inference_mode(False):
+                pixels = part.decoded()
+            yield pixels
+    if unreadable and len(unreadable) == len(set(paths)):
+        raise InputError("no image can be read: there is nothing to predict")

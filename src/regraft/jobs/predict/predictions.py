@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from regraft.files import csv_text
 
 
 def best(
@@ -44,10 +44,3 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
         for f in rows
     ]
     return csv_text([["image", "class", "probability", *more], *lines])
-
-
-def csv_text(rows: Iterable[Sequence[str]]) -> str:
-    """Return rows as CSV with Unix line ends."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

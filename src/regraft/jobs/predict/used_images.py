@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regraft.errors import InputError
-from regraft.files import DIGEST, write_text
+from regraft.files import DIGEST, write_bytes
 
 if TYPE_CHECKING:
     from regraft.data import Splits
@@ -45,7 +45,8 @@ def write_used(
         parts[row[0]] = min(old, row, key=lambda r: PARTS.index(r[2]))
     if not parts:
         return []
-    write_text(folder / LIST, as_list(sorted_rows(parts.values())))
+    listed = as_list(sorted_rows(parts.values()))
+    write_bytes(folder / LIST, listed.encode("utf-8", "surrogateescape"))
     return [LIST]
 
 

@@ -88,8 +88,8 @@ class TicketClassifier:
         """Whether it classifies the nodes of a graph."""
         return bool(self.about["input"].get("graph"))
 
-    def pictures(self, paths: list[Path]) -> Tensor:
-        """Return class probabilities [n, K] of image files.
+    def pictures(self, paths: list[Path], left: dict[Path, str] | None = None) -> Tensor:
+        """Return class probabilities [n, K] of image files, without those put into `left`: see `decoded`.
 
         Raises:
             InputError: A file is no image, or the ticket is for a graph.
@@ -97,7 +97,8 @@ class TicketClassifier:
         if self.of_graph:
             raise self._wants_graph()
         shape = self.about["input"]
-        return self._predict(decoded(paths, shape["channels"], shape["image_size"]))
+        size, channels = shape["image_size"], shape["channels"]
+        return self._predict(decoded(paths, channels, size, unreadable=left))
 
     def measure(self, data: DataConfig, *, all_images: bool = False) -> Classified:
         """Classify a data set: its test images, or those of a folder, or all nodes of a graph.
