@@ -114,7 +114,8 @@ def test_a_part_of_the_options_is_enough(regraft, tmp_path):
     [
         ('{"verb": "align", "options": {}}', "is of `regraft align`, not of `regraft ticket find`"),
         ('{"verb": "ticket find", "options": {"epoch": 1}}', "did you mean 'epochs'?"),
-        ('{"verb": "ticket find", "options": {"out": "x"}}', "has the option 'out'"),
+        ('{"verb": "ticket find", "options": {"out": "x"}}', "say --out on the command line"),
+        (f'{{"verb": "ticket find", "options": {{"lr": 1{"0" * 400}}}}}', "expected a number"),
         (
             '{"verb": "ticket find", "options": {"epochs": "x"}}',
             "epochs is 'x': expected a whole number",
@@ -139,3 +140,5 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(refused, content,
 
 def test_no_file_after_it_is_refused(refused):
     assert "--config: expected a file" in refused("ticket", "find", "--config")
+    twice = ("--config", "a.json", "--config=b.json")
+    assert "--config stands there twice" in refused("ticket", "find", *twice)

@@ -38,16 +38,17 @@ def split_config(words: list[str]) -> tuple[Path | None, list[str]]:
     """Return the file of --config, and the words without it.
 
     Raises:
-        InputError: No file follows.
+        InputError: No file follows, or it stands there twice.
     """
-    for i, word in enumerate(words):
-        if word.startswith("--config="):
-            return Path(word.partition("=")[2]), [*words[:i], *words[i + 1 :]]
-        if word == "--config":
-            if i + 1 == len(words):
-                raise InputError("--config: expected a file, the regraft.json of a result")
-            return Path(words[i + 1]), [*words[:i], *words[i + 2 :]]
-    return None, words
+    places = [i for i, word in enumerate(words) if word.partition("=")[0] == "--config"]
+    if not places:
+        return None, words
+    if len(places) > 1:
+        raise InputError("--config stands there twice: give one file")
+    i, (_, joined, name) = places[0], words[places[0]].partition("=")
+    if not joined and i + 1 == len(words):
+        raise InputError("--config: expected a file, the regraft.json of a result")
+    return Path(name or words[i + 1]), [*words[:i], *words[i + (1 if joined else 2) :]]
 
 
 def defaults(path: Path, verb: str, kind: type[Options], words: list[str]) -> Options:
@@ -67,10 +68,11 @@ def defaults(path: Path, verb: str, kind: type[Options], words: list[str]) -> Op
     hints = _hints(kind)
     for name in values:
         if name not in hints or name in UNSAID:
-            near = difflib.get_close_matches(name, hints, n=1)
+            near = difflib.get_close_matches(name, hints.keys() - UNSAID, n=1)
             cure = f"did you mean {near[0]!r}?" if near else f"regraft {verb} --help lists them"
+            cure = f"say {option_of(name)} on the command line" if name in UNSAID else cure
             raise InputError(
-                f"{file} has the option {name!r}, which regraft {verb} has not: {cure}"
+                f"{file} has the option {name!r}, which no file for regraft {verb} has: {cure}"
             )
     # What may be said several times is replaced by the command line, not added to.
     typed = {word.partition("=")[0].replace("_", "-") for word in words}
@@ -140,8 +142,8 @@ def _typed(hint: Any, value: Any, what: str) -> Any:
         fits, expected = isinstance(value, str), "a path"
         value = Path(value) if fits else value
     elif hint is float:
-        fits, expected = type(value) in (int, float), "a number"
-        value = float(value) if fits else value
+        fits = type(value) is float or (type(value) is int and abs(value) < 1 << 1000)
+        value, expected = float(value) if fits else value, "a number"
     else:
         names = {bool: "true or false", int: "a whole number", str: "text"}
         fits, expected = type(value) is hint, names.get(hint, str(hint))

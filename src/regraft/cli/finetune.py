@@ -12,13 +12,16 @@ import tyro
 
 from regraft.config import (
     Augmentation,
+    DataConfig,
     FinetuneConfig,
     ModelConfig,
     OptimConfig,
     Schedule,
     SearchConfig,
 )
+from regraft.config.check import option_of
 from regraft.config.generate import SOURCES, ConditionsName, SslName
+from regraft.errors import InputError
 from regraft.jobs.stages import Stages
 
 from .generator_options import NAMES, GeneratorOptions
@@ -56,6 +59,20 @@ class PartOptions(DataOptions):
     """Train on this many images of each class, and choose on no more."""
     split_seed: int = 777
     """Seed of the split."""
+
+    def config(self, name: str, **more: Any) -> DataConfig:
+        """Return which data; see `DataOptions.config`.
+
+        Raises:
+            InputError: As there, or a list of the parts and a share of one.
+        """
+        for option in ("validation", "test", "shots", "split_seed"):
+            value = getattr(self, option)
+            if self.split is not None and value != getattr(PartOptions, option):
+                raise InputError(
+                    f"{option_of(option)} {value}: --split says which image is for what; give one of them"
+                )
+        return super().config(name, **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +155,6 @@ class UnlabelledOptions(Options):
             InputError: Options of it without --unlabelled, or one out of its range.
         """
         from regraft.config import SourceConfig, SslConfig
-        from regraft.errors import InputError
 
         values = self.values()
         if self.unlabelled is None:
@@ -223,7 +239,6 @@ class FinetuneVerb(Options):
 
     def run(self) -> int:
         """Fine-tune, show progress, and tell what was found."""
-        from regraft.errors import InputError
         from regraft.machine import world_size
         from regraft.train import keep_freed_memory
 
@@ -255,6 +270,8 @@ class FinetuneVerb(Options):
         """
         from regraft.jobs.finetune.job import FinetuneJob
 
+        if self.training.class_weights and self.training.balanced_sampling:
+            raise InputError("--class-weights and --balanced-sampling do the same twice: give one")
         values, training, images = self.values(), self.training, self.images
         model, checkpoint, size, channels = self._network()
         one_rate, one_weight = len(self.lr) == 1, len(self.weight) == 1
@@ -297,8 +314,6 @@ class FinetuneVerb(Options):
 
     def _network(self) -> tuple[ModelConfig, Path | None, int | None, int | None]:
         """Return network, checkpoint, image size and channels; a Regraft file knows its own."""
-        from regraft.errors import InputError
-
         images = self.images
         name, checkpoint = self.model, self.checkpoint
         if name is not None and name.endswith(".safetensors"):
@@ -326,7 +341,6 @@ def _known(checkpoint: Path, name: str | None) -> dict[str, Any]:
     """Return what a Regraft file says of itself: nothing for another file."""
     from regraft.checkpoints.model_card import is_elsewhere
     from regraft.checkpoints.read import read_checkpoint
-    from regraft.errors import InputError
     from regraft.jobs.predict.network import facts_of
 
     known = read_checkpoint(checkpoint)
@@ -344,8 +358,6 @@ def _known(checkpoint: Path, name: str | None) -> dict[str, Any]:
 
 
 def _seconds(text: str) -> float:
-    from regraft.errors import InputError
-
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if match is None or float(match[1]) <= 0:
         raise InputError(f"--budget {text}: expected a time above 0 such as 90s, 10m or 2h")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .check import AT_LEAST_1, NOT_NEGATIVE
+from .check import AT_LEAST_1, NOT_NEGATIVE, SEED
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Where and how exactly a run computes; the seed of everything but the data split."""
 
-    seed: int = 1
+    seed: Annotated[int, SEED] = 1
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Annotated[int, AT_LEAST_1] = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
