@@ -295,3 +295,54 @@ def test_a_checkpoint_with_a_nan_is_named_before_training(refused, image_folder,
     assert "features.3.weight" in said
     assert "nan" in said.lower()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--data", "--out", "--split"])
+def test_a_path_that_the_system_refuses_is_named(refused, image_folder, option):
+    words = {"--data": image_folder, "--out": "run", option: f"{'a' * 300}/x"}
+    said = refused("finetune", *(word for pair in words.items() for word in pair))
+    assert "aaa/x" in said
+    assert "name too long" in said
+
+
+@pytest.mark.parametrize("words", [("--data", ""), ("--data=",), ("--out", "", "--data", "digits")])
+def test_a_variable_that_is_not_set_is_noticed(refused, words):
+    assert f"nothing stands after '{words[0]}'" in refused("finetune", *words)
+
+
+def test_output_that_cannot_be_written_ends_in_one_sentence(monkeypatch, capfd, image_folder):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        monkeypatch.setattr("sys.stdout", full)
+        assert main(["data", "list"]) == 1
+        assert capfd.readouterr().err == (
+            "regraft: standard output: No space left on device; lead it elsewhere\n"
+        )
+    monkeypatch.setattr("sys.stdout", None)  # as Python has it where it is closed
+    assert main(["data", "list"]) == 0
+    assert main(["data", "lis"]) == 2
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "20"])
+def test_a_width_that_nothing_fits_into_is_none(regraft, monkeypatch, columns):
+    monkeypatch.delenv("COLUMNS")
+    wanted = regraft("data", "list")[1]
+    monkeypatch.setenv("COLUMNS", columns)
+    assert regraft("data", "list")[1] == wanted
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", rb"caf\xe9\udce9.png"), ("utf-8", b"caf\xc3\xa9\xe9.png")],
+)
+def test_a_name_that_the_terminal_cannot_show_ends_no_command(
+    monkeypatch, tmp_path, encoding, shown
+):
+    class Shown:
+        def run(self):
+            print("caf\u00e9\udce9.png")
+
+    with (tmp_path / "out").open("w", encoding=encoding) as out:
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr("regraft.cli._command", lambda words: ("data list", Shown()))
+        assert main(["data", "list"]) == 0
+    assert (tmp_path / "out").read_bytes() == shown + b"\n"

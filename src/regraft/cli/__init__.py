@@ -7,11 +7,15 @@ optional part, 130 interrupted.
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from regraft.errors import InputError, RegraftError, printable
 
 if TYPE_CHECKING:
     from .verbs import Runnable, Verb, VerbGroup
@@ -21,19 +25,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are one sentence on standard error."""
     try:
         code = _main(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
     except KeyboardInterrupt:  # in the first or the last moment
         return _interrupted()
     except BrokenPipeError:
         # Whoever read has read enough, as `head` does; Python would complain again when it ends.
         _discard_output()
         return 0
+    except OSError as error:
+        if os.environ.get("REGRAFT_TRACEBACK"):
+            raise
+        _discard_output()
+        return _refused(f"standard output: {error.strerror}; lead it elsewhere", 1)
     return code
 
 
 def _main(words: list[str]) -> int:
-    from regraft.errors import RegraftError, printable
-
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A name that the terminal cannot show ends no command; bytes of a file's name stay what they are.
+        utf8 = sys.stdout.encoding.lower() == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+    if os.environ.get("COLUMNS", "").isdecimal() and int(os.environ["COLUMNS"]) < _NARROWEST:
+        del os.environ["COLUMNS"]
     try:
         verb, command = _command(words)
         with _warnings_in_one_line(), _known_by_its_folder(verb, command):
@@ -45,8 +59,7 @@ def _main(words: list[str]) -> int:
             import traceback
 
             traceback.print_exception(error)
-        print(f"regraft: {printable(error)}", file=sys.stderr)
-        return error.exit_code
+        return _refused(error, error.exit_code)
     except KeyboardInterrupt as stop:
         return _interrupted(stop)
     except BrokenPipeError:
@@ -55,18 +68,21 @@ def _main(words: list[str]) -> int:
         # Out of memory, a user's own model that fails: one sentence, and the rest on demand.
         if os.environ.get("REGRAFT_TRACEBACK"):
             raise
-        reason = " ".join(str(error).split()) or "no reason given"
-        print(
-            f"regraft: {type(error).__name__}: {printable(reason)} (set REGRAFT_TRACEBACK=1 to see where)",
-            file=sys.stderr,
-        )
-        return 1
+        if isinstance(error, OSError) and error.filename:  # a path too long, or closed to this user
+            cure = "give a path that can be read or written"
+            return _refused(f"{error.filename}: {error.strerror}; {cure}", 2)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
+        return _refused(f"{reason} (set REGRAFT_TRACEBACK=1 to see where)", 1)
+
+
+def _refused(sentence: object, code: int) -> int:
+    print(f"regraft: {printable(sentence)}", file=sys.stderr)
+    return code
 
 
 def _interrupted(stop: KeyboardInterrupt | None = None) -> int:
     what = str(stop or "") or "the same command goes on where it stopped"
-    print(f"regraft: interrupted; {what}", file=sys.stderr)
-    return 130
+    return _refused(f"interrupted; {what}", 130)
 
 
 def _command(words: list[str]) -> tuple[str, Runnable]:
@@ -95,6 +111,10 @@ def _command(words: list[str]) -> tuple[str, Runnable]:
     from .constructors import registry
     from .options import Options, option_names
 
+    for before, word in itertools.pairwise([path[-1], *words]):
+        # As a path it would be the folder that one is in.
+        if not word or (word.startswith("--") and word.find("=") == len(word) - 1):
+            raise InputError(f"nothing stands after {word or before!r}: is a variable not set?")
     kind, name, default = verb.load(), " ".join(path[1:]), None
     if issubclass(kind, Options) and "config" in option_names(kind):
         from .config_file import defaults, split_config
@@ -149,8 +169,6 @@ def _discard_output() -> None:
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     """Show warnings to the user as errors are shown; those to programmers say where they arise."""
-    from regraft.errors import printable
-
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -170,6 +188,9 @@ def _warnings_in_one_line() -> Iterator[None]:
         warnings.showwarning = brief
         yield
 
+
+_NARROWEST = 40
+"""Columns below which no word would stay whole: such a width counts as none."""
 
 _DESCRIPTION = (
     "Inherit more, train less: good networks out of what already exists.\n\n"

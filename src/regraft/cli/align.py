@@ -33,9 +33,7 @@ class AlignOptions(Options):
     """What `regraft align` and `regraft merge` are both told."""
 
     checkpoints: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(help_behavior_hint="(two or more)"),
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(two or more)")
     ]
     """Two or more checkpoints of one architecture: safetensors (or the index of shards), .pt, or
     run folders. The first stays as it is."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from regraft.config import EpisodeConfig, FewshotConfig, FewshotMethod, OuterConfig
 from regraft.config.check import AT_LEAST_1, BELOW_1
+from regraft.errors import InputError
 from regraft.jobs.progress import Bar
 
 from .options import (
@@ -112,7 +113,6 @@ class FewshotTrain(Options):
 
     def job(self) -> FewshotJob:
         """Return what the options say, as the job."""
-        from regraft.errors import InputError
         from regraft.jobs.fewshot.job import FewshotJob
 
         self.check()

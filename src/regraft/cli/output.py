@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regraft.errors import printable
+
 if TYPE_CHECKING:
     from regraft.jobs.verb import Done
 
@@ -21,8 +23,6 @@ def say(text: str = "", style: str | None = None) -> None:
     """Print a line for a person on standard output, as it stands: a path may hold brackets."""
     from rich.console import Console
 
-    from regraft.errors import printable
-
     Console(soft_wrap=True, highlight=False).print(printable(text), style=style, markup=False)
 
 
@@ -31,8 +31,6 @@ def table(headings: list[str], lines: list[list[str]], *, title: str | None = No
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from regraft.errors import printable
 
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for i, heading in enumerate(headings):

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from regraft.errors import InputError
+
 from .output import print_json, say
 
 
@@ -16,9 +18,7 @@ class Report:
     """Gather runs into a table, method against control, and an HTML page."""
 
     runs: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(help_behavior_hint="(one or more)"),
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(one or more)")
     ]
     """Run folders, or folders that hold them."""
     out: Path = Path("report.html")
@@ -36,7 +36,6 @@ class Report:
         """Read the runs, print the table, write the page."""
         from rich.console import Console
 
-        from regraft.errors import InputError
         from regraft.files import write_text
         from regraft.report import find_runs, render_page, rows, to_rich, usual_metric
 

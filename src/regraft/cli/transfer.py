@@ -10,6 +10,7 @@ import tyro
 
 from regraft.config import OptimConfig
 from regraft.config.check import AT_LEAST_0
+from regraft.errors import InputError
 from regraft.jobs.transfer.config import TransferConfig, TransferFiles, TransferMethod
 
 from .options import (
@@ -123,7 +124,6 @@ class Transfer(Options):
 
     def job(self) -> CheckpointTransfer:
         """Return what the options say, for the engine."""
-        from regraft.errors import InputError
         from regraft.jobs.transfer.run import CheckpointTransfer
 
         if len(self.source) > 1:

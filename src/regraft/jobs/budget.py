@@ -56,10 +56,7 @@ def bytes_at(bits: float, *, scale_bytes: int = 2) -> Callable[[Numbers], float]
 
 
 def widest(
-    model: ModelConfig,
-    shape: Mapping[str, Any],
-    target: float,
-    size: Callable[[Numbers], float],
+    model: ModelConfig, shape: Mapping[str, Any], target: float, size: Callable[[Numbers], float]
 ) -> ModelConfig | None:
     """Return the widest network, at most as wide as `model`, that takes `target` bytes, or None.
 

@@ -112,6 +112,8 @@ class RunFolder:
             self.close()
             raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
         except BaseException:
+            if self._lock is not None and self._lock.made:
+                self._forget()
             self.close()
             raise
         return self
