@@ -118,6 +118,14 @@ def test_whole_numbers_of_more_bits_keep_their_picture(tmp_path, name, bits):
     assert (decode(path, 48).int() - eight_bits(tmp_path)).abs().max() <= 1
 
 
+def test_a_transparent_shade_of_16_bits_is_white(tmp_path):
+    shades = np.full((8, 8), 30000, np.uint16)
+    shades[:, :4] = 0
+    pixels = decode(save(tmp_path, Image.fromarray(shades), "g.png", transparency=0), 8)
+    assert pixels[:, 0, 0].tolist() == [255] * 3
+    assert pixels[:, 0, 7].tolist() == [30000 >> 8] * 3
+
+
 @pytest.mark.parametrize(
     ("dtype", "highest"), [("i4", 65535), ("f4", 1), ("f4", 255), ("f4", 65535)]
 )

@@ -50,6 +50,16 @@ def test_the_side_of_a_folder(folder, sizes, wanted, side, says):
     assert bool(note) == bool(says)
 
 
+def test_pictures_that_a_camera_turned_are_of_the_size_they_are_shown_in(folder):
+    exif = image.Exif()
+    exif[0x0112] = 6
+    photos = folder((20, 12))
+    image.new("RGB", (12, 20)).save(photos / "ant" / "turned.jpg", exif=exif.tobytes())
+    found, note = side_of(photos, None)
+    assert found == 12
+    assert "of 20x12 pixels" in note
+
+
 def test_small_images_of_one_size_are_loaded_as_they_are(folder):
     data = DataConfig(name=str(folder((28, 28))), validation=0.25)
     assert load(data).image_size == 28

@@ -7,6 +7,7 @@ optional part, 130 interrupted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are one sentence on standard error."""
+    code = 0
     try:
         code = _main(sys.argv[1:] if argv is None else list(argv))
         if sys.stdout is not None:  # it may be closed
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("REGRAFT_TRACEBACK"):
             raise
         _discard_output()
-        return _refused(f"standard output: {error.strerror}; lead it elsewhere", 1)
+        return code or _refused(f"standard output: {error.strerror}; lead it elsewhere", 1)
     return code
 
 
@@ -68,11 +70,18 @@ def _main(words: list[str]) -> int:
         # Out of memory, a user's own model that fails: one sentence, and the rest on demand.
         if os.environ.get("REGRAFT_TRACEBACK"):
             raise
-        if isinstance(error, OSError) and error.filename:  # a path too long, or closed to this user
-            cure = "give a path that can be read or written"
-            return _refused(f"{error.filename}: {error.strerror}; {cure}", 2)
-        reason = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
-        return _refused(f"{reason} (set REGRAFT_TRACEBACK=1 to see where)", 1)
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """Say in one sentence what nothing else has put into words."""
+    if isinstance(error, OSError) and error.filename:  # a path too long, or closed to this user
+        cure = "give a path that can be read or written"
+        return _refused(f"{error.filename}: {error.strerror}; {cure}", 2)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return _refused(f"standard output: {error.strerror}; lead it elsewhere", 1)
+    reason = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}"
+    return _refused(f"{reason} (set REGRAFT_TRACEBACK=1 to see where)", 1)
 
 
 def _refused(sentence: object, code: int) -> int:

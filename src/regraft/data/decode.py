@@ -151,7 +151,7 @@ def _reduced(image: Any, size: int) -> Any:
 
 
 def _shades(image: Any) -> Any:
-    """Return a picture of at most 8 bits a channel.
+    """Return a picture of at most 8 bits a channel, white where a shade of more bits is transparent.
 
     Raises:
         ValueError: Values that are no shades of grey.
@@ -170,4 +170,5 @@ def _shades(image: Any) -> Any:
         factor = 255.0 if high <= 1 else 1.0 if high <= 255 else 1 / 257
         return Image.fromarray((values * factor).round().astype(np.uint8))
     lost = 0 if high <= 255 else 4 if high <= 4095 else 8
-    return Image.fromarray((values.astype(np.uint16) >> lost).astype(np.uint8))
+    clear = values == image.info.get("transparency", -1)
+    return Image.fromarray(np.where(clear, 255, values.astype(np.uint16) >> lost).astype(np.uint8))

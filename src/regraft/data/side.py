@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from .decode import picture_size
 from .folder import joined, scan_folder
 
 USUAL = 224
@@ -39,15 +40,11 @@ def side_of(folder: Path, wanted: int | None, *, largest: int | None = None) -> 
 
 
 def _sizes(folder: Path) -> Counter[tuple[int, int]]:
-    """Return how many images have which width and height, of those that can be opened."""
-    from PIL import Image
-
+    """Return how many images are shown in which width and height, of those that can be opened."""
     paths = joined(scan_folder(folder, image_size=1)).paths
     sizes: Counter[tuple[int, int]] = Counter()
     for path in paths[:: max(1, -(-len(paths) // _LOOKED_AT))]:
-        try:
-            with Image.open(path) as image:
-                sizes[image.size] += 1
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # who decodes it says what is wrong
+        size = picture_size(path)
+        if size is not None:  # who decodes it says what is wrong
+            sizes[size] += 1
     return sizes
