@@ -20,10 +20,9 @@ from rich.console import Console
 from regraft.jobs.base import with_sources
 from regraft.jobs.merge.job import MergeJob
 from regraft.jobs.pool import run_all
-from regraft.recipes.merging.recipe import FEW, FULL, SCRATCH, mlp_pair
+from regraft.recipes.merging.recipe import pairs
 
 SEED = 11
-SMALL = ("condensed", "random", "herding")
 RATES = {
     "ste_full": (0.05, 0.1, 0.2, 0.5),
     "ste": (0.25, 0.5, 1.0, 2.0),
@@ -35,15 +34,14 @@ def candidates(
     only: str | None, rates: list[float] | None, epochs: int | None
 ) -> Iterator[tuple[str, str, MergeJob]]:
     """Yield (arm, what is tried, job)."""
-    pair = mlp_pair()
-    base = {"ste_full": FULL, "ste": FEW, "scratch": SCRATCH}
-    jobs = [*pair.with_all_data(FULL)[:1], *pair.with_few_images(FEW, SCRATCH, SMALL)]
-    for job in jobs:
-        if only is not None and job.arm != only:
-            continue
+    pair = pairs("cpu")["mnist+fashion_mnist/mlp"]
+    for job in pair.jobs():
         kind = job.arm if job.arm == "ste_full" else job.arm.partition("_")[0]
+        if kind not in RATES or job.merge.repair != "none" or only not in (None, job.arm):
+            continue
+        base = job.merge.optim
         for lr in rates or RATES[kind]:
-            optim = replace(base[kind], lr=lr, epochs=epochs or base[kind].epochs)
+            optim = replace(base, lr=lr, epochs=epochs or base.epochs)
             tried = f"lr={lr:g}, {optim.epochs} epochs"
             merge = replace(job.merge, optim=optim, points=3)
             setting = f"choose/lr={lr:g}/epochs={optim.epochs}"

@@ -25,17 +25,18 @@ from rich.console import Console
 from regraft.cli import main as regraft
 from regraft.jobs.pool import run_all
 from regraft.jobs.train import TrainJob
-from regraft.recipes.merging.recipe import FASHION, SMALL_MNIST, Pair, mlp_pair, resnet_pair
+from regraft.recipes.merging.recipe import Pair, pairs
 
 SEED = 11
 OTHER = 1011
 """Seed of the second network, which must not start where the first does."""
 
 
-def pairs() -> dict[str, Pair]:
+def merged() -> dict[str, Pair]:
     """Return the networks that are merged, by name."""
-    small = replace(SMALL_MNIST, name=FASHION.name)
-    return {"MLP": mlp_pair(), "ResNet-8": replace(resnet_pair(), b=small)}
+    rows = pairs("cpu")
+    mlp, resnet = rows["mnist+fashion_mnist/mlp"], rows["mnist/resnet8/width=2/same-data"]
+    return {"MLP": mlp, "ResNet-8": replace(resnet, b=replace(resnet.b, name=mlp.b.name))}
 
 
 def parents(pair: Pair, root: str | None) -> list[TrainJob]:
@@ -70,7 +71,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(2)
     root = [] if asked.data_root is None else ["--data-root", asked.data_root]
-    for name, pair in pairs().items():
+    for name, pair in merged().items():
         jobs = parents(pair, asked.data_root)
         run_all(jobs, asked.out, workers=2, console=Console(stderr=True))
         folders = [job.folder(asked.out) for job in jobs]

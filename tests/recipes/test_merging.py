@@ -18,14 +18,19 @@ from regraft.jobs.merge.surrogate import surrogate
 from regraft.models import build
 from regraft.recipes import SCALES, load_recipe, reproduce
 from regraft.recipes.merging.claims import by_angle
-from regraft.recipes.merging.recipe import Pair
+from regraft.recipes.merging.recipe import FewImages, Pair
+from regraft.recipes.recipe import Scale
 
 module = importlib.import_module("regraft.recipes.merging.recipe")
 
 DIGITS = DataConfig(name="digits", normalize="none", train_size=200)
 FEW = OptimConfig(lr=0.3, epochs=12, batch_size=500, schedule="multistep")
+FEW_IMAGES = FewImages(sets=("condensed", "random", "herding"), matching=FEW, scratch=FEW)
+CONDENSED = dataclasses.replace(FEW_IMAGES, sets=("condensed",))
 PAIR = Pair(
     setting="digits+rotated=90/mlp",
+    seeds=1,
+    arms=(),
     a=DIGITS,
     b=dataclasses.replace(DIGITS, rotate=90.0),
     model=ModelConfig(name="mlp", options={"widths": [12, 12]}),
@@ -52,8 +57,8 @@ SAME = dataclasses.replace(
 
 
 def everything():
-    jobs = [*PAIR.without_data(), *PAIR.with_all_data(FULL), *PAIR.with_few_images(FEW, FEW)]
-    return [*jobs, *SPLIT.with_few_images(FEW, FEW, ("condensed",)), *SAME.with_repairs()]
+    jobs = [*PAIR.without_data(), *PAIR.with_all_data(FULL), *PAIR.with_few_images(FEW_IMAGES)]
+    return [*jobs, *SPLIT.with_few_images(CONDENSED), *SAME.with_repairs()]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +143,7 @@ def test_the_paper_scale_holds_the_published_settings():
 
 
 def test_what_changes_no_number_is_no_part_of_a_merges_identity():
-    job = PAIR.with_few_images(FEW, FEW, ("condensed",))[0].with_seed(3)
+    job = PAIR.with_few_images(CONDENSED)[0].with_seed(3)
     elsewhere = job.with_data_root("elsewhere")
     assert elsewhere.config() == job.config()
     assert {s.data.root for s in elsewhere.sources} == {"elsewhere"}
@@ -328,12 +333,21 @@ def test_parents_of_two_architectures_are_refused(tmp_path):
         dataclasses.replace(job, b=other).run(tmp_path)
 
 
+@pytest.mark.parametrize("group", ["with_all_data", "repaired", "with_few_images", "with_al_data"])
+def test_a_group_of_arms_without_its_settings_is_refused(group):
+    message = (
+        f"scales.toml: .*/mlp: arms '{group}' are unknown, or their key all_data or few_images"
+    )
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(PAIR, arms=(group,)).jobs()
+
+
 # From the command to the report.
 
 
 def test_a_recipe_leaves_its_tables_and_its_path(finished, monkeypatch, tmp_path):
     _, root = finished
-    monkeypatch.setattr(module, "_smoke", everything)
+    monkeypatch.setattr(module, "_groups", lambda _: [Scale(everything, 1)])
     recipe = load_recipe("merging", "smoke", 1)
     outcome = reproduce(recipe, root, workers=1, results=tmp_path)
     page = (tmp_path / "merging_smoke.md").read_text()

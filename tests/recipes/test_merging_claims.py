@@ -5,12 +5,14 @@ import pytest
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig
 from regraft.recipes.merging.claims import read, slopes
-from regraft.recipes.merging.recipe import Pair, turned
+from regraft.recipes.merging.recipe import Pair
 from regraft.report import Result, Run, rows
 
 DIGITS = DataConfig(name="digits", normalize="none")
 PAIR = Pair(
     setting="digits+rotated=90/mlp",
+    seeds=3,
+    arms=(),
     a=DIGITS,
     b=dataclasses.replace(DIGITS, rotate=90.0),
     model=ModelConfig(name="mlp"),
@@ -66,7 +68,9 @@ def test_slopes_are_those_of_a_line():
 @pytest.mark.parametrize("fall", [20.0, -1.0])
 def test_the_angle_is_read_over_all_its_settings(fall):
     found = []
-    for angle, pair in turned(PAIR, (0.0, 45.0, 90.0)).items():
+    upright = dataclasses.replace(PAIR, setting="digits/mlp", b=DIGITS, angles=(0.0, 45.0, 90.0))
+    for pair in upright.turned():
+        angle = pair.b.rotate
         for seed in (1, 2, 3):
             lost = fall * angle / 90 + 0.1 * seed
             found.append(run(pair.setting, "weight_matching", seed, test_accuracy=90.0 - lost))

@@ -12,7 +12,7 @@ from regraft.errors import InputError
 from regraft.recipes import RECIPES, SCALES, load_recipe
 from regraft.recipes.notes import read_data, read_rows
 
-WITH_ROWS = ("iterand", "transfer")
+WITH_ROWS = ("iterand", "merging", "transfer")
 
 
 def broken(monkeypatch, name, change):
@@ -26,12 +26,14 @@ def broken(monkeypatch, name, change):
 @pytest.mark.parametrize("name", WITH_ROWS)
 def test_a_mistyped_key_is_named_with_its_file_and_row(name, scale, monkeypatch):
     def change(data):
-        data[scale][-1]["dat"] = data[scale][-1].pop("data")
+        data[scale][-1]["runtme"] = data[scale][-1].pop("runtime")
 
     rows = len(read_data(RECIPES[name], "scales.toml")[scale])
     broken(monkeypatch, name, change)
-    said = f"regraft/recipes/{name}/scales.toml: row {rows} of [[{scale}]]: key 'dat' is unknown: "
-    with pytest.raises(InputError, match=re.escape(said + "expected data")):
+    said = (
+        f"regraft/recipes/{name}/scales.toml: row {rows} of [[{scale}]]: key 'runtme' is unknown: "
+    )
+    with pytest.raises(InputError, match=re.escape(said + "expected runtime")):
         load_recipe(name, scale)
 
 

@@ -40,6 +40,8 @@ def pair(tmp_path_factory):
         data.append(DataConfig(name=folder, normalize="none", image_size=8))
     pair = Pair(
         setting="upright+turned",
+        seeds=1,
+        arms=(),
         a=data[0],
         b=data[1],
         model=ModelConfig(name="mlp", options={"widths": [12, 12]}),

@@ -1,4 +1,4 @@
-"""Merging networks of different data sets, with and without data; scales in `notes.md`.
+"""Merging networks of different data sets, with and without data; numbers in `scales.toml`.
 
 References:
     Yamada et al., "Revisiting permutation symmetry for merging models between different datasets",
@@ -8,55 +8,89 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
+from regraft.errors import InputError
 from regraft.generators import CondenseConfig
-from regraft.jobs.base import Job
 from regraft.jobs.condense.job import CondenseJob
 from regraft.jobs.merge.job import MergeArm, MergeJob
 from regraft.jobs.train import TrainJob
+from regraft.recipes.notes import read_rows
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .claims import read
 
-_SAME = "/same-data"
-_SMALL_SETS = ("condensed", "random", "herding")
 _METRICS = (("test_accuracy", "%"), ("path_accuracy", "%"), ("accuracy_barrier", "points"))
 
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
-    scales = {
-        "smoke": Scale(_smoke, 3),
-        # ResNets differ most from pair to pair, and cost little; their number was raised after a look at
-        # three, so that those that are reported are others.
-        "cpu": Scale(_cpu, _seeds, first=lambda job: 21 if job.setting.endswith(_SAME) else 1),
-        "gpu": Scale(_gpu, 3),
-        "paper": Scale(_paper, 3),
-    }
     title = "Merging networks of different data sets"
-    package = __package__ or ""
-    return assemble(package, scales, scale, seeds, title=title, read=read, metrics=_METRICS)
+    package, groups = __package__ or "", _groups(scale)
+    return assemble(package, groups, scale, seeds, title=title, read=read, metrics=_METRICS)
 
 
-def _seeds(job: Job) -> int:
-    return 8 if job.setting.endswith(_SAME) else 3 if "/rotated=" in job.setting else 6
+def _groups(scale: str) -> list[Scale]:
+    return [Scale(pair.jobs, pair.seeds, pair.first) for pair in pairs(scale).values()]
+
+
+def pairs(scale: str) -> dict[str, Pair]:
+    """Return the rows of a scale in `scales.toml` by their settings."""
+    rows = read_rows(__package__ or "", "scales.toml", scale, Pair)
+    return {pair.setting: pair for pair in rows}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewImages:
+    """What is done with a few images of each class.
+
+    Attributes:
+        sets: How they are chosen.
+        matching: SGD of straight-through matching on them.
+        scratch: Training from scratch on them.
+    """
+
+    sets: tuple[str, ...]
+    matching: OptimConfig
+    scratch: OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two data sets with one architecture, and the settings of all that is done with them."""
+    """Two data sets with one architecture, and the settings of all that is done with them.
+
+    Attributes:
+        setting: What is compared; with `angles` the angle follows.
+        seeds: Pairs of networks.
+        first: Seed of the first of them.
+        angles: Turn the second set by each of these, for a pair each.
+        train: The training of both networks.
+        merge: What all arms share.
+        arms: Groups of arms, by their methods: without_data, with_all_data, with_few_images, repaired
+            and with_repairs.
+        only: Arms that are kept; all without any.
+        all_data: SGD of straight-through matching on all data.
+        few_images: What is done with a few images.
+        condense: Of the condensed images: how they are made.
+        condense_model: By which network.
+    """
 
     setting: str
+    seeds: int
+    first: int = 1
     a: DataConfig
     b: DataConfig
+    angles: tuple[float, ...] = ()
     model: ModelConfig
     train: OptimConfig
     runtime: RuntimeConfig
     merge: MergeArm = field(default_factory=MergeArm)
+    arms: tuple[str, ...]
+    only: tuple[str, ...] = ()
+    all_data: OptimConfig | None = None
+    few_images: FewImages | None = None
     condense: CondenseConfig = field(default_factory=CondenseConfig)
     condense_model: ModelConfig = field(default_factory=ModelConfig)
 
@@ -100,6 +134,44 @@ class Pair:
             runtime=self.runtime,
         )
 
+    def jobs(self) -> list[MergeJob]:
+        """Return the arms of every group, at every angle.
+
+        Raises:
+            InputError: A group is unknown, or its settings are missing.
+        """
+        pairs = self.turned() if self.angles else [self]
+        jobs = [job for pair in pairs for group in self.arms for job in pair._group(group)]
+        return [job for job in jobs if not self.only or job.arm in self.only]
+
+    def _group(self, name: str) -> list[MergeJob]:
+        match name:
+            case "without_data":
+                return self.without_data()
+            case "with_repairs":
+                return self.with_repairs()
+            case "with_all_data" if self.all_data:
+                return self.with_all_data(self.all_data)
+            case "repaired" if self.all_data:
+                return self.repaired(self.all_data)
+            case "with_few_images" if self.few_images:
+                return self.with_few_images(self.few_images)
+        raise InputError(
+            f"regraft/recipes/merging/scales.toml: {self.setting}: arms {name!r} are unknown, or their key "
+            "all_data or few_images is missing"
+        )
+
+    def turned(self) -> list[Pair]:
+        """Return the pair at every angle of the second set."""
+        return [
+            replace(
+                self,
+                setting=f"{self.setting}/rotated={angle:g}",
+                b=replace(self.b, rotate=angle),
+            )
+            for angle in self.angles
+        ]
+
     def without_data(self) -> list[MergeJob]:
         """Return weight matching, the plain average, and the controls that need no training."""
         return [
@@ -115,16 +187,14 @@ class Pair:
         full = {"method": "straight_through", "surrogate": "full", "optim": optim}
         return [self.job("ste_full", **full), self.job("activation_matching", method="activations")]
 
-    def with_few_images(
-        self, optim: OptimConfig, scratch: OptimConfig, kinds: Iterable[str] = _SMALL_SETS
-    ) -> list[MergeJob]:
+    def with_few_images(self, few: FewImages) -> list[MergeJob]:
         """Return straight-through matching on small sets, and training from scratch on them."""
         jobs = []
-        for kind in kinds:
-            few = {"surrogate": kind}
+        for kind in few.sets:
+            on = {"surrogate": kind}
             jobs += [
-                self.job(f"ste_{kind}", method="straight_through", optim=optim, **few),
-                self.job(f"scratch_{kind}", method="scratch", optim=scratch, **few),
+                self.job(f"ste_{kind}", method="straight_through", optim=few.matching, **on),
+                self.job(f"scratch_{kind}", method="scratch", optim=few.scratch, **on),
             ]
         return jobs
 
@@ -164,158 +234,3 @@ def _name(data: DataConfig) -> str:
 
 def _architecture(model: ModelConfig) -> str:
     return model.name if model.width == 1 else f"{model.name}/width={model.width:g}"
-
-
-def turned(pair: Pair, angles: Iterable[float]) -> dict[float, Pair]:
-    """Return the first set of a pair with itself turned, by angle."""
-    return {
-        angle: replace(
-            pair,
-            setting=f"{pair.a.name}/{_architecture(pair.model)}/rotated={angle:g}",
-            b=replace(pair.a, rotate=angle),
-        )
-        for angle in angles
-    }
-
-
-def _smoke() -> list[Job]:
-    runtime = RuntimeConfig(accelerator="cpu", threads=1, eval_every=5)
-    data = DataConfig(name="digits", normalize="none")
-    pair = Pair(
-        setting="digits+rotated=90/mlp",
-        a=data,
-        b=replace(data, rotate=90.0),
-        model=ModelConfig(name="mlp", options={"widths": [64, 64]}),
-        train=OptimConfig(lr=0.1, weight_decay=0.0, epochs=30, batch_size=100, schedule="constant"),
-        runtime=runtime,
-        condense=CondenseConfig(restarts=10, outer=5, inner=10),
-        condense_model=ModelConfig(name="mlp", options={"widths": [64, 64]}),
-    )
-    full = OptimConfig(lr=0.1, epochs=10, batch_size=100, schedule="constant")
-    few = OptimConfig(lr=0.5, epochs=100, batch_size=500, schedule="multistep")
-    scratch = OptimConfig(lr=0.1, epochs=100, batch_size=500, schedule="constant")
-    jobs: list[Job] = [*pair.without_data(), *pair.with_all_data(full)]
-    jobs += pair.with_few_images(few, scratch)
-    for at in turned(pair, (0.0, 45.0)).values():
-        jobs += [*at.without_data()[:2], *at.with_all_data(full)[:1]]
-    same = Pair(
-        setting="digits/resnet8/width=0.5/same-data",
-        a=data,
-        b=data,
-        model=ModelConfig(name="resnet8", width=0.5),
-        train=OptimConfig(lr=0.1, epochs=4, batch_size=100),
-        runtime=runtime,
-        merge=MergeArm(points=5, statistics=500),
-    )
-    return [*jobs, *same.with_repairs()]
-
-
-# PyTorch's own initialisation, as the paper's networks have: weights of 2.4 times the size, as
-# networks start from here elsewhere, hide what was learnt, and cost the average 12 points.
-MLP = ModelConfig(name="mlp", options={"widths": [512, 512, 512], "init": "torch"})
-NARROW = ModelConfig(name="mlp", options={"widths": [128, 128]})
-MNIST = DataConfig(name="mnist", normalize="none")
-FASHION = DataConfig(name="fashion_mnist", normalize="none")
-SMALL_MNIST = DataConfig(name="mnist", image_size=14, train_size=6000, normalize="none")
-TRAIN = OptimConfig(lr=0.1, weight_decay=0.0, epochs=10, batch_size=500, schedule="constant")
-# Chosen on validation by benchmarks/choose_merging.py: see notes.md.
-FULL = OptimConfig(lr=0.3, epochs=3, batch_size=500, schedule="constant")
-FEW = OptimConfig(lr=0.5, epochs=300, batch_size=500, schedule="multistep")
-SCRATCH = OptimConfig(lr=0.03, epochs=200, batch_size=500, schedule="constant")
-
-
-def mlp_pair() -> Pair:
-    """Return MNIST with Fashion-MNIST as the scale `cpu` has it."""
-    return Pair(
-        setting="mnist+fashion_mnist/mlp",
-        a=MNIST,
-        b=FASHION,
-        model=MLP,
-        train=TRAIN,
-        runtime=RuntimeConfig(accelerator="cpu", threads=1),
-        merge=MergeArm(sweeps=1, path_images=2000),
-        condense=CondenseConfig(restarts=10, init="real"),
-        condense_model=NARROW,
-    )
-
-
-def resnet_pair() -> Pair:
-    """Return two ResNets on the same images as the scale `cpu` has them."""
-    return Pair(
-        setting="mnist/resnet8/width=2/same-data",
-        a=SMALL_MNIST,
-        b=SMALL_MNIST,
-        model=ModelConfig(name="resnet8", width=2),
-        train=OptimConfig(lr=0.1, weight_decay=5e-4, epochs=6, batch_size=100, schedule="cosine"),
-        runtime=RuntimeConfig(accelerator="cpu", threads=1),
-        merge=MergeArm(points=11, path_images=1000, statistics=500),
-    )
-
-
-def _cpu() -> list[Job]:
-    pair = mlp_pair()
-    jobs: list[Job] = [*pair.with_few_images(FEW, SCRATCH), *pair.with_all_data(FULL)]
-    jobs += [*pair.without_data(), *pair.repaired(FULL)]
-    brief = replace(pair, merge=replace(pair.merge, path_images=500))  # these paths are not drawn
-    for at in turned(brief, (0.0, 45.0, 90.0)).values():
-        jobs += [*at.without_data()[:2], *at.with_all_data(FULL)[:1]]
-    return [*jobs, *resnet_pair().with_repairs()]
-
-
-def _gpu() -> list[Job]:
-    runtime = RuntimeConfig(accelerator="cuda", threads=4, eval_every=10)
-    data = DataConfig(name="cifar10_jpeg", normalize="imagenet", augment="crop-flip")
-    return _class_split(data, runtime, epochs=40, ste=20, few=200)
-
-
-def _paper() -> list[Job]:
-    """Return the published settings (card B3), with the test images alone held back."""
-    runtime = RuntimeConfig(threads=4, eval_every=10)
-    mnist = replace(MNIST, validation=0.0)
-    sgd = OptimConfig(lr=0.05, epochs=100, batch_size=500, schedule="constant")
-    pair = replace(
-        mlp_pair(),
-        a=mnist,
-        b=replace(FASHION, validation=0.0),
-        train=replace(TRAIN, epochs=100),
-        runtime=runtime,
-        merge=MergeArm(statistics=60000),  # and matchings that go to their end
-        condense=CondenseConfig(restarts=1000),  # and from noise, as published
-    )
-    few = replace(sgd, lr=0.5, epochs=5000, schedule="multistep")
-    scratch = replace(TRAIN, epochs=200)
-    jobs: list[Job] = [*pair.with_few_images(few, scratch), *pair.with_all_data(sgd)]
-    jobs += pair.without_data()
-    few = replace(sgd, lr=0.1, epochs=1000, schedule="multistep")
-    for at in turned(pair, (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0)).values():
-        jobs += [*at.without_data(), *at.with_all_data(replace(sgd, lr=0.1, epochs=5))]
-        jobs += at.with_few_images(few, scratch, ("condensed",))
-    cifar = DataConfig(name="cifar10", normalize="imagenet", augment="crop-flip", validation=0.0)
-    return [*jobs, *_class_split(cifar, runtime, epochs=100, ste=100, few=1000)]
-
-
-def _class_split(
-    data: DataConfig, runtime: RuntimeConfig, *, epochs: int, ste: int, few: int
-) -> list[Job]:
-    """Return classes 0-4 with classes 5-9: ResNet-20 of 16 times the width, heads of ten classes."""
-    pair = Pair(
-        setting=f"{data.name}/resnet20/width=16/classes=0-4+5-9",
-        a=replace(data, only_classes=(0, 1, 2, 3, 4)),
-        b=replace(data, only_classes=(5, 6, 7, 8, 9)),
-        model=ModelConfig(name="resnet20", width=16),
-        train=OptimConfig(
-            lr=0.4,
-            weight_decay=5e-4,
-            epochs=epochs,
-            batch_size=500,
-            schedule="linear",
-            warmup_epochs=5,
-        ),
-        runtime=replace(runtime, precision="bf16-mixed"),
-        merge=MergeArm(repair="reset", statistics=25000, per_class=50),
-    )
-    full = OptimConfig(lr=1.0, epochs=ste, batch_size=250, schedule="cosine", warmup_epochs=1)
-    small = OptimConfig(lr=0.1, epochs=few, batch_size=100, schedule="cosine")
-    scratch = OptimConfig(lr=0.1, weight_decay=5e-4, epochs=600, batch_size=100, schedule="cosine")
-    jobs: list[Job] = [*pair.without_data(), *pair.with_all_data(full)]
-    return [*jobs, *pair.with_few_images(small, scratch, ("random", "herding"))]
