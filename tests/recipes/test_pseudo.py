@@ -6,7 +6,9 @@ from regraft.jobs.generate.foreign import ForeignClassifier, ForeignGenerator
 from regraft.jobs.generate.pretrain import PretrainJob
 from regraft.jobs.generate.target import TargetJob
 from regraft.recipes import load_recipe
+from regraft.recipes.notes import read_data
 from regraft.recipes.pseudo.claims import read
+from regraft.recipes.pseudo.recipe import HEADLINE
 from regraft.report import Result, Run
 
 ARMS = {"scratch": 60, "logit_matching": 62, "soft_targets": 61, "pp": 66, "pp_pssl": 68}
@@ -56,20 +58,36 @@ def test_a_task_is_claimed_over_its_architectures():
     assert of_task.evidence == ["a/net/n=1", "a/resnet/n=1"]
 
 
-def test_the_scale_cpu_has_two_architectures_of_one_task_at_fresh_seeds():
+def test_the_scale_cpu_has_three_architectures_of_one_task_at_seeds_that_chose_nothing():
     jobs = load_recipe("pseudo", "cpu").jobs
-    assert {j.runtime.seed for j in jobs} == set(range(1, 11))  # weights were chosen at 11 and 12
+    assert {j.runtime.seed for j in jobs} == set(range(1, 9))  # weights were chosen at 11 to 13
     more = {(j.setting, j.arm) for j in jobs if j.runtime.seed > 5 and j.control is not None}
-    assert {setting for setting, _ in more} == {"coarse_to_fine_mnist/conv_small/n=30"}
+    pairs = {f"coarse_to_fine_mnist/{net}/n=30" for net in ("conv_small", "resnet8", "vit")}
+    assert {setting for setting, _ in more} == pairs
     assert "pp_pssl" in {arm for _, arm in more}
     assert "pp_pssl_hard" not in {arm for _, arm in more}
     settings = {j.setting for j in jobs if j.arm == "pp_pssl"}
-    assert settings == {
-        "coarse_to_fine_mnist/conv_small/n=30",
-        "coarse_to_fine_mnist/resnet8/n=30",
-        "coarse_to_fine_mnist/resnet8/pp=1200/n=30",
-        "letters_to_digits/conv_small/n=20",
-        "letters_to_digits/mlp/n=20",
+    assert settings == {*pairs, "letters_to_digits/conv_small/n=20", "letters_to_digits/mlp/n=20"}
+
+
+def test_chosen_weights_are_those_of_a_task_and_network_of_the_recipe():
+    jobs = [j for scale in ("cpu", "foreign") for j in load_recipe("pseudo", scale, 1).jobs]
+    chosen = read_data("regraft.recipes.pseudo", "chosen.toml")
+    by_name = {(j.setting, j.arm): j for j in jobs}
+    for task, nets in chosen.items():
+        for net, weights in nets.items():
+            (size,) = {
+                j.setting.rpartition("/")[2]
+                for j in jobs
+                if j.setting.startswith(task) and j.arm == "pp"
+            }
+            arms = {arm: by_name[f"{task}/{net}/{size}", arm] for arm in HEADLINE}
+            assert arms["logit_matching"].distil_weight == weights["logits"]
+            assert arms["soft_targets"].distil_weight == weights["soft"]
+            assert arms["pp_pssl"].ssl.ssl_weight == weights["pseudo"]
+            assert arms["ssl_target"].ssl.ssl_weight == weights["target"]
+    assert {(task, net) for task, nets in chosen.items() for net in nets} == {
+        tuple(j.setting.split("/")[:2]) for j in jobs if j.arm == "pp_pssl"
     }
 
 

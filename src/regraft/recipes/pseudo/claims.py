@@ -17,6 +17,19 @@ _WORDS = {
     "soft_targets": "distillation of soft targets",
 }
 
+_PARTS = (
+    ("pp", "scratch", "PP beats training from scratch"),
+    ("pp_pssl", "pp", "P-SSL adds to PP"),
+    ("pp_pssl", "pp_pssl_uniform", "Conditions of the classifier beat uniform ones"),
+    ("pp_pssl", "pp_pssl_hard", "Soft conditions beat hard ones"),
+    ("pp_pssl_own_head", "pp_pssl", "A head of their own helps generated images"),
+    (
+        "pp_pssl",
+        "ssl_target",
+        "PP + P-SSL beats the same loss on the labelled images themselves, without a generator",
+    ),
+)
+
 
 def read(runs: list[Run], rows: list[Row]) -> Findings:
     """Return the claims of all settings that the oracle lets through, and what happened elsewhere."""
@@ -42,29 +55,8 @@ def read(runs: list[Run], rows: list[Row]) -> Findings:
             claims += difference(
                 runs, setting, "pp_pssl", rival, f"PP + P-SSL beats {_WORDS[rival]}", levels=True
             )
-        claims += difference(runs, setting, "pp", "scratch", "PP beats training from scratch")
-        claims += difference(runs, setting, "pp_pssl", "pp", "P-SSL adds to PP")
-        claims += difference(
-            runs,
-            setting,
-            "pp_pssl",
-            "pp_pssl_uniform",
-            "Conditions of the classifier beat uniform ones",
-        )
-        claims += difference(
-            runs, setting, "pp_pssl", "pp_pssl_hard", "Soft conditions beat hard ones"
-        )
-        claims += difference(
-            runs,
-            setting,
-            "pp_pssl_own_head",
-            "pp_pssl",
-            "A head of their own helps generated images",
-        )
-        claims += difference(
-            runs, setting, "pp_pssl", "ssl_target",
-            "PP + P-SSL beats the same loss on the labelled images themselves, without a generator",
-        )  # fmt: skip
+        for one, other, words in _PARTS:
+            claims += difference(runs, setting, one, other, words)
     text = "\n\n".join([*_gates(runs, settings), *_others(runs, settings, passed)])
     return Findings(claims=claims, text=text, figures={})
 

@@ -26,6 +26,7 @@ from regraft.jobs.generate.foreign import ForeignClassifier
 from regraft.jobs.generate.generator import GeneratorJob
 from regraft.jobs.generate.pretrain import PretrainJob
 from regraft.jobs.generate.target import TargetJob
+from regraft.recipes.notes import read_data
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .claims import read
@@ -68,7 +69,7 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much is spent, and the weights of both distillations."""
+    """How much is spent."""
 
     generator: GeneratorConfig
     classifier: ModelConfig
@@ -76,25 +77,53 @@ class Effort:
     steps: int
     ssl: SslConfig
     runtime: RuntimeConfig
-    logits: float = 0.1
-    soft: float = 0.5
 
 
 HEADLINE = ("oracle", "scratch", "logit_matching", "soft_targets", "pp", "pp_pssl", "ssl_target")
 ABLATIONS = ("pssl", "pp_pssl_own_head", "pp_pssl_hard", "pp_pssl_uniform")
 FURTHER = ("oracle_ssl", "pp_ssl_target")
 ALL = (*HEADLINE, *ABLATIONS, *FURTHER)
-DISTILLATION = {"logits": 1.0, "soft": 0.8}
-"""Weights of the distillations, chosen with three convolutions at two seeds: see `notes.md`."""
-RESNETS = {"logits": 0.3, "soft": 1.0}
-"""The same for the ResNet, at one seed."""
+_CHOSEN = read_data(__package__ or "", "chosen.toml")
 
 
-def _arms(
-    task: PseudoTask, size: int, net: Architecture, effort: Effort, wanted: Sequence[str]
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weight of what each arm adds to the cross-entropy of the labels.
+
+    Attributes:
+        logits: Of the squared distance to the teacher's logits.
+        soft: Of the teacher's softened probabilities.
+        pseudo: Of the semi-supervised loss on generated images.
+        target: Of the same on the labelled images.
+    """
+
+    logits: float = 0.1
+    soft: float = 0.5
+    pseudo: float = 1.0
+    target: float = 1.0
+
+
+def arms(
+    task: PseudoTask,
+    size: int,
+    net: Architecture,
+    effort: Effort,
+    wanted: Sequence[str],
+    weights: LossWeights | None = None,
 ) -> list[Job]:
-    """Return arms of one setting: the oracles first, since they say whether the task can tell."""
+    """Return arms of one setting: the oracles first, since they say whether the task can tell.
+
+    Args:
+        task: The task.
+        size: Number of labels.
+        net: The target's network.
+        effort: How much is spent.
+        wanted: Names of the arms.
+        weights: Weights of their losses; what `chosen.toml` has for the task and the network by default.
+    """
     runtime = effort.runtime
+    if weights is None:
+        weights = LossWeights(**_CHOSEN.get(task.name, {}).get(net.name, {}))
     setting = f"{task.name}/{net.name}/n={size}"
     artefacts: Any = {"setting": task.name, "runtime": runtime}
     generator = task.generator or GeneratorJob(
@@ -138,6 +167,7 @@ def _arms(
     )
 
     def arm(name: str, control: str | None = "scratch", ssl: Any = None, **more: Any) -> TargetJob:
+        weight = weights.target if more.get("unlabelled") == "target" else weights.pseudo
         return TargetJob(
             arm=name,
             control=control,
@@ -145,21 +175,21 @@ def _arms(
             test=task.test,
             steps=effort.steps,
             optim=net.optim,
-            ssl=replace(effort.ssl, **(ssl or {})),
+            ssl=replace(effort.ssl, ssl_weight=weight, **(ssl or {})),
             **plain,
             **more,
         )
 
     pseudo: Any = {"unlabelled": "pseudo", "generator": generator, "classifier": classifier}
-    arms = [
+    every = [
         arm("oracle", start=real),
         arm("scratch", None),
         # The teacher's logits are unbounded, and a student without normalisation diverges on them.
         replace(
-            arm("logit_matching", teacher=teacher, distil="logits", distil_weight=effort.logits),
+            arm("logit_matching", teacher=teacher, distil="logits", distil_weight=weights.logits),
             optim=replace(net.optim, clip_norm=5.0),
         ),
-        arm("soft_targets", teacher=teacher, distil="soft", distil_weight=effort.soft),
+        arm("soft_targets", teacher=teacher, distil="soft", distil_weight=weights.soft),
         arm("pp", start=made),
         arm("pp_pssl", start=made, **pseudo),
         arm("ssl_target", unlabelled="target"),
@@ -170,7 +200,7 @@ def _arms(
         arm("pp_ssl_target", "pp", start=made, unlabelled="target"),
         arm("oracle_ssl", start=real, unlabelled="real", real=task.source),
     ]
-    return [job for job in arms if job.arm in wanted]
+    return [job for job in every if job.arm in wanted]
 
 
 def _tasks(
@@ -181,42 +211,27 @@ def _tasks(
 ) -> list[Job]:
     return [
         job for task in tasks for size in task.sizes for net in nets
-        for job in _arms(task, size, net, effort, wanted)
+        for job in arms(task, size, net, effort, wanted)
     ]  # fmt: skip
 
 
-def _net(name: str, model: ModelConfig, *, steps: int, batch: int = 64) -> Architecture:
+def architecture(name: str, model: ModelConfig, *, steps: int, batch: int = 64) -> Architecture:
     """Return a network with SGD, or with AdamW where it is a transformer."""
-    if not model.name.startswith("timm/vit"):
-        optim = OptimConfig(lr=0.02, batch_size=32, epochs=1, schedule="cosine")
-        pretrain = PretrainConfig(steps=steps, batch_size=batch, lr=0.05)
-        return Architecture(name=name, model=model, optim=optim, pretrain=pretrain)
+    both: Any = {"lr": 0.02}, {"lr": 0.05}
+    if model.name.startswith("timm/vit"):
+        both = ({"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01},) * 2
+    tuned, first = both
     return Architecture(
         name=name,
         model=model,
-        optim=OptimConfig(
-            optimizer="adamw",
-            lr=1e-3,
-            weight_decay=0.01,
-            batch_size=32,
-            epochs=1,
-            schedule="cosine",
-        ),
-        pretrain=PretrainConfig(
-            steps=steps, batch_size=batch, optimizer="adamw", lr=1e-3, weight_decay=0.01
-        ),
+        optim=OptimConfig(**tuned, batch_size=32, epochs=1, schedule="cosine"),
+        pretrain=PretrainConfig(**first, steps=steps, batch_size=batch),
     )
 
 
 def _vit(side: int, patch: int) -> ModelConfig:
-    options = {
-        "img_size": side,
-        "patch_size": patch,
-        "embed_dim": 64,
-        "depth": 2,
-        "num_heads": 4,
-    }
-    return ModelConfig(name="timm/vit_tiny_patch16_224", options=options)
+    shape = {"img_size": side, "patch_size": patch, "embed_dim": 64, "depth": 2, "num_heads": 4}
+    return ModelConfig(name="timm/vit_tiny_patch16_224", options=shape)
 
 
 def _smoke() -> list[Job]:
@@ -232,53 +247,69 @@ def _smoke() -> list[Job]:
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
     )
     return _tasks(
-        [task], [_net("conv_small", ModelConfig(name="conv_small"), steps=20, batch=16)], effort
+        [task],
+        [architecture("conv_small", ModelConfig(name="conv_small"), steps=20, batch=16)],
+        effort,
     )
 
 
-def _small(**more: float) -> Effort:
+def small() -> Effort:
     """Return what one core can spend on 28 pixels."""
     return Effort(
         generator=GeneratorConfig(
-            steps=1500, batch_size=64, lr=2e-3, options={"latent": 4, "hidden": 256}
+            steps=4000, batch_size=128, lr=1e-3, options={"latent": 8, "hidden": 512}
         ),
         classifier=ModelConfig(name="conv2", width=0.25),
         classifier_steps=600,
         steps=250,
         ssl=SslConfig(ssl_warmup=100, ssl_batch=64),
         runtime=RuntimeConfig(accelerator="cpu", threads=1),
-        **more,
     )
 
 
-def _cpu() -> list[Job]:
-    conv = _net("conv_small", ModelConfig(name="conv_small"), steps=400)
-    resnet = _net("resnet8", ModelConfig(name="resnet8", width=0.5), steps=400)
-    longer = _net("resnet8/pp=1200", resnet.model, steps=1200)
-    mlp = _net("mlp", ModelConfig(name="mlp"), steps=400)
-    digits = [coarse("mnist", "mnist", PAIRS, [30], source=20_000, test=3_000)]
-    first = [letters([20], source=20_000, test=3_000)]
+def small_nets() -> list[Architecture]:
+    """Return the target networks for 28 pixels that one core can train."""
     return [
-        *_tasks(digits, [conv], _small(**DISTILLATION), (*HEADLINE, *ABLATIONS)),
-        *_tasks(digits, [resnet], _small(**RESNETS), HEADLINE),
-        *_tasks(digits, [longer], _small(**RESNETS), HEADLINE[:-1]),
-        *_tasks(first, [conv], _small(), (*HEADLINE, *ABLATIONS)),
-        *_tasks(first, [mlp], _small(), HEADLINE),
+        architecture("conv_small", ModelConfig(name="conv_small"), steps=1200),
+        architecture("resnet8", ModelConfig(name="resnet8", width=0.5), steps=1200),
+        architecture("vit", _vit(28, 4), steps=1200),
+        architecture("mlp", ModelConfig(name="mlp"), steps=1200),
+    ]
+
+
+def small_tasks(runtime: RuntimeConfig) -> list[PseudoTask]:
+    """Return the tasks of one core: pairs of digits to digits, letters to digits, digits to letters."""
+    sizes: Any = {"source": 20_000, "test": 3_000}
+    return [
+        coarse("mnist", "mnist", PAIRS, [30], **sizes),
+        letters([20], **sizes),
+        foreign_digits([130], **sizes, runtime=runtime),
+    ]
+
+
+def _cpu() -> list[Job]:
+    effort = small()
+    conv, *others, mlp = small_nets()
+    digits, first, _ = small_tasks(effort.runtime)
+    every = (*HEADLINE, *ABLATIONS)
+    return [
+        *_tasks([digits], [conv], effort, every),
+        *_tasks([digits], others, effort, HEADLINE),
+        *_tasks([first], [conv], effort, every),
+        *_tasks([first], [mlp], effort, HEADLINE),
     ]
 
 
 def _seeds(job: Job) -> int:
-    """Return ten seeds for what five left open, and five for everything else: see `notes.md`."""
-    return (
-        10 if job.setting == "coarse_to_fine_mnist/conv_small/n=30" and job.arm in HEADLINE else 5
-    )
+    """Return eight seeds for pairs to digits, five where an arm takes longest, is an ablation, or letters'."""
+    pairs = job.setting.startswith("coarse") and "/vit/" not in job.setting
+    return 8 if pairs and job.arm not in ABLATIONS else 5
 
 
 def _foreign() -> list[Job]:
-    effort = _small(**DISTILLATION)
-    task = foreign_digits([130], source=20_000, test=3_000, runtime=effort.runtime)
-    conv = _net("conv_small", ModelConfig(name="conv_small"), steps=400)
-    return _tasks([task], [conv], effort, HEADLINE)
+    effort = small()
+    conv = architecture("conv_small", ModelConfig(name="conv_small"), steps=400)
+    return _tasks([small_tasks(effort.runtime)[2]], [conv], effort, HEADLINE)
 
 
 def _gpu() -> list[Job]:
@@ -296,14 +327,14 @@ def _gpu() -> list[Job]:
         runtime=RuntimeConfig(accelerator="cuda", threads=4),
     )
     small = [
-        _net("mlp", ModelConfig(name="mlp"), steps=4_000, batch=256),
-        _net("conv_small", ModelConfig(name="conv_small"), steps=4_000, batch=256),
-        _net("resnet8", ModelConfig(name="resnet8"), steps=4_000, batch=256),
-        _net("vit", _vit(28, 4), steps=4_000, batch=256),
+        architecture("mlp", ModelConfig(name="mlp"), steps=4_000, batch=256),
+        architecture("conv_small", ModelConfig(name="conv_small"), steps=4_000, batch=256),
+        architecture("resnet8", ModelConfig(name="resnet8"), steps=4_000, batch=256),
+        architecture("vit", _vit(28, 4), steps=4_000, batch=256),
     ]
     large = [
-        _net("resnet20", ModelConfig(name="resnet20"), steps=10_000, batch=256),
-        _net("vit", _vit(32, 4), steps=10_000, batch=256),
+        architecture("resnet20", ModelConfig(name="resnet20"), steps=10_000, batch=256),
+        architecture("vit", _vit(32, 4), steps=10_000, batch=256),
     ]
     sizes = [20, 50, 200, 1000]
     flat = [
@@ -336,7 +367,7 @@ def _paper() -> list[Job]:
         runtime=RuntimeConfig(accelerator="cuda"),
     )
     nets = [
-        _net(name.partition("/")[2], ModelConfig(name=name), steps=200_000, batch=256)
+        architecture(name.partition("/")[2], ModelConfig(name=name), steps=200_000, batch=256)
         for name in (
             "torchvision/resnet18",
             "torchvision/mobilenet_v3_large",
