@@ -17,7 +17,7 @@ from rich.console import Console
 
 from regraft.jobs.base import with_sources
 from regraft.jobs.pool import run_all
-from regraft.recipes.pseudo.recipe import LossWeights, arms, small, small_nets, small_tasks
+from regraft.recipes.pseudo.recipe import ArmWeights, arms, small, small_nets, small_tasks
 
 SEEDS = (11, 12, 13)
 GRIDS = {
@@ -45,7 +45,7 @@ def main() -> None:
     names, jobs = [], []
     for field, (arm, grid) in GRIDS.items():
         for value in grid:
-            weights = LossWeights(**{field: value})
+            weights = ArmWeights(**{field: value})
             (job,) = arms(
                 replace(task, test=judge), task.sizes[0], net, effort, (arm,), weights=weights
             )

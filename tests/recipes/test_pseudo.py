@@ -63,7 +63,7 @@ def test_the_scale_cpu_has_three_architectures_of_one_task_at_seeds_that_chose_n
     assert {j.runtime.seed for j in jobs} == set(range(1, 9))  # weights were chosen at 11 to 13
     more = {(j.setting, j.arm) for j in jobs if j.runtime.seed > 5 and j.control is not None}
     pairs = {f"coarse_to_fine_mnist/{net}/n=30" for net in ("conv_small", "resnet8", "vit")}
-    assert {setting for setting, _ in more} == pairs
+    assert {setting for setting, _ in more} == pairs - {"coarse_to_fine_mnist/vit/n=30"}
     assert "pp_pssl" in {arm for _, arm in more}
     assert "pp_pssl_hard" not in {arm for _, arm in more}
     settings = {j.setting for j in jobs if j.arm == "pp_pssl"}

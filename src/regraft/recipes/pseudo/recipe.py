@@ -87,7 +87,7 @@ _CHOSEN = read_data(__package__ or "", "chosen.toml")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossWeights:
+class ArmWeights:
     """Weight of what each arm adds to the cross-entropy of the labels.
 
     Attributes:
@@ -109,7 +109,7 @@ def arms(
     net: Architecture,
     effort: Effort,
     wanted: Sequence[str],
-    weights: LossWeights | None = None,
+    weights: ArmWeights | None = None,
 ) -> list[Job]:
     """Return arms of one setting: the oracles first, since they say whether the task can tell.
 
@@ -123,7 +123,7 @@ def arms(
     """
     runtime = effort.runtime
     if weights is None:
-        weights = LossWeights(**_CHOSEN.get(task.name, {}).get(net.name, {}))
+        weights = ArmWeights(**_CHOSEN.get(task.name, {}).get(net.name, {}))
     setting = f"{task.name}/{net.name}/n={size}"
     artefacts: Any = {"setting": task.name, "runtime": runtime}
     generator = task.generator or GeneratorJob(
@@ -301,7 +301,7 @@ def _cpu() -> list[Job]:
 
 
 def _seeds(job: Job) -> int:
-    """Return eight seeds for pairs to digits, five where an arm takes longest, is an ablation, or letters'."""
+    """Return eight seeds for pairs to digits, five for ablations, the ViT, and letters."""
     pairs = job.setting.startswith("coarse") and "/vit/" not in job.setting
     return 8 if pairs and job.arm not in ABLATIONS else 5
 
