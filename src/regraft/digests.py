@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .machine import expanded
 
 
 def check_digests(folder: Path, digests: Mapping[str, str]) -> None:
@@ -63,7 +64,7 @@ def weights_digest(path: str | Path) -> str:
     Raises:
         InputError: There is none, or one cannot be read.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if (path / "model.safetensors").is_file():
         return file_digest(path / "model.safetensors")
     folder = path.parent if path.name.endswith(".index.json") else path

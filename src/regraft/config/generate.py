@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from regraft.digests import file_digest, listing_digest, weights_digest
+from regraft.machine import expanded
 
 from .check import AT_LEAST_1, AT_LEAST_2, BELOW_1, NOT_NEGATIVE, POSITIVE
 from .data import DataConfig
@@ -50,7 +50,7 @@ class SourceConfig:
         Raises:
             InputError: The weights cannot be read.
         """
-        values, path = to_dict(self), Path(self.name).expanduser()
+        values, path = to_dict(self), expanded(self.name)
         # A trained generator's folder holds more, and a bank's manifest has its arrays' digests.
         known = (path, path / "generator.safetensors", path / "bank.json")
         file = next((f for f in known if f.is_file()), None)

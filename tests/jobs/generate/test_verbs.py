@@ -124,11 +124,21 @@ def test_a_folder_of_pictures_is_learned_from_whatever_its_labels_are(tmp_path):
     (tmp_path / "any" / "deep").mkdir(parents=True)
     for i in range(5):
         image.new("RGB", (10, 12), (40 * i,) * 3).save(tmp_path / "any" / "deep" / f"{i}.png")
-    term = UnlabelledTerm(source=SourceConfig(name=str(tmp_path)), ssl=SslConfig(ssl_batch=4))
+    (tmp_path / "any" / "annotations.json").write_text("{}")
+    term = UnlabelledTerm(
+        source=SourceConfig(name=str(tmp_path / "any")), ssl=SslConfig(ssl_batch=4)
+    )
     made = term.term(net(), context())
     assert made.unlabelled.take(0, 5).shape == (5, 1, 8, 8)
     assert made.loss(net(), 0).ndim == 0
     assert made.summary()["images"] == 4
+
+
+def test_a_folder_without_pictures_is_named(tmp_path):
+    with pytest.raises(InputError, match=f"--unlabelled {tmp_path} holds no images"):
+        UnlabelledTerm(source=SourceConfig(name=str(tmp_path))).term(net(), context())
+    with pytest.raises(InputError, match="this user has no home folder"):
+        UnlabelledTerm(source=SourceConfig(name="~nobody-of-this-name/x")).config()
 
 
 def test_a_generator_of_another_image_size_is_refused():

@@ -14,6 +14,7 @@ from regraft.config.generate import SOURCES
 from regraft.data import known_names, load
 from regraft.data.memory import in_memory
 from regraft.errors import InputError
+from regraft.machine import expanded
 from regraft.models.external import call, imported
 
 from .bank import MANIFEST, CachedBank
@@ -25,6 +26,7 @@ from .shards import read_shards, shards_of
 from .source import Source
 
 OWN = "generator.safetensors"
+PIPELINE = "model_index.json"
 
 
 def load_source(config: SourceConfig, *, device: torch.device | str | None = None) -> Source:
@@ -42,7 +44,7 @@ def load_source(config: SourceConfig, *, device: torch.device | str | None = Non
         InputError: There is nothing of this name, or it is damaged, or it does not fit what is said of it.
         MissingExtraError: diffusers is not installed.
     """
-    name, path = config.name, Path(config.name).expanduser()
+    name, path = config.name, expanded(config.name)
     if ":" in name and not path.exists():
         return _of_factory(config, device)
     if config.weights is not None:
@@ -54,7 +56,7 @@ def load_source(config: SourceConfig, *, device: torch.device | str | None = Non
     for file in (path, path / OWN):
         if file.is_file() and file.suffix == ".safetensors":
             return read_generator(file, device=device)
-    if (path / "model_index.json").exists():
+    if (path / PIPELINE).exists():
         return PipelineSource.from_folder(path, config, device=device)
     shards = shards_of(path)
     if shards:
@@ -70,6 +72,11 @@ def load_source(config: SourceConfig, *, device: torch.device | str | None = Non
         source.class_names = splits.classes
         return source
     raise InputError(f"source {name!r} is no factory, folder or file: expected {SOURCES}")
+
+
+def makes_images(folder: Path) -> bool:
+    """Whether a folder is a generator's, a bank or tar shards, and not one of pictures."""
+    return any((folder / n).exists() for n in (MANIFEST, OWN, PIPELINE)) or bool(shards_of(folder))
 
 
 def _of_factory(config: SourceConfig, device: torch.device | str | None) -> ModuleSource:

@@ -21,9 +21,11 @@ from regraft.digests import weights_digest
 from regraft.errors import InputError, RegraftError
 from regraft.generators.pseudo import ImagePool, PseudoSamples, PseudoTerm, Unlabelled, conditions
 from regraft.generators.sources import CachedBank, ImageSource, Source, load_source
+from regraft.generators.sources.load import makes_images
 from regraft.jobs.base import to_json
 from regraft.jobs.finetune.extra import TermContext
 from regraft.jobs.predict.finetuned import load_finetuned
+from regraft.machine import expanded
 
 from .verbs import collapse_warning
 
@@ -63,11 +65,14 @@ class UnlabelledTerm:
 
     def _images(self, context: TermContext) -> Unlabelled:
         splits, seed = context.splits, context.seed
-        folder = Path(self.source.name).expanduser()
-        if folder.is_dir() and not any(folder.glob("*.json")) and not any(folder.glob("*.tar")):
+        folder = expanded(self.source.name)
+        if folder.is_dir() and not makes_images(folder):
             files = image_files(folder)
-            if files and not (folder / "generator.safetensors").exists():
-                return ImagePool(_decoded(files, splits), seed=seed, device=context.device)
+            if not files:
+                raise InputError(
+                    f"--unlabelled {folder} holds no images: expected files such as .jpg or .png in it"
+                )
+            return ImagePool(_decoded(files, splits), seed=seed, device=context.device)
         source = load_source(self.source, device=context.device)
         wanted = (splits.channels, splits.image_size, splits.image_size)
         if source.image_shape != wanted:
