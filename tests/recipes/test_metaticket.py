@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from regraft.config.fewshot import UNTRAINED
+from regraft.errors import InputError
 from regraft.jobs.base import with_sources
 from regraft.jobs.fewshot.job import FewshotJob
 from regraft.recipes import load_recipe
 from regraft.recipes.metaticket.claims import read
+from regraft.recipes.notes import read_data
 from regraft.report import Result, Run
 
 
@@ -51,6 +53,17 @@ def test_every_trained_arm_has_its_rate_chosen_among_as_many(scale):
             assert seeds.isdisjoint(range(1, 10))
             assert {t.fewshot.method for t in trials} == {job.fewshot.method}
             assert all(not t.tests for t in trials)  # held-out classes of the training set choose
+
+
+def test_a_method_without_rates_is_named_with_its_file(monkeypatch):
+    data = read_data("regraft.recipes.metaticket", "scales.toml")
+    rates = data["selection"][0]["rates"]
+    rates["mmal"] = rates.pop("maml")
+    monkeypatch.setattr("regraft.recipes.notes.read_data", lambda *_: data)
+    with pytest.raises(
+        InputError, match=r"metaticket/scales.toml: \[selection.rates\]: key 'maml' is"
+    ):
+        load_recipe("metaticket", "cpu")
 
 
 def test_the_widths_and_the_headline_of_the_cpu_scale():

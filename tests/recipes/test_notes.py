@@ -12,7 +12,7 @@ from regraft.errors import InputError
 from regraft.recipes import RECIPES, SCALES, load_recipe
 from regraft.recipes.notes import read_data, read_rows
 
-WITH_ROWS = ("iterand", "merging", "transfer")
+WITH_ROWS = ("iterand", "merging", "metaticket", "transfer")
 
 
 def broken(monkeypatch, name, change):
