@@ -77,7 +77,7 @@ def test_settings_of_images_are_chosen_of_kinds_that_have_jobs(monkeypatch, caps
     assert len(ran) > 0
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", [*SCALES, "images"])
 def test_every_search_can_reach_its_sparsity(scale):
     for job in load_recipe("frozen", scale, 1).jobs:
         if job.arm in SEARCHES:
@@ -117,7 +117,7 @@ def ticket_bytes(job, path):
     return save_ticket(path, arm.model)
 
 
-@pytest.mark.parametrize("scale", ["smoke", "cpu"])
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "images"])
 def test_same_bytes_controls_are_as_small_as_real_tickets(scale, tmp_path):
     settings = {}
     for job in load_recipe("frozen", scale, 1).jobs:
@@ -141,7 +141,7 @@ def test_same_bytes_controls_are_as_small_as_real_tickets(scale, tmp_path):
             assert narrow <= ticket_bytes(ticket, tmp_path / "b.ticket") * 1.02 + 300, setting
 
 
-@pytest.mark.parametrize("scale", ["smoke", "cpu"])
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "images"])
 def test_coded_rivals_take_about_the_bytes_of_their_ticket(scale, tmp_path):
     settings = {}
     for job in load_recipe("frozen", scale, 1).jobs:

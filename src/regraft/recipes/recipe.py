@@ -46,6 +46,7 @@ SCALES = ("smoke", "cpu", "gpu", "paper")
 """Scales that every recipe has."""
 MORE_SCALES = {
     "adarand": ("photographs", "characters"),
+    "frozen": ("images",),
     "pseudo": ("foreign",),
 }
 """Scales of one recipe alone, which `cpu` would take too long with."""

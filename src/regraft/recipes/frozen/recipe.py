@@ -24,7 +24,8 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
     scales = {
         "smoke": Scale(_smoke, 3),
-        "cpu": Scale(_cpu, lambda job: 10 if job.setting.startswith("cora/") else 3),
+        "cpu": Scale(_cpu, 10),
+        "images": Scale(_images, 3),
         "gpu": Scale(_gpu, 3),
         "paper": Scale(_paper, 3),
     }
@@ -120,8 +121,11 @@ def image_task() -> Task:
 
 
 def _cpu() -> list[TrainJob]:
-    graphs = [job for chosen in CORA_CHOSEN for job in twins(cora_task(chosen))]
-    return [*graphs, *pareto(image_task(), (0.0, 0.3, 0.5, 0.7, 0.9), 0.5)]
+    return [job for chosen in CORA_CHOSEN for job in twins(cora_task(chosen))]
+
+
+def _images() -> list[TrainJob]:
+    return pareto(image_task(), (0.0, 0.3, 0.5, 0.7, 0.9), 0.5)
 
 
 def _gpu() -> list[TrainJob]:
