@@ -52,9 +52,15 @@ def iterand():
 def frozen():
     # The ticket that the page's rule takes for the aim of fifty times: the best on validation.
     for name, arm in (("gcn", "frozen"), ("gin", "frozen_coded"), ("gat", "frozen")):
-        rival = "dense_4bit_same_bytes" + ("_frozen" if arm == "frozen" else "")
         setting = f"cora/full/{name}"
-        dense, ticket, four = (row("frozen", setting, a) for a in ("dense", arm, rival))
+        dense, ticket = (row("frozen", setting, a) for a in ("dense", arm))
+        most = 1.1 * ticket["stored_bytes"]
+        rivals = [
+            r for r in results("frozen")
+            if (r["setting"], r["metric"]) == (setting, "test_accuracy")
+            and "same_bytes" in r["arm"] and r["stored_bytes"] <= most
+        ]  # fmt: skip
+        rival = max(rivals, key=lambda r: r["mean"])
         times = dense["stored_bytes"] / ticket["stored_bytes"]
         assert times >= 50
         yield (
@@ -63,7 +69,7 @@ def frozen():
                 f"{mean(dense)}, {wording.size(dense['stored_bytes'])}",
                 f"{mean(ticket)}, {wording.size(ticket['stored_bytes'])} ({times:.0f}x smaller)",
                 gain(ticket, 2),
-                f"{mean(four)}, {wording.size(four['stored_bytes'])}",
+                f"{mean(rival)}, {wording.size(rival['stored_bytes'])}",
             ],
         )
 
