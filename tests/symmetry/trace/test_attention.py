@@ -77,3 +77,37 @@ def test_torch_attention_and_its_packed_weight():
     model = nn.Sequential(nn.Linear(5, 12), layer, nn.Linear(12, 2))
     spec = trace(model, torch.randn(2, 4, 5))
     assert shapes(spec) == {(12,): 1, (3,): 1, (3, 4): 2, (16,): 1}
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("pairs", [True, False])
+def test_tables_of_a_rotation_hold_dimensions_and_no_heads(stored, pairs):
+    class Rotated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 8)
+            self.out = nn.Linear(16, 2)
+            angles = torch.arange(6)[:, None] / 10 ** torch.arange(2)
+            self.register_buffer("cos", angles.cos().repeat(1, 2), persistent=stored)
+            self.register_buffer("sin", angles.sin().repeat(1, 2), persistent=stored)
+
+        def turned(self, x):
+            cos, sin = self.cos[: x.shape[-2]], self.sin[: x.shape[-2]]
+            if pairs:
+                turn = torch.complex(cos[:, :2], sin[:, :2])
+                two = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+                return torch.view_as_real(two * turn).flatten(-2)
+            a, b = x.chunk(2, -1)
+            return x * cos + torch.cat([-b, a], -1) * sin
+
+        def forward(self, x):
+            heads = (m(x).unflatten(-1, (-1, 4)) for m in (self.q, self.k, self.v))
+            q, k, v = (t.transpose(1, 2) for t in heads)
+            k, v = (t.repeat_interleave(2, 1) for t in (self.turned(k), v))
+            y = nn.functional.scaled_dot_product_attention(self.turned(q), k, v)
+            return self.out(y.transpose(1, 2).flatten(2))
+
+    # 2 heads of keys, and pairs with their columns of a stored table; 2 queries' heads and 4 dimensions
+    # of V in each head.
+    kinds = {(2,): 1 + (stored and pairs), (2, 2): 1, (2, 4): 1}
+    assert shapes(trace(Rotated(), torch.randn(2, 5, 8))) == kinds

@@ -184,7 +184,7 @@ def test_bags_of_embeddings(mode):
 @pytest.mark.parametrize(
     ("forward", "operation"),
     [
-        (lambda m, x: m.out(torch.fft.rfft(m.a(x), dim=0).abs()), "fft_rfft"),
+        (lambda m, x: m.out(torch.linalg.pinv(m.a(x)).mT), "linalg_pinv"),
         (lambda m, x: m.out(torch.tensordot(m.a(x), torch.eye(1), dims=0).flatten(1)), "tensordot"),
     ],
 )
@@ -385,3 +385,39 @@ def test_what_fails_in_float64_is_refused_in_words():
 
     with pytest.raises(InputError, match=r"does not run in float64 .* no kernel for doubles"):
         trace(Single(), X)
+
+
+@pytest.mark.parametrize("check_it", [True, False])
+def test_shuffled_groups_that_do_not_divide_move_where_both_groups_agree(check_it):
+    def forward(m, x):
+        h = m.a(x).relu()
+        y = m.b(h).unflatten(1, (3, 4)).transpose(1, 2).flatten(1, 2)
+        return m.out((h + m.c(m.d(y))).relu().mean((2, 3)))
+
+    model = Block(
+        forward,
+        a=nn.Conv2d(3, 12, 1), b=nn.Conv2d(12, 12, 1, groups=3), out=linear(12, 2),
+        d=nn.Conv2d(12, 12, 3, padding=1, groups=12), c=nn.Conv2d(12, 12, 1, groups=3),
+    )  # fmt: skip
+    assert shapes(trace(model, IMAGE, check_it=check_it)) == [(2,), (2,), (2,), (4,), (4,), (4,)]
+
+
+@pytest.mark.parametrize("check_it", [True, False])
+def test_transforms_of_maps_keep_channels_free(check_it):
+    def forward(m, x):
+        h = m.a(x)
+        waves = torch.fft.rfft2(h, norm="ortho") * torch.view_as_complex(m.b.weight)
+        return m.out(torch.fft.irfft2(waves, s=h.shape[-2:], norm="ortho").mean((2, 3)))
+
+    table = nn.Embedding(1, 1)
+    table.weight = nn.Parameter(torch.randn(6, 8, 5, 2))
+    model = Block(forward, a=nn.Conv2d(3, 6, 1), b=table, out=linear(6, 2))
+    assert shapes(trace(model, IMAGE, check_it=check_it)) == [(6,)]
+
+
+def test_volumes_pooled_to_their_largest_keep_channels_free():
+    model = Block(
+        lambda m, x: m.out(F.adaptive_max_pool3d(m.a(x), 1).flatten(1)),
+        a=nn.Conv3d(2, 6, 3), out=linear(6, 2),
+    )  # fmt: skip
+    assert shapes(trace(model, torch.randn(2, 2, 4, 4, 4))) == [(6,)]

@@ -100,14 +100,21 @@ def _components(
 def _one_block(parents: dict[int, set[int]], places: dict[int, list[Where]]) -> np.ndarray:
     """Return pairs of classes that are one block under two names.
 
-    They are if, of some kind of class (by the axes it lies on), they own exactly the same.
+    They are if, of some kind of class (by the axes it lies on, or what belongs to it), they own exactly
+    the same.
     """
     kinds: dict[int, int] = {}
     numbers: dict[frozenset[Place], int] = {}
     owned: dict[tuple[int, int], set[int]] = defaultdict(set)
+    lies: dict[int, set[Place]] = defaultdict(set)
+    todo = [(c, {place for place, _, _ in where}) for c, where in places.items()]
+    while todo:
+        c, here = todo.pop()
+        if not here <= lies[c]:
+            lies[c] |= here
+            todo += [(owner, here) for owner in parents.get(c, ())]
     for child, owners in parents.items():
-        lies = frozenset(place for place, _, _ in places.get(child, ()))
-        kinds[child] = numbers.setdefault(lies, len(numbers))
+        kinds[child] = numbers.setdefault(frozenset(lies[child]), len(numbers))
         for owner in owners:
             owned[owner, kinds[child]].add(child)
     pairs = set()

@@ -171,23 +171,23 @@ class Ledger:
     def fix(self, dim: Dim, why: str = "") -> Dim:
         """Pin a dimension, relative to those it lies over, and return it pinned."""
         if dim.moves:
-            if any(base.moves for base in dim.over):
-                self._number(dim)
-            else:
-                self.fixed.append((np.unique(dim.nodes), why or self.reason))
+            self._hold(dim.nodes, dim.over, why or self.reason)
         return Dim(dim.size, why=why or dim.why)
 
-    def _number(self, dim: Dim) -> None:
-        """Give the positions of a dimension numbers that its nodes keep when their owners move."""
-        numbers = np.zeros(dim.nodes.shape, np.int64)
+    def _hold(self, nodes: np.ndarray, over: Sequence[Dim], why: str) -> None:
+        """Hold nodes [*over sizes, n] in place, or give them numbers that they keep when owners move."""
+        if not any(base.moves for base in over):
+            self.fixed.append((np.unique(nodes), why))
+            return
+        numbers = np.zeros(nodes.shape, np.int64)
         scale = 1
-        for axis, size in reversed(list(enumerate(dim.nodes.shape))):
-            if axis == dim.nodes.ndim - 1 or not dim.over[axis].moves:
-                shape = [1] * dim.nodes.ndim
+        for axis, size in reversed(list(enumerate(nodes.shape))):
+            if axis == nodes.ndim - 1 or not over[axis].moves:
+                shape = [1] * nodes.ndim
                 shape[axis] = size
                 numbers = numbers + scale * np.arange(size).reshape(shape)
                 scale *= size
-        self.mark(dim.nodes, numbers)
+        self.mark(nodes, numbers)
 
     def silent_on(self, nodes: np.ndarray) -> bool:
         """Whether nothing was said about any of these nodes."""
@@ -236,7 +236,8 @@ class Ledger:
         a, b = len(np.unique(pairs[:, 0])), len(np.unique(pairs[:, 1]))
         if np.isin(pairs[:, 0], pairs[:, 1]).any():
             # Units that are tied to each other, as by h + h.flip(-1), would have to move in an order.
-            self.fixed.append((np.unique(pairs), f"{self.reason} ties them to each other"))
+            for nodes in (left, right):
+                self._hold(nodes, over, f"{self.reason} ties them to each other")
         elif len(pairs) == a == b:
             self.ties.append(pairs)
         elif len(pairs) == a:
@@ -274,7 +275,7 @@ class Ledger:
         if key not in self._blocks:
             owners = self.fresh(*nodes.shape[:-1])
             self._blocks[key] = owners
-            self.adopt(nodes, np.broadcast_to(owners[..., None], nodes.shape))
+            self.adopt(nodes, np.broadcast_to(owners[..., None], nodes.shape), self.role())
             for axis, base in enumerate(over):
                 if base.moves:
                     others = [other for other in over if other is not base]

@@ -17,7 +17,7 @@ expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh isfinite isinf i
 lift_fresh lift_fresh_copy log log10 log1p log2 log_sigmoid logical_not logit mish nan_to_num neg
 positive reciprocal relu relu6 round rrelu rsqrt selu sigmoid sign silu sin sinh softplus softshrink
 softsign sqrt square tan tanh threshold to trunc _to_copy zero conj _conj _conj_physical resolve_conj
-real imag float double half bfloat16
+real imag angle float double half bfloat16
 """
 
 _SAME = ("alias", "clone", "contiguous", "detach", "detach_copy", "lift_fresh", "lift_fresh_copy")
@@ -159,7 +159,10 @@ def softmax(walk: Walk, x: Value, dim: int | None = None, *_: Any, **__: Any) ->
     return Value(mixed(walk.ledger, x.dims, [dim]))
 
 
-@rule("cumsum", "cumprod", "logcumsumexp", "sort", "topk", "argsort", "diff")
+_FOURIER = [f"fft_{kind}fft{n}" for kind in ("", "i", "r", "ir") for n in ("", "2", "n")]
+
+
+@rule("cumsum", "cumprod", "logcumsumexp", "sort", "topk", "argsort", "diff", *_FOURIER)
 def ordered(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Any:
     """Functions of the order along a dimension, which therefore stays."""
     named = _arguments(walk, args, kwargs)
@@ -220,7 +223,8 @@ def argmax(walk: Walk, x: Value, dim: int | None = None, keepdim: bool = False) 
 @rule(
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-    "adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool2d_with_indices", "lp_pool2d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool2d_with_indices",
+    "max_pool3d_with_indices", "lp_pool1d", "lp_pool2d", "lp_pool3d",
     "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
     "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d", "_upsample_nearest_exact2d",
     "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "_adaptive_avg_pool2d", "im2col_positions",
