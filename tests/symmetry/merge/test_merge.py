@@ -267,3 +267,10 @@ def test_merged_networks_load(method):
         network = make()
         base = states[2] if MERGE_METHODS[method].needs_base else None
         network.load_state_dict(merge(states[:2], method=method, base=base))
+
+
+def test_complex_weights_are_refused_and_equal_complex_buffers_kept():
+    a, b = torch.randn(2, 3, dtype=torch.complex64)
+    with pytest.raises(InputError, match="w is complex: expected real tensors"):
+        merge([{"w": a}, {"w": b}])
+    assert torch.equal(merge([{"w": a}, {"w": a.clone()}])["w"], a)

@@ -128,3 +128,16 @@ def test_a_network_that_amplifies_rounding_is_not_accused():
         spec = trace(model, torch.randn(2, 32))
     assert spec.checked is None
     assert len(spec) == 39
+
+
+def test_complex_weights_are_proved_as_real_ones_are():
+    def forward(m, x):
+        h = m.a(x.to(torch.complex64))
+        return m.out(torch.complex(h.real.relu(), h.imag.relu())).abs()
+
+    model = Block(
+        forward,
+        a=nn.Linear(4, 6, dtype=torch.complex64),
+        out=nn.Linear(6, 2, dtype=torch.complex64),
+    )
+    assert shapes(trace(model, torch.randn(3, 4))) == {(6,): 1}

@@ -167,6 +167,10 @@ def _untrained(name: str, tensors: list[Tensor], weights: list[float]) -> Tensor
     """Return a tensor that no method should mix: the first, or the average where they differ."""
     first = tensors[0]
     if not first.is_floating_point():
+        if first.is_complex() and not all(torch.equal(first, other) for other in tensors[1:]):
+            raise InputError(
+                f"{name} is complex: expected real tensors, or equal ones in all models"
+            )
         return first.clone()
     used = _computable(name, tensors)
     if all(torch.equal(used[0], other) for other in used[1:]):

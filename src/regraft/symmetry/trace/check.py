@@ -188,7 +188,7 @@ def _shaken(state: Mapping[str, Tensor], seed: int, scale: float) -> dict[str, T
     generator = torch.Generator().manual_seed(seed)
     return {
         k: v * (1 + scale * torch.randn(v.shape, generator=generator, dtype=torch.float64)).abs()
-        if v.is_floating_point()
+        if v.is_floating_point() or v.is_complex()
         else v
         for k, v in state.items()
     }
@@ -209,7 +209,7 @@ def roughened(network: nn.Module, inputs: Any, seed: int = 0) -> dict[str, Tenso
             continue
         tensor = kept.detach()
         if id(kept) not in by_tensor:
-            moves = tensor.is_floating_point() and tensor.numel() > 0
+            moves = (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 0
             by_tensor[id(kept)] = _rough(name, tensor, seed) if moves else tensor.clone()
         rough[name] = by_tensor[id(kept)]
     return rough | _settled(network, rough, inputs)
@@ -314,8 +314,9 @@ class _Double(TorchFunctionMode):
             return args[0].double()
         if getattr(func, "__name__", "") in ("_grouped_mm", "grouped_mm"):
             return _grouped(*args, **(kwargs or {}))
+        wide = {torch.float32: torch.float64, torch.complex64: torch.complex128}
         swap = torch.utils._pytree.tree_map_only(
-            torch.dtype, lambda d: torch.float64 if d == torch.float32 else d, (args, kwargs or {})
+            torch.dtype, lambda d: wide.get(d, d), (args, kwargs or {})
         )
         return func(*swap[0], **swap[1])
 
