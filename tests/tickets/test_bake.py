@@ -97,3 +97,14 @@ def test_a_masked_lstm_is_baked_right_after_a_backward_pass():
     with torch.no_grad():
         baked.weight_ih_l0.mul_(2)
     assert not torch.equal(baked(x)[0], model(x)[0])  # its weights are what it computes with
+
+
+def test_a_weight_norm_stays_beside_a_mask_and_in_the_same_layer():
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+    edge_popup(model, params=["1.weight"])
+    layer = parametrizations.weight_norm(nn.LSTM(4, 3), "weight_hh_l0")
+    edge_popup(layer, params=["weight_ih_l0"])
+    x = torch.randn(3, 4)
+    assert torch.equal(bake(model)(x), model(x))
+    assert torch.equal(bake(layer)(x)[0], layer(x)[0])
+    assert "parametrizations.weight_hh_l0.original0" in bake(layer).state_dict()

@@ -319,3 +319,13 @@ def test_ddp_is_told_not_to_broadcast_frozen_weights():
 
 
 # Wrong input.
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("params", [None, ["*.weight"]])
+def test_layers_of_no_units_are_left_alone(params):
+    model = nn.ModuleList([nn.Linear(4, 0), nn.Linear(0, 3), nn.Linear(4, 3)])
+    edge_popup(model, params=params, seed=1)
+    assert masks(model).keys() == {"2.weight"}
+    with pytest.raises(InputError, match="no maskable weight"):
+        edge_popup(nn.Linear(4, 0))

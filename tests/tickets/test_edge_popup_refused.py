@@ -52,6 +52,9 @@ def test_a_lazy_layer_is_refused():
 def test_a_weight_that_is_parametrised_already_is_refused():
     with pytest.raises(InputError, match="already parametrised"):
         edge_popup(parametrizations.weight_norm(nn.Linear(3, 3)))
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3)), nn.Linear(3, 2))
+    edge_popup(model, trainable=["0.*"])
+    assert masks(model).keys() == {"1.weight"}
 
 
 def test_masks_of_a_plain_model_are_refused():

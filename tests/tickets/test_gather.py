@@ -5,7 +5,7 @@ from searches import search
 from torch import nn
 
 from regraft.errors import InputError
-from regraft.tickets import IteRand, bake, edge_popup, gather, gather_state
+from regraft.tickets import IteRand, bake, edge_popup, fill, gather, gather_state
 from regraft.tickets.file.packed import pack, unpack
 
 
@@ -122,3 +122,15 @@ def test_a_wrapper_for_several_devices_leaves_no_trace():
     assert pack(gather(nn.DataParallel(model))) == pack(gather(model))
     state = {f"_orig_mod.module.{key}": value for key, value in model.state_dict().items()}
     assert pack(gather_state(state)) == pack(gather(model))
+
+
+def test_a_module_under_two_names_has_both():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+            self.b = self.a
+
+    model = edge_popup(Twice(), seed=1)
+    assert same(gather(model), model)
+    fill(Twice(), gather(model))

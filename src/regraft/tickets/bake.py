@@ -34,17 +34,17 @@ def bake(model: nn.Module) -> nn.Module:
             for name, entry in entries.items()
             if any(isinstance(p, Mask | FixedMask) for p in entry)
         }
-        for name, entry in ours.items():
+        if not ours:
+            continue
+        for name, entry in entries.items():
             if id(entry) not in weights:
                 weights[id(entry)] = nn.Parameter(getattr(module, name).detach().clone())
         # `remove_parametrizations` would also strip the class that a deep copy shares with `model`.
         module.__class__ = type(module).__bases__[0]
         del module.parametrizations
-        for name, entry in ours.items():
-            setattr(module, name, weights[id(entry)])
         for name, entry in entries.items():
+            setattr(module, name, weights[id(entry)])
             if name not in ours:
-                setattr(module, name, nn.Parameter(entry.original.detach().clone()))
                 parametrize.register_parametrization(module, name, nn.Identity(), unsafe=True)
                 module.parametrizations[name] = entry  # pyrefly: ignore
     if hasattr(baked, "_ddp_params_and_buffers_to_ignore"):

@@ -193,9 +193,10 @@ def choose(
                 hits = {p for p in params if fnmatchcase(name, p)}
                 unmatched -= hits
                 wanted = bool(hits)
-            if not wanted or matches(name, trainable):
-                continue
-            if isinstance(parameter, UninitializedParameter):
+            lazy = isinstance(parameter, UninitializedParameter)
+            if not wanted or matches(name, trainable) or not (lazy or parameter.numel()):
+                continue  # a layer of no units has nothing to mask
+            if lazy:
                 raise InputError(
                     f"weight {name!r} is a lazy parameter without a shape: run one batch through "
                     "the model before masking it"
@@ -209,10 +210,11 @@ def choose(
             _refuse_computed(prefix, module, maskable, trainable)
         if parametrize.is_parametrized(module):
             for attribute in dict(module.parametrizations.items()):  # pyrefly: ignore
-                if params is None and attribute in maskable:
+                name = f"{prefix}.{attribute}" if prefix else attribute
+                if params is None and attribute in maskable and not matches(name, trainable):
                     raise InputError(
-                        f"weight {prefix}.{attribute} is already parametrised: remove its "
-                        "parametrisation (torch.nn.utils.parametrize.remove_parametrizations) first"
+                        f"weight {name} is already parametrised: remove its parametrisation "
+                        "(torch.nn.utils.parametrize.remove_parametrizations) first"
                     )
     if unmatched:
         raise InputError(

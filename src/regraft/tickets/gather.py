@@ -187,7 +187,7 @@ def _layer(mask: Mask, scores: Tensor, tied: tuple[str, ...]) -> TicketLayer:
 def _owners(model: nn.Module) -> dict[int, list[str]]:
     """Return every name of each parametrised parameter, by the identity of its parametrisations."""
     names: dict[int, list[str]] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in model.named_modules(remove_duplicate=False):
         if parametrize.is_parametrized(module):
             for attribute, entry in module.parametrizations.items():  # pyrefly: ignore
                 if any(isinstance(p, Mask) for p in entry):
