@@ -208,3 +208,24 @@ def test_two_processes_with_a_break_agree_and_equal_one_process(tmp_path):
                     torch.testing.assert_close(
                         two[part][key], value, rtol=0, atol=1e-9, msg=f"{name}: {key}"
                     )
+
+
+@each
+def test_classes_are_taken_in_any_integer_type(case):
+    def loss(dtype):
+        model, method = case.build(1)
+        x, y = batch(3)  # as many images as classes: as a mask uint8 would fit
+        return method(nn.functional.cross_entropy(model(x), y), y.to(dtype))
+
+    whole = loss(torch.int64)
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert torch.equal(loss(dtype), whole)
+
+
+@each
+def test_a_class_that_the_classifier_lacks_is_refused(case):
+    model, method = case.build(1)
+    x, y = batch(6)
+    base = nn.functional.cross_entropy(model(x), y)
+    with pytest.raises(InputError, match="targets have 3: expected 0 to 2, or below 0"):
+        method(base, y + 1)

@@ -168,7 +168,7 @@ class Method(nn.Module):
                 that do not fit the features.
         """
         taken = self._tapped().take()
-        self._check(taken.features, targets)
+        targets = self._check(taken.features, targets)
         if not (self.replaces_loss or taken.is_part_of(base)):
             raise InputError(
                 f"the network was called again between the forward pass of the loss and "
@@ -294,7 +294,8 @@ class Method(nn.Module):
             )
         return self.tap
 
-    def _check(self, features: Tensor, targets: Tensor) -> None:
+    def _check(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Return the targets, classes as int64: others would choose rows as a mask, or not at all."""
         kind = type(self).__name__
         if targets.dim() not in (1, 2) or len(targets) != len(features):
             raise InputError(
@@ -309,16 +310,24 @@ class Method(nn.Module):
                     f"targets have {int(targets.min())}: {kind} needs the class of every image; leave "
                     "images without one out of the batch"
                 )
-        elif not self.takes_soft_targets:
+            # Elsewhere looking would wait for the device, and the base loss looks.
+            last = int(targets.max()) if targets.is_cpu and len(targets) else 0
+            if self.num_classes and last >= self.num_classes:
+                raise InputError(
+                    f"targets have {last}: expected 0 to {self.num_classes - 1}, or below 0 without a class"
+                )
+            return targets.long()
+        if not self.takes_soft_targets:
             raise InputError(
                 f"{kind} needs one class an image, not probabilities {tuple(targets.shape)}: leave "
                 "out mixup and cutmix, or take another method"
             )
-        elif self.num_classes and targets.shape[1] != self.num_classes:
+        if self.num_classes and targets.shape[1] != self.num_classes:
             raise InputError(
                 f"targets of shape {tuple(targets.shape)}: expected probabilities of "
                 f"{self.num_classes} classes"
             )
+        return targets
 
 
 class Plain(Method):
