@@ -1,4 +1,5 @@
 import argparse
+import os
 import zipfile
 
 import numpy as np
@@ -87,3 +88,45 @@ def test_files_of_other_frameworks_are_named(tmp_path, start, said):
 def test_arrays_of_numpy_are_named(tmp_path):
     np.save(tmp_path / "x.npy", np.ones(3))
     assert "a file of NumPy" in refused(tmp_path / "x.npy")
+
+
+def test_a_mapping_that_holds_itself_comes_to_an_end(tmp_path):
+    state = {}
+    state["model"] = {"state_dict": state}
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="holds no state dict of tensors"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: torch.zeros(1).expand(1 << 40), "w repeats values that the file holds once"),
+        (lambda: torch.zeros(3, device="meta"), "w has no values"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8), "w is quantised"),
+    ],
+)
+def test_tensors_without_values_of_their_own_are_refused_at_no_cost(tmp_path, make, said, legacy):
+    torch.save({"w": make()}, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(InputError, match=said):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+def test_an_archive_that_was_compressed_is_not_taken_for_numbers(tmp_path):
+    torch.save({"w": torch.randn(64)}, tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as old,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(InputError, match=r"was compressed after torch\.save wrote it"):
+        read_checkpoint(tmp_path / "b.pt")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.pt")
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        read_checkpoint(tmp_path / "a.pt")

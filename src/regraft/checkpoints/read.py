@@ -43,13 +43,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         checkpoint = _safetensors(path, [file])
     if not checkpoint:
         raise InputError(f"{path} holds no tensors: expected the state dict of a model")
-    strange = next(
-        (k for k, t in checkpoint.sketch.items() if t.is_complex() or t.is_quantized), None
-    )
+    kinds = {k: _dtype(t) for k, t in checkpoint.sketch.items()}
+    strange = next((k for k, kind in kinds.items() if kind.startswith(("complex", "float4"))), None)
     if strange:
         raise InputError(
-            f"{path}: {strange} has dtype {_dtype(checkpoint.sketch[strange])}: expected real "
-            "floating-point or integer tensors"
+            f"{path}: {strange} has dtype {kinds[strange]}: expected real floating-point or integer "
+            "tensors"
         )
     return checkpoint
 
@@ -174,8 +173,10 @@ def _with_tied(checkpoint: Checkpoint, ties: list[list[str]]) -> Checkpoint:
 def _file_of(path: Path) -> Path:
     if not path.exists():
         raise InputError(f"{path}: no such file; give a .safetensors, .pt or .pth checkpoint")
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.is_dir():
+        raise InputError(f"{path} is a pipe or a device: name a file")
     for name in ("model.safetensors", _INDEX):
         if (path / name).is_file():
             return path / name

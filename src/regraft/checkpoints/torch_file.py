@@ -22,6 +22,9 @@ _NESTED = (
 # fmt: on
 _AVERAGED = ("model_ema", "ema", "state_dict_ema", "ema_state_dict", "ema_model", "params_ema")
 """Keys of running averages of weights, which are taken where there is nothing else."""
+_DEEPEST = 16
+_MOST_CLAIMED = 1 << 26
+"""Bytes that expanded tensors of a file may take beyond those it holds."""
 
 _FOREIGN = (
     (b"GGUF", "a GGUF file of llama.cpp"),
@@ -42,7 +45,7 @@ def read_torch_file(path: Path, file: Path) -> tuple[dict[str, Tensor], tuple[st
         InputError: It is damaged, holds more than tensors, or none, or some that are not dense.
     """
     if _is_zip(file):
-        _refuse_script(path, file)
+        _refuse_archive(path, file)
     try:
         tree = _load(file)
     except pickle.UnpicklingError as error:
@@ -57,7 +60,8 @@ def read_torch_file(path: Path, file: Path) -> tuple[dict[str, Tensor], tuple[st
             f"{path} cannot be read ({brief}): it is damaged or cut short; copy it again"
         ) from error
     state, notes = tree, []
-    while isinstance(state, Mapping) and not _is_state(state):
+    # A mapping may hold itself.
+    while isinstance(state, Mapping) and not _is_state(state) and len(notes) < _DEEPEST:
         keys = (k for k in (*_NESTED, *_AVERAGED) if isinstance(state.get(k), Mapping))
         key = next(keys, None)
         if key is None:
@@ -74,17 +78,33 @@ def read_torch_file(path: Path, file: Path) -> tuple[dict[str, Tensor], tuple[st
             "`model.state_dict()`"
         )
     loaded = {k: v.detach() for k, v in state.items() if isinstance(v, Tensor)}
-    packed = next((k for k, v in loaded.items() if v.layout != torch.strided or v.is_nested), None)
-    if packed is not None:
-        kind = str(loaded[packed].layout).removeprefix("torch.")
-        raise InputError(
-            f"{path}: {packed} is stored as a {kind} tensor: expected dense ones; save it with "
-            "`.to_dense()`"
-        )
+    _refuse_strange(path, loaded)
     left = [k for k in state if k not in loaded]
     if left:
         notes.append(f"{path}: {', '.join(left[:3])} is no tensor and was left out")
     return loaded, tuple(notes)
+
+
+def _refuse_strange(path: Path, loaded: Mapping[str, Tensor]) -> None:
+    """Refuse what is not dense, holds no values, or claims more of them than the file has."""
+    claimed = 0
+    for name, tensor in loaded.items():
+        kind = str(tensor.layout).removeprefix("torch.")
+        if tensor.layout != torch.strided or tensor.is_nested:
+            raise InputError(
+                f"{path}: {name} is stored as a {kind} tensor: expected dense ones; save it with "
+                "`.to_dense()`"
+            )
+        if tensor.is_meta:
+            raise InputError(f"{path}: {name} has no values (device meta): load weights, then save")
+        if tensor.is_quantized:
+            raise InputError(f"{path}: {name} is quantised: save it with `.dequantize()`")
+        claimed += max(0, tensor.nbytes - tensor.untyped_storage().nbytes())
+        if claimed > _MOST_CLAIMED:
+            raise InputError(
+                f"{path}: {name} repeats values that the file holds once, {claimed} bytes in all: save "
+                "it with `.clone()`"
+            )
 
 
 def refuse_foreign(path: Path, start: bytes) -> None:
@@ -108,10 +128,12 @@ def _is_zip(file: Path) -> bool:
         return False  # torch says what is wrong
 
 
-def _refuse_script(path: Path, file: Path) -> None:
+def _refuse_archive(path: Path, file: Path) -> None:
+    """Refuse code, something else, and what was packed again: mapped, it would be taken for numbers."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
+            packed = [i.filename for i in archive.infolist() if i.compress_type]
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return  # reading it says what is wrong
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
@@ -123,6 +145,11 @@ def _refuse_script(path: Path, file: Path) -> None:
         raise InputError(
             f"{path} is a ZIP archive of something else ({names[0]}): expected one of torch.save, or "
             "safetensors; unpack it first"
+        )
+    if packed:
+        raise InputError(
+            f"{path} was compressed after torch.save wrote it ({packed[0]}): load it with torch.load, "
+            "and save the state dict again"
         )
 
 
