@@ -199,7 +199,7 @@ def permute_within(tensor: Tensor, site: Site, perm: Tensor) -> Tensor:
     for i, rows in enumerate(site.slices.to(tensor.device)):
         index = torch.arange(tensor.shape[site.axis])
         index = permute_index(index, site.index[i : i + 1], perm[i : i + 1]).to(tensor.device)
-        part = tensor.index_select(site.over, rows).index_select(site.axis, index)
+        part = out.index_select(site.over, rows).index_select(site.axis, index)
         # By assignment, which formats of eight bits have, and not by index_copy_.
         out.movedim(site.over, 0)[rows] = part.movedim(site.over, 0)
     return out

@@ -51,7 +51,8 @@ def classes(walk: Walk) -> Classes:
         first = np.zeros(of.max(initial=-1) + 1, np.int64)
         first[of[::-1]] = np.arange(len(of))[::-1]
         places = _places(walk, of)
-        merged = _one_block(parents, places)
+        roles = _roles(rows, of)
+        merged = _one_block(parents, places, roles)
         if not len(merged):
             break
         edges = np.concatenate([edges, first[merged]])
@@ -79,7 +80,7 @@ def classes(walk: Walk) -> Classes:
         {c: frozenset(p) for c, p in parents.items()},
         dict(children),
         _marks(walk, of, kinds),
-        _roles(rows, of),
+        roles,
         fixed,
         places,
     )
@@ -97,12 +98,17 @@ def _components(
     return of, parents
 
 
-def _one_block(parents: dict[int, set[int]], places: dict[int, list[Where]]) -> np.ndarray:
+def _one_block(
+    parents: dict[int, set[int]],
+    places: dict[int, list[Where]],
+    roles: Mapping[tuple[int, int], frozenset[int]],
+) -> np.ndarray:
     """Return pairs of classes that are one block under two names.
 
     They are if, of some kind of class (by the axes it lies on, or what belongs to it), they own exactly
     the same.
     """
+    none: frozenset[int] = frozenset()
     kinds: dict[int, int] = {}
     numbers: dict[frozenset[Place], int] = {}
     owned: dict[tuple[int, int], set[int]] = defaultdict(set)
@@ -127,7 +133,9 @@ def _one_block(parents: dict[int, set[int]], places: dict[int, list[Where]]) -> 
         for i, p in enumerate(ordered):
             for q in ordered[i + 1 :]:
                 related = p in parents.get(q, ()) or q in parents.get(p, ())
-                if not related and owned[p, kinds[child]] == owned[q, kinds[child]]:
+                # Blocks of one split are several, whatever is tied afterwards.
+                apart = roles.get((child, p), none) & roles.get((child, q), none)
+                if not (related or apart) and owned[p, kinds[child]] == owned[q, kinds[child]]:
                     pairs.add((p, q))
     return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 

@@ -6,7 +6,7 @@ same marks, and if what belongs to one corresponds, one to one, to what belongs 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +80,12 @@ class _Resolver:
         self.classes, self.order = classes, order
         self._below: dict[int, list[int]] = {}
         self._keys: dict[int, _Key] = {}
+        self._copies: dict[Place, int] = defaultdict(int)
+        self._size: dict[Place, int] = defaultdict(int)
+        for places in classes.places.values():
+            for place, copy, at in places:
+                self._copies[place] = max(self._copies[place], copy + 1)
+                self._size[place] = max(self._size[place], at + 1)
 
     def families(self) -> list[_Family]:
         classes = self.classes
@@ -257,12 +263,16 @@ class _Resolver:
         by_place: dict[Place, list[tuple[int, int]]] = defaultdict(list)
         for c in self.below(unit):
             for place, copy, at in self.classes.places.get(c, ()):
-                # What lies over a block moves with the block's own axis, not with this one.
-                if place in over and c != unit:
-                    continue
                 by_place[place].append((copy, at))
+        for place in by_place.keys() & over.keys():
+            # A whole block that others lie over moves with its own axis, not with theirs.
+            held = Counter(copy for copy, _ in set(by_place[place]))
+            left = [(copy, at) for copy, at in by_place[place] if held[copy] < self._size[place]]
+            by_place[place] = left
         occupied: list[tuple[Place, list[int] | None, list[int]]] = []
         for place, where in by_place.items():
+            if not where:
+                continue
             if place not in over:
                 occupied.append((place, None, [at for _, at in where]))
                 continue
@@ -271,15 +281,6 @@ class _Resolver:
             everywhere = len(copies) == self._copies[place]
             occupied.append((place, None if everywhere else copies, at))
         return occupied
-
-    @property
-    def _copies(self) -> dict[Place, int]:
-        if not hasattr(self, "_copy_counts"):
-            self._copy_counts: dict[Place, int] = defaultdict(int)
-            for places in self.classes.places.values():
-                for place, copy, _ in places:
-                    self._copy_counts[place] = max(self._copy_counts[place], copy + 1)
-        return self._copy_counts
 
 
 def pins(
