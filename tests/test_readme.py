@@ -141,6 +141,7 @@ def pseudo():
     for words, setting in (
         ("three convolutions, pairs of digits", "coarse_to_fine_mnist/conv_small/n=30"),
         ("ResNet-8, pairs of digits", "coarse_to_fine_mnist/resnet8/n=30"),
+        ("small ViT, pairs of digits", "coarse_to_fine_mnist/vit/n=30"),
         ("three convolutions, letters", "letters_to_digits/conv_small/n=20"),
     ):
         scratch, *others = (
