@@ -11,16 +11,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-
 from regraft.config import DataConfig, SetConfig
-from regraft.jobs.base import with_sources
-from regraft.jobs.pool import run_all
 from regraft.recipes.mgr.arms import LossWeights, make
 from regraft.recipes.mgr.recipe import target
+from weights import Candidate, compare
 
 SEEDS = (101, 102)
 GRIDS = {
@@ -58,25 +54,13 @@ def main() -> None:
             "setting": f"{args.data}/{args.size}/generator={args.generator}",
         }
     like = target(args.data, args.size, test=judge, **more)
-    names, jobs = [], []
+    candidates: list[Candidate] = []
     for field, (arm, grid) in grids.items():
         for value in grid:
             (job,) = make(like, LossWeights(**{field: value}), (arm,))
-            names.append((field, value))
-            jobs.append(replace(job, setting=f"{like.setting}/{field}={value:g}"))
-    seeded = [[job.with_seed(s) for s in SEEDS] for job in jobs]
-    if args.data_root:
-        seeded = [[j.with_data_root(args.data_root) for j in group] for group in seeded]
-    flat = [job for group in seeded for job in group]
-    run_all(with_sources(flat), args.out, workers=1, console=Console())
-    scores = {
-        name: fmean(job.run(args.out)["metrics"]["test_accuracy"] for job in group)
-        for name, group in zip(names, seeded, strict=True)
-    }
-    for field in grids:
-        mine = {v: s for (f, v), s in scores.items() if f == field}
-        order = sorted(mine, key=lambda v: -mine[v])
-        print(field, ", ".join(f"{v:g}: {mine[v]:.2f}" for v in order))
+            named = replace(job, setting=f"{like.setting}/{field}={value:g}")
+            candidates.append((field, value, named))
+    compare(candidates, SEEDS, args.out, data_root=args.data_root)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 
-from rich.console import Console
-
-from regraft.jobs.base import with_sources
-from regraft.jobs.pool import run_all
 from regraft.recipes.pseudo.recipe import ArmWeights, arms, small, small_nets, small_tasks
+from weights import Candidate, compare
 
 SEEDS = (11, 12, 13)
 GRIDS = {
@@ -31,39 +27,26 @@ GRIDS = {
 
 def main() -> None:
     """Run all candidates and print them."""
+    effort = small()
+    tasks = {task.name: task for task in small_tasks(effort.runtime)}
+    nets = {net.name: net for net in small_nets()}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task")
-    parser.add_argument("net")
+    parser.add_argument("task", choices=tasks)
+    parser.add_argument("net", choices=nets)
     parser.add_argument("--data-root")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/choose_pseudo"))
     args = parser.parse_args()
-    effort = small()
-    task = next(t for t in small_tasks(effort.runtime) if t.name == args.task)
-    net = next(n for n in small_nets() if n.name == args.net)
-    judge = replace(task.target, size=4000)
-    names, jobs = [], []
+    task, net = tasks[args.task], nets[args.net]
+    judged = replace(task, test=replace(task.target, size=4000))
+    candidates: list[Candidate] = []
     for field, (arm, grid) in GRIDS.items():
         for value in grid:
             weights = ArmWeights(**{field: value})
-            (job,) = arms(
-                replace(task, test=judge), task.sizes[0], net, effort, (arm,), weights=weights
-            )
-            names.append((field, value))
-            jobs.append(replace(job, setting=f"{job.setting}/{field}={value:g}"))
-    seeded = [[job.with_seed(s) for s in SEEDS] for job in jobs]
-    if args.data_root:
-        seeded = [[j.with_data_root(args.data_root) for j in group] for group in seeded]
-    flat = [job for group in seeded for job in group]
-    run_all(with_sources(flat), args.out, workers=args.workers, console=Console())
-    scores = {
-        name: fmean(job.run(args.out)["metrics"]["test_accuracy"] for job in group)
-        for name, group in zip(names, seeded, strict=True)
-    }
-    for field in GRIDS:
-        mine = {v: s for (f, v), s in scores.items() if f == field}
-        order = sorted(mine, key=lambda v: -mine[v])
-        print(field, ", ".join(f"{v:g}: {mine[v]:.2f}" for v in order))
+            (job,) = arms(judged, task.sizes[0], net, effort, (arm,), weights=weights)
+            named = replace(job, setting=f"{job.setting}/{field}={value:g}")
+            candidates.append((field, value, named))
+    compare(candidates, SEEDS, args.out, data_root=args.data_root, workers=args.workers)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def make_fabric(runtime: RuntimeConfig) -> Any:
     )
     fabric.launch()
     if devices * nodes > 1:
+        atexit.unregister(_leave)  # once, however many runs there are
         atexit.register(_leave)
     return fabric
 

@@ -4,25 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tracing import Block, linear
 
 from regraft.errors import InputError
 from regraft.symmetry.trace.trace import trace
 
 X, IMAGE = torch.randn(3, 4), torch.randn(2, 3, 8, 8)
-
-
-class Block(nn.Module):
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.inner = nn.ModuleDict(layers)
-        self.run = forward
-
-    def forward(self, x):
-        return self.run(self.inner, x)
-
-
-def linear(*sizes):
-    return nn.Linear(*sizes)
 
 
 def shapes(spec):
@@ -388,21 +375,6 @@ def test_what_fails_in_float64_is_refused_in_words():
 
 
 @pytest.mark.parametrize("check_it", [True, False])
-def test_shuffled_groups_that_do_not_divide_move_where_both_groups_agree(check_it):
-    def forward(m, x):
-        h = m.a(x).relu()
-        y = m.b(h).unflatten(1, (3, 4)).transpose(1, 2).flatten(1, 2)
-        return m.out((h + m.c(m.d(y))).relu().mean((2, 3)))
-
-    model = Block(
-        forward,
-        a=nn.Conv2d(3, 12, 1), b=nn.Conv2d(12, 12, 1, groups=3), out=linear(12, 2),
-        d=nn.Conv2d(12, 12, 3, padding=1, groups=12), c=nn.Conv2d(12, 12, 1, groups=3),
-    )  # fmt: skip
-    assert shapes(trace(model, IMAGE, check_it=check_it)) == [(2,), (2,), (2,), (4,), (4,), (4,)]
-
-
-@pytest.mark.parametrize("check_it", [True, False])
 def test_transforms_of_maps_keep_channels_free(check_it):
     def forward(m, x):
         h = m.a(x)
@@ -421,34 +393,3 @@ def test_volumes_pooled_to_their_largest_keep_channels_free():
         a=nn.Conv3d(2, 6, 3), out=linear(6, 2),
     )  # fmt: skip
     assert shapes(trace(model, torch.randn(2, 2, 4, 4, 4))) == [(6,)]
-
-
-@pytest.mark.parametrize("check_it", [True, False])
-@pytest.mark.parametrize(
-    ("forward", "layers", "expected"),
-    [
-        # Blocks within the blocks that a grouped convolution reads, and units within both.
-        (
-            lambda m, x: (h := F.group_norm(m.a(x), 2).relu()) + m.d(F.group_norm(h, 6).relu()),
-            {"d": nn.Conv2d(12, 12, 3, padding=1, groups=2)},
-            [(2,), (2, 3), (6, 2)],
-        ),
-        # Several units of one are units of a block of the next.
-        (
-            lambda m, x: m.e(m.d(m.a(x)).relu()),
-            {"d": nn.Conv2d(12, 24, 3, groups=12), "e": nn.Conv2d(24, 12, 1, groups=2)},
-            [(2,), (2, 6), (2, 6), (12, 2)],
-        ),
-        # Two groups whose results are added are two, although both hold the same.
-        (lambda m, x: m.d(m.a(x)).chunk(2, 1)[0] + m.d(m.a(x)).chunk(2, 1)[1],
-         {"d": nn.Conv2d(12, 24, 1, groups=2)}, [(6,), (6,), (12,)]),
-    ],
-)  # fmt: skip
-def test_blocks_within_blocks_of_grouped_convolutions(forward, layers, expected, check_it):
-    model = Block(
-        lambda m, x: m.out(forward(m, x).mean((2, 3))),
-        a=nn.Conv2d(3, 12, 1),
-        out=linear(12, 2),
-        **layers,
-    )
-    assert shapes(trace(model, IMAGE, check_it=check_it)) == expected
