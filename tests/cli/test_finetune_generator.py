@@ -165,3 +165,30 @@ def test_a_source_without_gradients_serves_pcr_and_a_pool(folder, capsys):
     for i, more in enumerate((["--method", "pcr"], ["--method", "mgr", "--select", "gradient"])):
         more = [*more, "--generator", "toy_generator_mgr:steps", "--out", f"out{i}"]
         assert finetune(*more) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--generator-weights", "a.pth"),
+        ("--generator-batch", "8"),
+        ("--mgr-options", '{"norm": "own"}'),
+    ],
+)
+def test_options_of_a_generator_without_its_methods_are_refused(words, tmp_path, capsys):
+    # With --unlabelled they would leave its generator untrained without a word.
+    shared = [
+        "finetune",
+        "--data",
+        "digits",
+        "--model",
+        "mlp",
+        "--method",
+        "plain",
+        "--unlabelled",
+        "x:y",
+    ]
+    assert main([*shared, *words, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"{words[0]} is for the methods mgr and pcr" in said
+    assert "--unlabelled-options" in said

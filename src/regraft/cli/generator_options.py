@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from regraft.config import MGRConfig, SourceConfig, check
+from regraft.config.check import option_of
 from regraft.config.generate import SOURCES
 from regraft.config.mgr import Hypergradient
 from regraft.errors import InputError
@@ -51,7 +52,8 @@ class GeneratorOptions(Options):
         """Return the method of features in `--method`, and the losses on generated images.
 
         Raises:
-            InputError: A generator without such a method, the reverse, or a combination that means nothing.
+            InputError: A generator, or an option of one, without such a method, the reverse, or a
+                combination that means nothing.
         """
         parts = method.split("+")
         wanted = [p for p in parts if p in NAMES]
@@ -62,11 +64,12 @@ class GeneratorOptions(Options):
                 "adarand+mgr"
             )
         if not wanted:
-            if self.generator is not None:
-                raise InputError(
-                    f"--generator is for the methods mgr and pcr, and --method is {method}: give mgr, pcr "
-                    f"or {method}+mgr"
-                )
+            for name, value in self.values().items():
+                if value != getattr(GeneratorOptions, name):
+                    raise InputError(
+                        f"{option_of(name)} is for the methods mgr and pcr, and --method is {method}: give "
+                        f"mgr, pcr or {method}+mgr; a generator of --unlabelled takes --unlabelled-options"
+                    )
             return method, ()
         if self.generator is None:
             raise InputError(
