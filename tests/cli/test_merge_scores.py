@@ -218,7 +218,10 @@ def test_images_whose_labels_are_not_looked_at_may_be_of_any_classes(tmp_path, p
     options = {"data": (part("words", {7: "seven", 9: "nine"}),), "json": True}
     options |= {"checkpoints": paths, "out": tmp_path / "out"}
     assert Align.of(match="activations", **options).run() == 0
-    assert json.loads(capsys.readouterr().out)["match"]["by"] == "activations"
+    matched = json.loads(capsys.readouterr().out)
+    assert matched["match"]["by"] == "activations"
+    (data,) = matched["data"]
+    assert matched["match"]["models"][1]["images"] == data["train_images"] < 2000
     with pytest.raises(InputError, match="which stand for 0, 1, 2"):
         Align.of(match="ste", **options | {"out": tmp_path / "other"}).run()
 

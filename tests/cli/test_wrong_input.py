@@ -346,3 +346,11 @@ def test_a_name_that_the_terminal_cannot_show_ends_no_command(
         monkeypatch.setattr("regraft.cli._command", lambda words: ("data list", Shown()))
         assert main(["data", "list"]) == 0
     assert (tmp_path / "out").read_bytes() == shown + b"\n"
+
+
+def test_a_working_folder_that_was_removed_is_named(refused, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = refused("predict", tmp_path / "model.pt", tmp_path / "a.png")
+    assert "the folder that this runs in has been removed: go to one that exists" in said

@@ -113,3 +113,15 @@ def test_batchnorm_of_what_is_frozen_or_copied_is_an_option(name):
             assert torch.allclose(copied, net.train()(x), atol=1e-5)
         assert all(torch.equal(b, before[n]) for n, b in method.teacher.network.named_buffers())
         assert not torch.allclose(copied, ends["eval"][1].teacher.network(x), atol=1e-2)
+
+
+@pytest.mark.parametrize("case", METHODS.values(), ids=lambda c: c.name)
+def test_an_empty_batch_adds_nothing(case):
+    net, method = case.build()
+    x, y = batch()
+    net.eval()
+    base = F.cross_entropy(net(x[:0]), y[:0], reduction="sum")
+    whole = method(base, y[:0])
+    assert whole.item() == 0
+    whole.backward()
+    assert all(p.grad is None or not p.grad.any() for p in net.parameters())

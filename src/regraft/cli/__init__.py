@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from regraft.errors import InputError, RegraftError, printable
@@ -115,6 +116,11 @@ def _command(words: list[str]) -> tuple[str, Runnable]:
         if not isinstance(verb, VerbGroup):
             break
         verbs, description = verb.verbs, verb.line
+    try:
+        Path.cwd()  # torch itself cannot be imported without
+    except FileNotFoundError as error:
+        cure = "go to one that exists (`cd`) and try again"
+        raise InputError(f"the folder that this runs in has been removed: {cure}") from error
     import tyro
 
     from .constructors import registry

@@ -148,8 +148,11 @@ class UnlabelledOptions(Options):
     temperature: float = 1.0
     """What its logits are divided by."""
 
-    def extras(self) -> tuple[Any, ...]:
+    def extras(self, unreadable: Literal["refuse", "skip"]) -> tuple[Any, ...]:
         """Return the further loss, if there is one.
+
+        Args:
+            unreadable: What is done about files that cannot be decoded.
 
         Raises:
             InputError: Options of it without --unlabelled, or one out of its range.
@@ -179,6 +182,7 @@ class UnlabelledOptions(Options):
             source=pick(SourceConfig, {**more, "name": self.unlabelled}),
             ssl=pick(SslConfig, values),
             classifier=None if file is None else str(file),
+            unreadable=unreadable,
         )
         return (term,)
 
@@ -309,7 +313,7 @@ class FinetuneVerb(Options):
             mean=images.mean or None,
             std=images.std or None,
             runtime=self.runtime.config(refuse=("devices",), because=one, log_every=10),
-            extras=(*extras, *self.more.extras()),
+            extras=(*extras, *self.more.extras(self.sets.unreadable)),
         )
 
     def _network(self) -> tuple[ModelConfig, Path | None, int | None, int | None]:

@@ -106,6 +106,8 @@ def hard_pairs(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
     alone = (same & ~itself).sum(1) == 0
     rows = torch.arange(len(features), device=features.device)
+    if not len(rows):
+        return rows, rows
     positive = cosine.masked_fill(~same | itself, torch.inf).argmin(1)
     positive = torch.where(alone, rows, positive)
     negative = cosine.masked_fill(same, -torch.inf).argmax(1)

@@ -159,6 +159,8 @@ class Method(nn.Module):
     def forward(self, base: Tensor, targets: Tensor) -> Tensor:
         """Return the whole objective for the latest forward pass of the network.
 
+        An empty batch adds 0 to the base loss.
+
         Args:
             base: The base loss, a scalar; not used where `replaces_loss`.
             targets: Classes [b], or probabilities [b, K] where `takes_soft_targets`.
@@ -180,7 +182,12 @@ class Method(nn.Module):
         context = Context(**vars(taken), tap=self.tap, autocast=narrow)
         # Regularisers are computed in float32 whatever autocast does to the network.
         with torch.autocast(kind, enabled=False):
-            return self.objective(base, taken.features, targets, context)
+            whole = self.objective(base, taken.features, targets, context)
+        if len(targets):
+            return whole
+        # A process's share may be empty, whose means are no number; other processes waited for it above.
+        nothing = taken.features.sum(dtype=wide(taken.features))
+        return nothing if self.replaces_loss else base + nothing
 
     def objective(
         self, base: Tensor, features: Tensor, targets: Tensor, context: Context

@@ -134,6 +134,24 @@ def test_a_folder_of_pictures_is_learned_from_whatever_its_labels_are(tmp_path):
     assert made.summary()["images"] == 4
 
 
+def test_a_picture_without_labels_that_cannot_be_read_may_be_left_out(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for i in range(5):
+        image.new("RGB", (10, 12), (40 * i,) * 3).save(tmp_path / f"{i}.png")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    source, ssl = SourceConfig(name=str(tmp_path)), SslConfig(ssl_batch=4)
+    with pytest.raises(InputError, match=r"2\.png.*--unreadable skip"):
+        UnlabelledTerm(source=source, ssl=ssl).term(net(), context())
+    skipping = UnlabelledTerm(source=source, ssl=ssl, unreadable="skip")
+    with pytest.warns(UserWarning, match=r"left out 1 unreadable image\(s\): .*2\.png"):
+        made = skipping.term(net(), context())
+    assert len(made.unlabelled.images) == 4
+    for i in range(5):
+        (tmp_path / f"{i}.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="no image can be read"):
+        skipping.term(net(), context())
+
+
 def test_a_folder_without_pictures_is_named(tmp_path):
     with pytest.raises(InputError, match=f"--unlabelled {tmp_path} holds no images"):
         UnlabelledTerm(source=SourceConfig(name=str(tmp_path))).term(net(), context())

@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from regraft.checkpoints.read import read_checkpoint
 from regraft.config import SourceConfig, SslConfig
-from regraft.data import Splits, decode
+from regraft.data import Splits
 from regraft.data.channels import to_channels
 from regraft.data.folder import image_files
 from regraft.data.memory import in_memory, refuse_too_many
@@ -25,6 +25,7 @@ from regraft.generators.sources.load import makes_images
 from regraft.jobs.base import to_json
 from regraft.jobs.finetune.extra import TermContext
 from regraft.jobs.predict.finetuned import load_finetuned
+from regraft.jobs.predict.pictures import decoded, readable
 from regraft.machine import expanded
 
 from .verbs import collapse_warning
@@ -39,17 +40,20 @@ class UnlabelledTerm:
         ssl: The loss.
         classifier: Model file of the source classifier whose answers are the generator's conditions;
             without it they are uniform.
+        unreadable: What is done about files of a folder that cannot be decoded.
     """
 
     source: SourceConfig
     ssl: SslConfig = field(default_factory=SslConfig)
     classifier: str | None = None
+    unreadable: Literal["refuse", "skip"] = "refuse"
 
     def config(self) -> dict[str, Any]:
         """Return the JSON form, the classifier by what it holds."""
         digest = None if self.classifier is None else weights_digest(self.classifier)
         source, ssl = to_json(self.source), to_json(self.ssl)
-        return {"source": source, "ssl": ssl, "classifier": digest}
+        how = {"source": source, "ssl": ssl, "classifier": digest}
+        return {**how, "unreadable": self.unreadable}
 
     def term(self, model: nn.Module, context: TermContext) -> PseudoTerm:
         """Return the loss for a network that is about to be trained.
@@ -67,12 +71,7 @@ class UnlabelledTerm:
         splits, seed = context.splits, context.seed
         folder = expanded(self.source.name)
         if folder.is_dir() and not makes_images(folder):
-            files = image_files(folder)
-            if not files:
-                raise InputError(
-                    f"--unlabelled {folder} holds no images: expected files such as .jpg or .png in it"
-                )
-            return ImagePool(_decoded(files, splits), seed=seed, device=context.device)
+            return ImagePool(self._pictures(folder, splits), seed=seed, device=context.device)
         source = load_source(self.source, device=context.device)
         wanted = (splits.channels, splits.image_size, splits.image_size)
         if source.image_shape != wanted:
@@ -92,6 +91,20 @@ class UnlabelledTerm:
         if samples.fallback:
             warnings.warn(f"--conditions {self.ssl.conditions}: {samples.fallback}", stacklevel=2)
         return samples
+
+    def _pictures(self, folder: Path, splits: Splits) -> Tensor:
+        """Return images without labels as the target's are: uint8 [n, C, H, W]."""
+        files = image_files(folder)
+        if not files:
+            raise InputError(
+                f"--unlabelled {folder} holds no images: expected files such as .jpg or .png in it"
+            )
+        size, channels = splits.image_size, splits.channels
+        refuse_too_many(len(files), (channels, size, size), f"--unlabelled of {len(files)} images")
+        left: dict[Path, str] | None = {} if self.unreadable == "skip" else None
+        pixels = torch.cat(list(decoded(files, 3, size, unreadable=left)))
+        readable(files, left)
+        return to_channels(pixels, channels)
 
     def _conditions(self, source: Source, splits: Splits) -> Tensor:
         if self.classifier is None or self.ssl.conditions == "uniform":
@@ -135,10 +148,3 @@ def read_classifier(
             ) from error
 
     return classify, loaded.preparation.mean, loaded.preparation.std
-
-
-def _decoded(files: list[Path], splits: Splits) -> Tensor:
-    """Return images without labels as the target's are: uint8 [n, C, H, W]."""
-    size, channels = splits.image_size, splits.channels
-    refuse_too_many(len(files), (channels, size, size), f"--unlabelled of {len(files)} images")
-    return to_channels(torch.stack([decode(file, size) for file in files]), channels)

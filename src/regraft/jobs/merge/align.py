@@ -167,7 +167,7 @@ def _by_activations(
     signal = Activations(models.model, batches)
     matched = match(spec, a, b, by=signal, seed=runtime.seed, workers=runtime.threads)
     permutation, record = _with_record(matched)
-    return permutation, {**record, "images": config.statistics_images}
+    return permutation, {**record, "images": models.images_of(config.statistics_images)}
 
 
 def _with_record(matched: Match) -> tuple[Permutation, dict[str, Any]]:

@@ -146,7 +146,8 @@ def _merged(
         frames = {k: share_rows(v, models.names, models.head) for k, v in frames.items()}
     merged = _combined(config, models, aligned, frames["after"])
     if models.data:
-        remark(progress, f"taking statistics of {config.statistics_images} images of each set")
+        few = f"at most {config.statistics_images} training images"
+        remark(progress, f"taking statistics of {few} of each set")
     state, repaired = _repaired(config, models, merged, frames["after"])
     result = Merged(models, aligned, state, repaired)
     if models.data:

@@ -120,12 +120,20 @@ class Models:
         """Return batches of at most `limit` training images of every data set, read once."""
         key = (limit, size, seed)
         if key not in self._kept:
-            sets = distinct(self.apart or self.data, lambda data: data.images)
             options: dict[str, Any] = {"limit": limit, "size": size, "seed": seed, "shuffle": True}
-            parts = [d.batches(d.splits.train, self.device, **options) for d in sets]
-            sizes = [min(limit, len(d.splits.train)) for d in sets]
-            self._kept[key] = Kept(Together(parts, sizes, size))
+            parts = [d.batches(d.splits.train, self.device, **options) for d in self._sets()]
+            self._kept[key] = Kept(Together(parts, self._sizes(limit), size))
         return self._kept[key]
+
+    def images_of(self, limit: int) -> int:
+        """Return how many images the batches of `statistics` hold."""
+        return sum(self._sizes(limit))
+
+    def _sets(self) -> list[Data]:
+        return distinct(self.apart or self.data, lambda data: data.images)
+
+    def _sizes(self, limit: int) -> list[int]:
+        return [min(limit, len(d.splits.train)) for d in self._sets()]
 
 
 def read_models(

@@ -1,4 +1,4 @@
-"""The images a ticket is run on: files, folders and data sets, prepared as the search prepared them."""
+"""Images without labels, of files and folders, prepared as a network was trained on them."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def decoded(
 
     if channels not in (1, 3):
         raise InputError(
-            f"the ticket takes images of {channels} channels: image files have 3, or 1 when made grey"
+            f"the network takes images of {channels} channels: image files have 3, or 1 when made grey"
         )
     every = torch.zeros(len(paths), dtype=torch.int64)
     files = FileSet(tuple(paths), every, 1, size, channels)
@@ -134,4 +134,4 @@ def decoded(
                 pixels = part.decoded()
             yield pixels
     if unreadable and len(unreadable) == len(set(paths)):
-        raise InputError("no image can be read: there is nothing to predict")
+        raise InputError("no image can be read: give others")
