@@ -11,13 +11,13 @@ from regraft.errors import InputError
 from regraft.jobs.base import with_sources
 from regraft.jobs.generate.regularised import ImageTerm
 from regraft.recipes.mgr.arms import LossWeights, make, plans
-from regraft.recipes.mgr.recipe import target
+from regraft.recipes.mgr.recipe import Setting
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
 
 def arms(*names, **more):
-    base = target("digits", 50, steps=6, generator_steps=8, **more)
+    base = Setting(data="digits", size=50, steps=6, generator_steps=8, **more).base
     data = base.target.data
     like = replace(
         base,
@@ -76,7 +76,7 @@ def test_bf16_mixed_trains_pcr_and_mgr_to_about_the_same(tmp_path):
 
 
 def test_arms_of_a_seed_train_on_the_same_labels_and_steps(tmp_path):
-    jobs = arms(*plans(LossWeights()))
+    jobs = arms(*(name for name in plans(LossWeights()) if name != "cas"))
     assert len({(j.steps, j.optim.batch_size, str(j.target)) for j in jobs}) == 1
     assert all(j.control is None or j.control in plans(LossWeights()) for j in jobs)
 

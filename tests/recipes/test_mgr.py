@@ -1,14 +1,17 @@
 """The recipe `mgr`: its arms are fair, and its claims are read off the numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from regraft.data import known_names
+from regraft.errors import InputError
 from regraft.jobs.generate.generator import GeneratorJob
 from regraft.recipes import load_recipe
 from regraft.recipes.mgr.arms import LossWeights, plans
 from regraft.recipes.mgr.claims import ATTEMPTS, read
+from regraft.recipes.mgr.recipe import Setting, weights_of
 from regraft.report import Result, Run, rows
 
 
@@ -140,3 +143,17 @@ def test_claims_on_curves_have_three_states(fewest, most, held):
     assert {"gains", "labels", "score", "ratio"} == set(found.figures)
     assert "5000" in found.figures["labels"]
     assert "cas" not in found.text
+
+
+def test_weights_that_a_setting_has_of_its_own_take_the_rest_of_the_default():
+    default, other = weights_of("default"), weights_of("generator-5000")
+    assert other == replace(default, ce=other.ce)
+    with pytest.raises(
+        InputError, match=r"chosen.toml has no weights 'fast': expected one of default"
+    ):
+        weights_of("fast")
+
+
+def test_an_arm_that_does_not_exist_is_refused_with_the_nearest_name():
+    with pytest.raises(InputError, match="there is no arm 'gda_hed': expected gda_head"):
+        Setting(data="digits", size=50, arms=("core", "gda_hed")).jobs()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regraft.config import MGRConfig
+from regraft.errors import InputError
 from regraft.jobs.generate.regularised import ImageTerm, RegularisedJob
 
 FINDER_LR = 1e-2
@@ -87,26 +89,9 @@ def plans(w: LossWeights) -> dict[str, Plan]:
         "pcr_real": Plan((pcr, real)),
         "gda_real": Plan((gda, real)),
         "more_real": Plan((_on("more", loss="ce", select="uniform"),)),
+        # Trained on generated images alone: its accuracy is the generator's score (CAS).
+        "cas": Plan(other("ce", 1.0), control=None, fields={"labels": False, "steps": 300}),
     }
-
-
-LATER = (
-    "mgr_finite",
-    "mps_pairs_80",
-    "mps_copies",
-    "mps_draws",
-    "mps_classes",
-    "mps_batches",
-    "mps_average",
-    "mps_fisher",
-)
-"""Further attempts, which the scale `cpu` gives three seeds."""
-
-LEFT_OUT = ("mps_pool",)
-"""Attempts that the scale `cpu` leaves to `gpu`."""
-
-CORE = ("base", "gda", "pcr", "mgr", "real_pcr")
-"""Arms of every setting."""
 
 
 def make(
@@ -123,11 +108,17 @@ def make(
         weights: lambda of every loss.
         names: Which arms; a control that is not among them is none.
         batch: Generated images a step, as many as real ones by default.
+
+    Raises:
+        InputError: There is no arm of a name.
     """
-    names = list(names)
+    names, every = list(names), plans(weights)
     jobs = []
     for name in names:
-        plan = plans(weights)[name]
+        if name not in every:
+            near = difflib.get_close_matches(name, every, n=1) or [f"one of {', '.join(every)}"]
+            raise InputError(f"there is no arm {name!r}: expected {near[0]}")
+        plan = every[name]
         fields = dict(plan.fields)
         oracle = like.oracle if fields.pop("oracle", False) else None
         sources = {t.images for t in plan.terms}
