@@ -14,7 +14,7 @@ from pathlib import Path
 
 from regraft.config import SetConfig
 from regraft.recipes.mgr.arms import LossWeights, make
-from regraft.recipes.mgr.recipe import Setting, settings
+from regraft.recipes.mgr.recipe import MGRSetting, settings
 from weights import Candidate, compare
 
 SEEDS = (101, 102, 103)
@@ -30,7 +30,7 @@ GRIDS = {
 """By weight: the arm that has it alone, and what there is to choose from."""
 
 
-def candidates(row: Setting) -> list[Candidate]:
+def candidates(row: MGRSetting) -> list[Candidate]:
     """Return every value of every weight that an arm of the row has."""
     base = row.base
     judge = SetConfig(data=base.target.data, part="second_half", size=4000)

@@ -1,6 +1,6 @@
 """Choose the weights of the recipe `pseudo` on images that it does not report, with seeds that it does not report.
 
-    python benchmarks/choose_pseudo.py coarse_to_fine_mnist conv_small --data-root DATA    # minutes on one core
+    python benchmarks/choose_pseudo.py coarse_to_fine_mnist/conv_small --data-root DATA    # minutes on one core
 
 Every arm has as many weights to choose from. Prints the mean accuracy of each on 4,000 images of the target's
 training set, the best of each arm first. The test set is not looked at.
@@ -12,7 +12,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from regraft.recipes.pseudo.recipe import ArmWeights, arms, small, small_nets, small_tasks
+from regraft.recipes.pseudo.arms import ArmWeights, arms
+from regraft.recipes.pseudo.recipe import settings
 from weights import Candidate, compare
 
 SEEDS = (11, 12, 13)
@@ -27,23 +28,21 @@ GRIDS = {
 
 def main() -> None:
     """Run all candidates and print them."""
-    effort = small()
-    tasks = {task.name: task for task in small_tasks(effort.runtime)}
-    nets = {net.name: net for net in small_nets()}
+    rows = [row for scale in ("cpu", "foreign") for row in settings(scale)]
+    parts = {f"{p[0].name}/{p[2].name}": p for row in rows for p in row.parts()}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=tasks)
-    parser.add_argument("net", choices=nets)
+    parser.add_argument("setting", choices=parts)
     parser.add_argument("--data-root")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/choose_pseudo"))
     args = parser.parse_args()
-    task, net = tasks[args.task], nets[args.net]
+    task, size, net, effort = parts[args.setting]
     judged = replace(task, test=replace(task.target, size=4000))
     candidates: list[Candidate] = []
     for field, (arm, grid) in GRIDS.items():
         for value in grid:
             weights = ArmWeights(**{field: value})
-            (job,) = arms(judged, task.sizes[0], net, effort, (arm,), weights=weights)
+            (job,) = arms(judged, size, net, effort, (arm,), weights=weights)
             named = replace(job, setting=f"{job.setting}/{field}={value:g}")
             candidates.append((field, value, named))
     compare(candidates, SEEDS, args.out, data_root=args.data_root, workers=args.workers)

@@ -11,13 +11,13 @@ from regraft.errors import InputError
 from regraft.jobs.base import with_sources
 from regraft.jobs.generate.regularised import ImageTerm
 from regraft.recipes.mgr.arms import LossWeights, make, plans
-from regraft.recipes.mgr.recipe import Setting
+from regraft.recipes.mgr.recipe import MGRSetting
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
 
 def arms(*names, **more):
-    base = Setting(data="digits", size=50, steps=6, generator_steps=8, **more).base
+    base = MGRSetting(data="digits", size=50, steps=6, generator_steps=8, **more).base
     data = base.target.data
     like = replace(
         base,

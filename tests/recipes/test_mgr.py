@@ -11,7 +11,7 @@ from regraft.jobs.generate.generator import GeneratorJob
 from regraft.recipes import load_recipe
 from regraft.recipes.mgr.arms import LossWeights, plans
 from regraft.recipes.mgr.claims import ATTEMPTS, read
-from regraft.recipes.mgr.recipe import Setting, weights_of
+from regraft.recipes.mgr.recipe import MGRSetting, weights_of
 from regraft.report import Result, Run, rows
 
 
@@ -156,4 +156,4 @@ def test_weights_that_a_setting_has_of_its_own_take_the_rest_of_the_default():
 
 def test_an_arm_that_does_not_exist_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="there is no arm 'gda_hed': expected gda_head"):
-        Setting(data="digits", size=50, arms=("core", "gda_hed")).jobs()
+        MGRSetting(data="digits", size=50, arms=("core", "gda_hed")).jobs()

@@ -1,14 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from regraft.errors import InputError
 from regraft.jobs.generate.foreign import ForeignClassifier, ForeignGenerator
 from regraft.jobs.generate.pretrain import PretrainJob
 from regraft.jobs.generate.target import TargetJob
 from regraft.recipes import load_recipe
 from regraft.recipes.notes import read_data
 from regraft.recipes.pseudo.claims import read
-from regraft.recipes.pseudo.recipe import HEADLINE
+from regraft.recipes.pseudo.recipe import settings
 from regraft.report import Result, Run
 
 ARMS = {"scratch": 60, "logit_matching": 62, "soft_targets": 61, "pp": 66, "pp_pssl": 68}
@@ -73,6 +75,7 @@ def test_the_scale_cpu_has_three_architectures_of_one_task_at_seeds_that_chose_n
 def test_chosen_weights_are_those_of_a_task_and_network_of_the_recipe():
     jobs = [j for scale in ("cpu", "foreign") for j in load_recipe("pseudo", scale, 1).jobs]
     chosen = read_data("regraft.recipes.pseudo", "chosen.toml")
+    headline = read_data("regraft.recipes.pseudo", "scales.toml")["arms"]["headline"]
     by_name = {(j.setting, j.arm): j for j in jobs}
     for task, nets in chosen.items():
         for net, weights in nets.items():
@@ -81,7 +84,7 @@ def test_chosen_weights_are_those_of_a_task_and_network_of_the_recipe():
                 for j in jobs
                 if j.setting.startswith(task) and j.arm == "pp"
             }
-            arms = {arm: by_name[f"{task}/{net}/{size}", arm] for arm in HEADLINE}
+            arms = {arm: by_name[f"{task}/{net}/{size}", arm] for arm in headline}
             assert arms["logit_matching"].distil_weight == weights["logits"]
             assert arms["soft_targets"].distil_weight == weights["soft"]
             assert arms["pp_pssl"].ssl.ssl_weight == weights["pseudo"]
@@ -133,3 +136,13 @@ def test_arms_of_a_setting_take_equal_steps_from_equal_sources(scale):
             made.generator.images,
         )
         assert arms["logit_matching"].teacher.model != arms["pp_pssl"].model or scale == "gpu"
+
+
+def test_what_a_row_of_a_scale_names_and_is_not_there_is_refused():
+    (row,) = settings("smoke")
+    with pytest.raises(
+        InputError, match=r"scales.toml has no net 'convsmall': expected one of mlp"
+    ):
+        list(replace(row, nets=("convsmall",)).parts())
+    with pytest.raises(InputError, match="there is no arm 'ppp': expected one of oracle, scratch"):
+        replace(row, arms=("headline", "ppp")).jobs()

@@ -59,7 +59,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if value == "all" and NoneType in kinds:
         return None
     if isinstance(value, list) and get_origin(hint) is tuple:
-        return tuple(value)
+        return tuple(_typed(get_args(hint)[0], inner, where) for inner in value)
     kind = next(filter(is_dataclass, kinds), None)
     if kind is None or not isinstance(value, dict):
         return value

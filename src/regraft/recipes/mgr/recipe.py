@@ -40,9 +40,9 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
     return assemble(__package__ or "", groups, scale, seeds, title=title, read=read)
 
 
-def settings(scale: str) -> list[Setting]:
+def settings(scale: str) -> list[MGRSetting]:
     """Return the rows of `scales.toml` for a scale."""
-    return read_rows(__package__ or "", _FILE, scale, Setting)
+    return read_rows(__package__ or "", _FILE, scale, MGRSetting)
 
 
 def weights_of(name: str) -> LossWeights:
@@ -60,7 +60,7 @@ def weights_of(name: str) -> LossWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class MGRSetting:
     """Arms on one set of labels with their generator; a row of `scales.toml`.
 
     Attributes:
