@@ -1,4 +1,4 @@
-"""Partly frozen tickets against everything else that fits into the same bytes; scales in `notes.md`.
+"""Partly frozen tickets against everything else that fits into the same bytes; numbers in `scales.toml`.
 
 References:
     Otsuka et al., "Partially frozen random networks contain compact strong lottery tickets",
@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
+from regraft.config import (
+    Allocation,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+    TicketConfig,
+)
 from regraft.jobs.train import TrainJob
 from regraft.recipes.notes import read_data, read_rows
 from regraft.recipes.recipe import Recipe, Scale, assemble
@@ -19,18 +26,50 @@ from regraft.recipes.recipe import Recipe, Scale, assemble
 from .arms import Settings, Task, pareto, twins
 from .claims import read
 
+_FILE = "scales.toml"
+
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
-    scales = {
-        "smoke": Scale(_smoke, 3),
-        "cpu": Scale(_cpu, 10),
-        "images": Scale(_images, 3),
-        "gpu": Scale(_gpu, 3),
-        "paper": Scale(_paper, 3),
-    }
+    package = __package__ or ""
+    if scale == "cpu":
+        groups = [Scale(lambda c=chosen: twins(cora_task(c)), 10) for chosen in CORA_CHOSEN]
+    else:
+        rows = read_rows(package, _FILE, scale, FrozenSetting)
+        groups = [Scale(row.jobs, row.seeds) for row in rows]
     title = "Partly frozen tickets against their bytes"
-    return assemble(__package__ or "", scales, scale, seeds, title=title, read=read)
+    return assemble(package, groups, scale, seeds, title=title, read=read)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenSetting:
+    """One network on one data set; a row of `scales.toml`.
+
+    Attributes:
+        seeds: How many seeds each arm has.
+        shares: Frozen shares that the bytes are swept over; without them the arms are those of `twins`.
+        allocation: How a share is spread over the layers.
+        rates: Trained networks of a ticket's bytes have the learning rates of `chosen.toml`.
+        task: The network, the data, and how either is searched and trained.
+    """
+
+    seeds: int
+    shares: tuple[float, ...] = ()
+    allocation: Allocation = "erk"
+    rates: bool = False
+    task: Task
+
+    def jobs(self) -> list[TrainJob]:
+        """Return every arm."""
+        task = self.tuned()
+        return pareto(task, self.shares, 0.5, self.allocation) if self.shares else twins(task)
+
+    def tuned(self) -> Task:
+        """Return the task with the learning rates that were chosen."""
+        train = self.task.train
+        chosen = read_data(__package__ or "", "chosen.toml")["images"] if self.rates else {}
+        controls = {kind: Settings(replace(train, lr=lr)) for kind, lr in chosen.items()}
+        return replace(self.task, controls=controls)
 
 
 _SEARCHED = TicketConfig(
@@ -59,7 +98,6 @@ class _Chosen:
     narrow_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-_IMAGES = read_data(__package__ or "", "chosen.toml")["images"]
 CORA_CHOSEN = tuple(read_rows(__package__ or "", "chosen.toml", "chosen", _Chosen))
 
 
@@ -87,105 +125,7 @@ def cora_task(chosen: _Chosen) -> Task:
     )
 
 
-def _smoke() -> list[TrainJob]:
-    optim = OptimConfig(lr=0.4, epochs=60, batch_size=64)
-    task = Task(
-        setting="digits/conv_small",
-        data=DataConfig(name="digits", validation=0.1),
-        model=ModelConfig(name="conv_small"),
-        shape={"num_classes": 10, "channels": 1, "image_size": 8},
-        search=optim,
-        train=replace(optim, lr=0.1),
-        ticket=_SEARCHED,
-        runtime=RuntimeConfig(accelerator="cpu", threads=1, eval_every=10),
-        overhead=700,
-    )
-    return pareto(task, (0.0, 0.5), 0.5)
-
-
 def image_task() -> Task:
     """Return the convolutions on Fashion-MNIST."""
-    optim = OptimConfig(lr=0.4, epochs=5, batch_size=128)
-    return Task(
-        setting="fashion_mnist/conv_small",
-        data=DataConfig(name="fashion_mnist", validation=0.1),
-        model=ModelConfig(name="conv_small"),
-        shape={"num_classes": 10, "channels": 1, "image_size": 28},
-        search=optim,
-        train=replace(optim, lr=0.2),
-        ticket=_SEARCHED,
-        runtime=RuntimeConfig(accelerator="cpu", threads=1),
-        overhead=700,
-        controls={k: Settings(replace(optim, lr=lr)) for k, lr in _IMAGES.items()},
-    )
-
-
-def _cpu() -> list[TrainJob]:
-    return [job for chosen in CORA_CHOSEN for job in twins(cora_task(chosen))]
-
-
-def _images() -> list[TrainJob]:
-    return pareto(image_task(), (0.0, 0.3, 0.5, 0.7, 0.9), 0.5)
-
-
-def _gpu() -> list[TrainJob]:
-    optim = OptimConfig(lr=0.1, weight_decay=1e-4, epochs=30, batch_size=128)
-    task = Task(
-        setting="cifar10_jpeg/resnet18",
-        data=DataConfig(name="cifar10_jpeg", augment="crop-flip"),
-        model=ModelConfig(name="resnet18"),
-        shape={"num_classes": 10, "channels": 3, "image_size": 32},
-        search=optim,
-        train=optim,
-        overhead=2000,
-        ticket=_SEARCHED,
-        runtime=RuntimeConfig(accelerator="cuda", precision="bf16-mixed", threads=4, eval_every=4),
-    )
-    return pareto(task, (0.0, 0.5, 0.8), 0.5)
-
-
-def _paper() -> list[TrainJob]:
-    """Return the published settings (card B3)."""
-    jobs: list[TrainJob] = []
-    shares = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9)
-    cifar = OptimConfig(lr=0.1, weight_decay=1e-4, epochs=100, batch_size=128, schedule="cosine")
-    for name in ("conv6", "resnet18"):
-        task = Task(
-            setting=f"cifar10/{name}",
-            data=DataConfig(name="cifar10", augment="crop-flip", validation=0.2),
-            model=ModelConfig(name=name, options={"bias": False} if name == "conv6" else {}),
-            shape={"num_classes": 10, "channels": 3, "image_size": 32},
-            search=cifar,
-            train=cifar,
-            overhead=2000,
-            ticket=replace(_SEARCHED, weight_init="kaiming_uniform"),
-            runtime=RuntimeConfig(eval_every=5),
-        )
-        jobs += pareto(task, shares, 0.5)
-    arxiv = replace(_ADAMW, epochs=400)
-    jobs += twins(
-        Task(
-            setting="ogbn-arxiv/public/gin",
-            data=DataConfig(name="ogbn-arxiv", graph_split="public"),
-            model=ModelConfig(name="gin", options={"layers": 4, "hidden": 386}),
-            shape={"num_classes": 40, "graph": True, "features": 128},
-            search=arxiv,
-            train=arxiv,
-            overhead=2000,
-            ticket=replace(_SEARCHED, weight_init="kaiming_uniform"),
-            runtime=RuntimeConfig(),
-        )
-    )
-    imagenet = replace(cifar, batch_size=256)
-    task = Task(
-        setting="imagenet/resnet50",
-        data=DataConfig(name="imagenet", validation=0.2, augment="resized-crop-flip"),
-        model=ModelConfig(name="torchvision/resnet50"),
-        shape={"num_classes": 1000, "channels": 3, "image_size": 224},
-        search=imagenet,
-        train=imagenet,
-        overhead=2000,
-        ticket=replace(_SEARCHED, dynamic_scale=True),
-        runtime=RuntimeConfig(eval_every=5),
-    )
-    return [*jobs, *pareto(task, (0.0, 0.5, 0.7), 0.5, "epl")]
+    (row,) = read_rows(__package__ or "", _FILE, "images", FrozenSetting)
+    return row.tuned()
