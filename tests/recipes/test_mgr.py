@@ -114,7 +114,7 @@ def test_the_start_is_a_network_of_letters_shared_by_the_arms():
     }
     assert {s for s, _, _ in starts} == {"fashion_mnist/50/pretrained", "mnist/50/pretrained"}
     assert all(folder.name == f"seed{seed}" for (_, _, seed), folder in starts.items())
-    assert len(set(starts.values())) == 3
+    assert len(set(starts.values())) == 8
 
 
 def curves_of(fewest, most):
@@ -157,3 +157,12 @@ def test_weights_that_a_setting_has_of_its_own_take_the_rest_of_the_default():
 def test_an_arm_that_does_not_exist_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="there is no arm 'gda_hed': expected gda_head"):
         MGRSetting(data="digits", size=50, arms=("core", "gda_hed")).jobs()
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper"])
+def test_every_arm_has_its_control_in_the_same_setting(scale):
+    jobs = [job for job in load_recipe("mgr", scale, 1).jobs if hasattr(job, "terms")]
+    arms = {(job.setting, job.arm) for job in jobs}
+    free = {job.arm for job in jobs if job.control is None}
+    assert free == {"base", "cas"} & {job.arm for job in jobs}
+    assert all((job.setting, job.control) in arms for job in jobs if job.control is not None)
