@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from adarand_runs import CPU, QUICK, SETTING, TASK, module, quick
@@ -9,11 +10,14 @@ from regraft.errors import InputError
 from regraft.jobs.finetune.tuned_job import TunedJob
 from regraft.jobs.finetune.tuned_select import SelectJob
 from regraft.recipes import SCALES, load_recipe, reproduce
-from regraft.recipes.adarand.arms import ARMS, MAIN, transfer
+from regraft.recipes.adarand.arms import ARMS, transfer
 from regraft.recipes.adarand.claims import by_pair, read
+from regraft.recipes.notes import read_data
 from regraft.recipes.selection import lasts
 from regraft.recipes.trials import Budget
 from regraft.report import Result, Run, rows
+
+MAIN_ARMS = read_data("regraft.recipes.adarand", "scales.toml")["arms"]["main"]
 
 # What is run.
 
@@ -67,7 +71,7 @@ def test_the_scale_cpu_asks_what_it_must_show():
     assert list(pairs["emnist-to-mnist"]) == [5, 10, 25, 100]
     for setting, found in arms.items():
         everything = setting.endswith("mnist/shots=5")
-        assert set(found) == set(ARMS if everything else MAIN), setting
+        assert set(found) == set(ARMS if everything else MAIN_ARMS), setting
         assert {len(seeds) for seeds in found.values()} == {10}
 
 
@@ -221,9 +225,10 @@ def test_the_smoke_scale_in_short_leaves_its_tables_and_figures(monkeypatch, tmp
     """Every arm of the scale, each with its choice, at a tenth of the steps."""
     larger = dataclasses.replace(TASK, shots=20)
     setting = SETTING.replace("shots=5", "shots=20")
-    more = transfer(setting, larger, MAIN[:4], budget=QUICK, runtime=CPU)
+    more = transfer(setting, larger, MAIN_ARMS[:4], budget=QUICK, runtime=CPU)
     whole = load_recipe("adarand", "smoke", 1).jobs
-    monkeypatch.setattr(module, "_smoke", lambda: [*quick(tuple(ARMS)), *more])
+    groups = [SimpleNamespace(seeds=3, jobs=lambda: [*quick(tuple(ARMS)), *more])]
+    monkeypatch.setattr(module, "settings", lambda scale: groups)
     recipe = load_recipe("adarand", "smoke", 1)
     assert {(job.setting, job.arm) for job in recipe.jobs} == {(j.setting, j.arm) for j in whole}
     assert all(isinstance(j.choice, SelectJob) for j in whole if isinstance(j, TunedJob))

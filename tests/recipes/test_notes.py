@@ -10,7 +10,7 @@ import pytest
 from regraft.config import DataConfig, OptimConfig
 from regraft.errors import InputError
 from regraft.recipes import RECIPES, SCALES, load_recipe
-from regraft.recipes.notes import read_data, read_rows
+from regraft.recipes.notes import arm_names, named_rows, read_data, read_rows
 
 WITH_ROWS = ("iterand", "merging", "metaticket", "transfer")
 
@@ -100,3 +100,32 @@ def test_a_key_like_no_other_is_answered_with_all_that_there_are(monkeypatch):
     said = "a/b/c.toml: row 1 of [[rows]]: further: slow: key 'zz' is unknown: expected one of "
     with pytest.raises(InputError, match=re.escape(said + "optimizer, lr, momentum")):
         rows(monkeypatch, {"data": {}, "further": {"slow": {"zz": 1}}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    name: str
+    key: str = ""
+    pairs: tuple[tuple[int, ...], ...] | None = None
+    steps: tuple[OptimConfig, ...] = ()
+
+
+def test_rows_are_taken_by_key_or_name_and_lists_become_tuples_at_any_depth(monkeypatch):
+    table = [
+        {"name": "a", "pairs": [[1, 2], [3]]},
+        {"name": "a", "key": "b", "steps": [{"lr": 0.5}]},
+    ]
+    monkeypatch.setattr("regraft.recipes.notes.read_data", lambda *_: {"net": table})
+    assert named_rows("a.b", "c.toml", "net", Named, ["b", "a"]) == [
+        Named(name="a", key="b", steps=(OptimConfig(lr=0.5),)),
+        Named(name="a", pairs=((1, 2), (3,))),
+    ]
+    with pytest.raises(InputError, match=r"^c.toml has no net 'c': expected one of a, b$"):
+        named_rows("a.b", "c.toml", "net", Named, ["a", "c"])
+
+
+def test_a_list_of_arms_stands_for_its_arms(monkeypatch):
+    monkeypatch.setattr(
+        "regraft.recipes.notes.read_data", lambda *_: {"arms": {"core": ["base", "gda"]}}
+    )
+    assert arm_names("a.b", "c.toml", ["mgr", "core"]) == ["mgr", "base", "gda"]

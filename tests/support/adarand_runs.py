@@ -10,7 +10,7 @@ from regraft.recipes.trials import Budget
 
 module = importlib.import_module("regraft.recipes.adarand.recipe")
 
-SMOKE = module._smoke()
+SMOKE = module.settings("smoke")[0].jobs()
 SETTING = SMOKE[0].setting
 CPU = RuntimeConfig(accelerator="cpu", threads=1)
 QUICK = Budget(rates=(0.15,), fine=(0.05, 1e-9), seeds=(1001,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.resources import files
 from types import NoneType
@@ -54,12 +54,37 @@ def read_rows(package: str, name: str, table: str, kind: type[_R]) -> list[_R]:
     return [_typed(kind, row, f"{file}: row {i} of [[{table}]]") for i, row in enumerate(rows, 1)]
 
 
+def named_rows(
+    package: str, name: str, table: str, kind: type[_R], names: Sequence[str]
+) -> list[_R]:
+    """Return the rows of a table that are called so, in the order of the names; see `read_rows`.
+
+    A row is called by its `key`, or by its `name` where it has none.
+
+    Raises:
+        InputError: There is none of a name.
+    """
+    rows = read_rows(package, name, table, kind)
+    by_name = {getattr(row, "key", None) or getattr(row, "name", None): row for row in rows}
+    if unknown := [n for n in names if n not in by_name]:
+        known = ", ".join(map(str, by_name))
+        raise InputError(f"{name} has no {table} {unknown[0]!r}: expected one of {known}")
+    return [by_name[n] for n in names]
+
+
+def arm_names(package: str, name: str, words: Sequence[str]) -> list[str]:
+    """Return names of arms, where words stand for themselves or for a list of `[arms]` of the file."""
+    lists = read_data(package, name)["arms"]
+    return [arm for word in words for arm in lists.get(word, (word,))]
+
+
 def _typed(hint: Any, value: Any, where: str) -> Any:
     kinds = (hint, *get_args(hint))
     if value == "all" and NoneType in kinds:
         return None
-    if isinstance(value, list) and get_origin(hint) is tuple:
-        return tuple(_typed(get_args(hint)[0], inner, where) for inner in value)
+    several = next((kind for kind in kinds if get_origin(kind) is tuple), None)
+    if isinstance(value, list) and several is not None:
+        return tuple(_typed(get_args(several)[0], inner, where) for inner in value)
     kind = next(filter(is_dataclass, kinds), None)
     if kind is None or not isinstance(value, dict):
         return value

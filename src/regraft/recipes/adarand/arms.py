@@ -17,9 +17,6 @@ _DATA = read_data(__package__ or "", "arms.toml")
 ARMS = {name: TunedArm(**row) for name, row in _DATA["arms"].items()}
 """Every arm by its name in tables. scratch and plain come first: they are what others are held to."""
 
-MAIN = ("scratch", "plain", "adarand", "randreg_class", "feature_norm")
-"""The arms of data reduction curves."""
-
 
 def transfer(
     setting: str,

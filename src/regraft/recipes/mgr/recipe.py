@@ -22,7 +22,7 @@ from regraft.errors import InputError
 from regraft.jobs.generate.generator import GeneratorJob
 from regraft.jobs.generate.pretrain import PretrainJob
 from regraft.jobs.generate.regularised import RegularisedJob
-from regraft.recipes.notes import read_data, read_rows
+from regraft.recipes.notes import arm_names, read_data, read_rows
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .arms import LossWeights, make
@@ -105,8 +105,7 @@ class MGRSetting:
 
     def names(self) -> list[str]:
         """Return the names of the arms."""
-        lists = read_data(__package__ or "", _FILE)["arms"]
-        return [name for word in self.arms for name in lists.get(word, (word,))]
+        return arm_names(__package__ or "", _FILE, self.arms)
 
     @property
     def base(self) -> RegularisedJob:

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from regraft.errors import InputError
 from regraft.jobs.base import Job
-from regraft.recipes.notes import read_data, read_rows
+from regraft.recipes.notes import arm_names, named_rows, read_rows
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
 from .arms import Architecture, Effort, PseudoTask, arms
 from .claims import read
 
-_FILE = "scales.toml"
+_SCALES = (__package__ or "", "scales.toml")
 METRICS = (("test_accuracy", "%"), ("confident", "%"))
 MEASURED = (("classification_accuracy_score", "%"), ("spread", "times"))
 """What is measured of a generator that was not trained here."""
@@ -41,7 +39,7 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
 
 def settings(scale: str) -> list[PseudoSetting]:
     """Return the rows of `scales.toml` for a scale."""
-    return read_rows(__package__ or "", _FILE, scale, PseudoSetting)
+    return read_rows(*_SCALES, scale, PseudoSetting)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +72,14 @@ class PseudoSetting:
 
     def jobs(self) -> list[Job]:
         """Return every arm."""
-        lists = read_data(__package__ or "", _FILE)["arms"]
-        names = [name for word in self.arms for name in lists.get(word, (word,))]
+        names = arm_names(*_SCALES, self.arms)
         return [job for parts in self.parts() for job in arms(*parts, names)]
 
     def parts(self) -> Iterator[tuple[PseudoTask, int, Architecture, Effort]]:
         """Yield task, size, network and effort of each setting."""
-        (effort,) = _named([self.effort], "effort", "key", Effort)
-        nets = _named(self.nets, "net", "key", Architecture)
-        for task in _named(self.tasks, "task", "name", PseudoTask):
+        (effort,) = named_rows(*_SCALES, "effort", Effort, [self.effort])
+        nets = named_rows(*_SCALES, "net", Architecture, self.nets)
+        for task in named_rows(*_SCALES, "task", PseudoTask, self.tasks):
             for size in self.sizes:
                 for net in nets:
                     yield self._sized(task), size, self._paced(net), effort
@@ -98,13 +95,3 @@ class PseudoSetting:
     def _paced(self, net: Architecture) -> Architecture:
         pace = {"steps": self.pretrain_steps, "batch_size": self.pretrain_batch}
         return replace(net, pretrain=replace(net.pretrain, **pace))
-
-
-def _named(names: Sequence[str], table: str, by: str, kind: Any) -> list[Any]:
-    """Return the rows of a table under the names; an unknown one is refused."""
-    rows = {getattr(row, by): row for row in read_rows(__package__ or "", _FILE, table, kind)}
-    if unknown := [name for name in names if name not in rows]:
-        raise InputError(
-            f"{_FILE} has no {table} {unknown[0]!r}: expected one of {', '.join(rows)}"
-        )
-    return [rows[name] for name in names]
