@@ -12,6 +12,7 @@ from regraft.recipes import load_recipe
 from regraft.recipes.mgr.arms import LossWeights, plans
 from regraft.recipes.mgr.claims import ATTEMPTS, read
 from regraft.recipes.mgr.recipe import MGRSetting, weights_of
+from regraft.recipes.notes import read_data
 from regraft.report import Result, Run, rows
 
 
@@ -146,12 +147,12 @@ def test_claims_on_curves_have_three_states(fewest, most, held):
 
 
 def test_weights_that_a_setting_has_of_its_own_take_the_rest_of_the_default():
-    default, other = weights_of("default"), weights_of("generator-5000")
-    assert other == replace(default, ce=other.ce)
-    with pytest.raises(
-        InputError, match=r"chosen.toml has no weights 'fast': expected one of default"
-    ):
-        weights_of("fast")
+    chosen = read_data("regraft.recipes.mgr", "chosen.toml")
+    default = weights_of("a setting that nothing was chosen for")
+    assert default == LossWeights(**chosen.pop("default"))
+    assert set(chosen) <= {job.setting for job in load_recipe("mgr", "cpu", 1).jobs}
+    for setting, own in chosen.items():
+        assert weights_of(setting) == replace(default, **own)
 
 
 def test_an_arm_that_does_not_exist_is_refused_with_the_nearest_name():
