@@ -17,7 +17,9 @@ pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
 
 def arms(*names, **more):
-    base = MGRSetting(data="digits", size=50, steps=6, generator_steps=8, **more).base
+    base = MGRSetting(
+        data="digits", size=50, seeds=1, arms=(), steps=6, generator_steps=8, **more
+    ).base
     data = base.target.data
     like = replace(
         base,

@@ -1,6 +1,5 @@
 """The recipe `mgr`: its arms are fair, and its claims are read off the numbers."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,18 +157,24 @@ def test_claims_on_curves_have_three_states(fewest, most, held):
     assert "cas" not in found.text
 
 
-def test_weights_that_a_setting_has_of_its_own_take_the_rest_of_the_default():
+def test_jobs_have_the_weights_that_were_chosen_for_their_setting():
     chosen = read_data("regraft.recipes.mgr", "chosen.toml")
-    default = weights_of("a setting that nothing was chosen for")
-    assert default == LossWeights(**chosen.pop("default"))
-    assert set(chosen) <= {job.setting for job in load_recipe("mgr", "cpu", 1).jobs}
+    jobs = {(j.setting, j.arm): j for j in load_recipe("mgr", "cpu", 1).jobs}
     for setting, own in chosen.items():
-        assert weights_of(setting) == replace(default, **own)
+        here = "fashion_mnist/50" if setting == "default" else setting
+        for arm, field in (("pcr", "pcr"), ("mgr", "pcr"), ("gda", "ce"), ("real_pcr", "real")):
+            assert jobs[here, arm].terms[0].loss.weight == own[field]
+        assert jobs[here, "gda_naive"].terms[0].loss.weight == 1
+    assert jobs["fashion_mnist/50", "gda_head"].terms[0].loss.weight == chosen["default"]["head"]
+    larger = {j.terms[0].loss.weight for j in load_recipe("mgr", "gpu", 1).jobs if j.arm == "pcr"}
+    assert larger == {chosen["default"]["pcr"]}
+    with pytest.raises(InputError, match=r"chosen.toml has no 'fast': expected one of default"):
+        weights_of("fast")
 
 
 def test_an_arm_that_does_not_exist_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="there is no arm 'gda_hed': expected gda_head"):
-        MGRSetting(data="digits", size=50, arms=("core", "gda_hed")).jobs()
+        MGRSetting(data="digits", size=50, seeds=1, arms=("core", "gda_hed")).jobs()
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper"])

@@ -60,7 +60,7 @@ def plans(w: LossWeights) -> dict[str, Plan]:
         "base": Plan(control=None),
         "base_80": Plan(fields=held),
         "gda": Plan((gda,)),
-        # As published: a generated image counts as much as a real one.
+        # As published: the mean over generated images counts as much as that over real ones.
         "gda_naive": Plan(other("ce", 1.0)),
         "gda_head": Plan(other("head", w.head)),
         "gda_ssl": Plan(other("self_training", w.self_training)),

@@ -152,10 +152,15 @@ def _curves(runs: Runs, settings: Iterable[str]) -> dict[str, dict[float, str]]:
 
 _ALONG = {
     "labels": (("pcr", "mgr"), False, "gains more the fewer labels there are"),
-    "score": (("gda", "pcr"), True, "gains more the better the generator is (CAS)"),
-    "ratio": (("gda", "pcr"), True, "gains more with more generated images for each real one"),
+    "score": (("gda_naive", "pcr"), True, "gains more the better the generator is (CAS)"),
+    "ratio": (
+        ("gda_naive", "pcr"),
+        True,
+        "gains more with more generated images for each real one",
+    ),
 }
 """By curve: arms, whether their gain is said to rise with x, and what is claimed."""
+_CALLED = {"gda_naive": "Naive GDA"}
 
 
 def _along(runs: Runs, name: str, by_x: Mapping[float, str]) -> list[Claim]:
@@ -168,7 +173,7 @@ def _along(runs: Runs, name: str, by_x: Mapping[float, str]) -> list[Claim]:
         moved = estimate(one[seed] - two[seed] for seed in sorted(one.keys() & two.keys()))
         note = f"{arm} minus base at {more:g} minus that at {less:g}: {signed(moved)} points, "
         note += f"{verdict(moved)}, n = {moved.n} seeds."
-        evidence, paper = [by_x[more], by_x[less]], f"{arm.upper()} {said}"
+        evidence, paper = [by_x[more], by_x[less]], f"{_CALLED.get(arm, arm.upper())} {said}"
         claims.append(Claim(paper=paper, held=above()(moved), evidence=evidence, note=note))
     short = {s: f"{x:g}" for x, s in by_x.items()}
     paper = f"Naive augmentation (GDA) lowers the accuracy, along the curve over {name}"

@@ -18,6 +18,7 @@ from regraft.config import (
     RuntimeConfig,
     SetConfig,
 )
+from regraft.errors import InputError
 from regraft.jobs.generate.generator import GeneratorJob
 from regraft.jobs.generate.pretrain import PretrainJob
 from regraft.jobs.generate.regularised import RegularisedJob
@@ -44,10 +45,16 @@ def settings(scale: str) -> list[MGRSetting]:
     return read_rows(__package__ or "", _FILE, scale, MGRSetting)
 
 
-def weights_of(setting: str) -> LossWeights:
-    """Return the weights of a setting in `chosen.toml`; those that it does not have are the default's."""
+def weights_of(name: str) -> LossWeights:
+    """Return the weights of a name in `chosen.toml`; those that it does not have are the default's.
+
+    Raises:
+        InputError: There are none of that name.
+    """
     chosen = read_data(__package__ or "", "chosen.toml")
-    return LossWeights(**{**chosen["default"], **chosen.get(setting, {})})
+    if name not in chosen:
+        raise InputError(f"chosen.toml has no {name!r}: expected one of {', '.join(chosen)}")
+    return LossWeights(**{**chosen["default"], **chosen[name]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,7 @@ class MGRSetting:
         seeds: How many seeds the arms have.
         arms: Names of arms, or of lists of them under `[arms]`.
         setting: Name of the setting, DATA/SIZE by default.
+        weights: Name of the weights in `chosen.toml`.
         steps: Optimiser steps.
         batch: Real images a step.
         generated: Generated images a step, as many as real ones by default.
@@ -74,9 +82,10 @@ class MGRSetting:
 
     data: str
     size: int
-    seeds: int = 1
-    arms: Sequence[str] = ()
+    seeds: int
+    arms: Sequence[str]
     setting: str | None = None
+    weights: str = "default"
     steps: int = 120
     batch: int = 16
     generated: int | None = None
@@ -90,8 +99,7 @@ class MGRSetting:
 
     def jobs(self) -> list[RegularisedJob]:
         """Return the arms in the order of the row."""
-        base = self.base
-        return make(base, weights_of(base.setting), self.names(), batch=self.generated)
+        return make(self.base, weights_of(self.weights), self.names(), batch=self.generated)
 
     def names(self) -> list[str]:
         """Return the names of the arms."""
