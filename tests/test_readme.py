@@ -186,7 +186,8 @@ def test_the_sentences_about_the_first_table_are_of_the_results():
     )
     assert (
         f"the ticket of width ×1 is {wording.size(plain['stored_bytes'])} for {mean(plain)} "
-        f"({wording.size(redrawn['stored_bytes'])} and {mean(redrawn)} with IteRand), against "
+        f"({wording.size(redrawn['stored_bytes'])} and {mean(redrawn)} with IteRand, which of them is "
+        "better is undecided), against "
         f"{wording.size(dense['stored_bytes'])} of float32"
     ) in text
     assert "95% intervals" in text

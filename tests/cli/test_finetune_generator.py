@@ -3,12 +3,14 @@
 import importlib
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from regraft.cli import main
+from regraft.cli.finetune import FinetuneVerb, PartOptions, UnlabelledOptions
 
 GENERATOR = '''
 import torch
@@ -192,3 +194,16 @@ def test_options_of_a_generator_without_its_methods_are_refused(words, tmp_path,
     said = capsys.readouterr().err
     assert f"{words[0]} is for the methods mgr and pcr" in said
     assert "--unlabelled-options" in said
+
+
+@pytest.mark.parametrize("unreadable", ["refuse", "skip"])
+def test_what_is_done_about_unreadable_pictures_is_done_about_those_without_labels(unreadable):
+    verb = FinetuneVerb(
+        data="digits",
+        method="plain",
+        out=Path("out"),
+        sets=PartOptions(unreadable=unreadable),
+        more=UnlabelledOptions(unlabelled="pictures"),
+    )
+    (term,) = verb.job().extras
+    assert (term.source.name, term.unreadable) == ("pictures", unreadable)

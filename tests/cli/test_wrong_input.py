@@ -354,3 +354,4 @@ def test_a_working_folder_that_was_removed_is_named(refused, tmp_path, monkeypat
     (tmp_path / "gone").rmdir()
     said = refused("predict", tmp_path / "model.pt", tmp_path / "a.png")
     assert "the folder that this runs in has been removed: go to one that exists" in said
+    assert main(["predict", "--help"]) == 0

@@ -10,7 +10,7 @@ from regraft.errors import InputError
 from regraft.jobs.finetune.tuned_job import TunedJob
 from regraft.jobs.finetune.tuned_select import SelectJob
 from regraft.recipes import SCALES, load_recipe, reproduce
-from regraft.recipes.adarand.arms import ARMS, transfer
+from regraft.recipes.adarand.arms import ARMS, PUBLISHED, transfer
 from regraft.recipes.adarand.claims import by_pair, read
 from regraft.recipes.notes import read_data
 from regraft.recipes.selection import lasts
@@ -59,6 +59,22 @@ def test_stages_have_as_many_trials_for_every_arm_and_three_seeds(scale):
 def test_a_scale_of_one_recipe_is_refused_by_others():
     with pytest.raises(InputError, match="scale 'photographs' is unknown: expected one of smoke"):
         load_recipe("frozen", "photographs")
+
+
+def test_the_lists_of_arms_are_those_of_the_arms():
+    lists = read_data("regraft.recipes.adarand", "scales.toml")["arms"]
+    assert (lists["every"], lists["published"]) == ([*ARMS], [*PUBLISHED])
+
+
+@pytest.mark.parametrize("changes", [{"shots": ()}, {"shares": (0.5,)}, {"models": 2}])
+def test_a_row_without_a_size_or_with_settings_of_one_name_is_refused(changes):
+    (row, *_) = module.settings("smoke")
+    if "models" in changes:
+        changes = {"models": row.models * 2}
+    with pytest.raises(
+        InputError, match="a row of digits=0-4 needs shots, of one network, or shares"
+    ):
+        dataclasses.replace(row, **changes).tasks()
 
 
 def test_the_scale_cpu_asks_what_it_must_show():

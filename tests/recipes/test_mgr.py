@@ -173,7 +173,7 @@ def test_jobs_have_the_weights_that_were_chosen_for_their_setting():
 
 
 def test_an_arm_that_does_not_exist_is_refused_with_the_nearest_name():
-    with pytest.raises(InputError, match="there is no arm 'gda_hed': expected gda_head"):
+    with pytest.raises(InputError, match="no arm 'gda_hed': expected gda_head"):
         MGRSetting(data="digits", size=50, seeds=1, arms=("core", "gda_hed")).jobs()
 
 

@@ -144,5 +144,5 @@ def test_what_a_row_of_a_scale_names_and_is_not_there_is_refused():
         InputError, match=r"scales.toml has no net 'convsmall': expected one of mlp"
     ):
         list(replace(row, nets=("convsmall",)).parts())
-    with pytest.raises(InputError, match="there is no arm 'ppp': expected one of oracle, scratch"):
+    with pytest.raises(InputError, match="no arm 'ppp': expected pp"):
         replace(row, arms=("headline", "ppp")).jobs()

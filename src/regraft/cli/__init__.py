@@ -117,7 +117,8 @@ def _command(words: list[str]) -> tuple[str, Runnable]:
             break
         verbs, description = verb.verbs, verb.line
     try:
-        Path.cwd()  # torch itself cannot be imported without
+        if not {"-h", "--help"} & {*words}:
+            Path.cwd()  # torch itself cannot be imported without
     except FileNotFoundError as error:
         cure = "go to one that exists (`cd`) and try again"
         raise InputError(f"the folder that this runs in has been removed: {cure}") from error

@@ -124,5 +124,5 @@ class Delta(Method):
             square = (m - m0).square().mean(2)
             a = getattr(self, f"attention_{i}")
             share = square.sum(1) if a is None else (square * (a * len(a))).sum(1)
-            total = total + share.mean()
+            total = total + (share.mean() if len(share) else share.sum())
         return 0.5 * self.weight * total + head_decay(tap.classifier, self.head_weight, total)

@@ -159,7 +159,7 @@ class Method(nn.Module):
     def forward(self, base: Tensor, targets: Tensor) -> Tensor:
         """Return the whole objective for the latest forward pass of the network.
 
-        An empty batch adds 0 to the base loss.
+        What looks at images is 0 for an empty batch, also where the base loss is no number.
 
         Args:
             base: The base loss, a scalar; not used where `replaces_loss`.
@@ -182,12 +182,12 @@ class Method(nn.Module):
         context = Context(**vars(taken), tap=self.tap, autocast=narrow)
         # Regularisers are computed in float32 whatever autocast does to the network.
         with torch.autocast(kind, enabled=False):
-            whole = self.objective(base, taken.features, targets, context)
-        if len(targets):
-            return whole
-        # A process's share may be empty, whose means are no number; other processes waited for it above.
-        nothing = taken.features.sum(dtype=wide(taken.features))
-        return nothing if self.replaces_loss else base + nothing
+            if len(targets):
+                return self.objective(base, taken.features, targets, context)
+            # A process's share may be empty, and a mean over nothing is no number. The graph stays: other
+            # processes may wait for this one in the backward pass, and penalties do not look at images.
+            whole = self.objective(base.nan_to_num(0.0), taken.features, targets, context)
+            return whole.nan_to_num(0.0)
 
     def objective(
         self, base: Tensor, features: Tensor, targets: Tensor, context: Context

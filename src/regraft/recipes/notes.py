@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib.resources import files
 from types import NoneType
@@ -72,10 +72,30 @@ def named_rows(
     return [by_name[n] for n in names]
 
 
-def arm_names(package: str, name: str, words: Sequence[str]) -> list[str]:
-    """Return names of arms, where words stand for themselves or for a list of `[arms]` of the file."""
+def arm_names(
+    package: str, name: str, words: Sequence[str], *, known: Collection[str] | None = None
+) -> list[str]:
+    """Return names of arms, where words stand for themselves or for a list of `[arms]` of the file.
+
+    Args:
+        package: The recipe's package.
+        name: The file.
+        words: Arms and lists.
+        known: Every arm that there is; those of all lists by default.
+
+    Raises:
+        InputError: There is no such arm, or no word.
+    """
     lists = read_data(package, name)["arms"]
-    return [arm for word in words for arm in lists.get(word, (word,))]
+    names = [arm for word in words for arm in lists.get(word, (word,))]
+    known = known or {arm for arms in lists.values() for arm in arms}
+    unknown = [arm for arm in names if arm not in known]
+    if unknown or not names:
+        near = difflib.get_close_matches((unknown or [""])[0], [*known, *lists], n=1)
+        there = near or [f"one of {', '.join([*known, *lists])}"]
+        what = f"no arm {unknown[0]!r}" if unknown else "no arms in a row"
+        raise InputError(f"{package.replace('.', '/')}/{name}: {what}: expected {there[0]}")
+    return names
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:

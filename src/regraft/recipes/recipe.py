@@ -72,14 +72,13 @@ class Scale(NamedTuple):
 
     Attributes:
         jobs: Makes every job once, at whatever seed.
-        seeds: How many seeds each has, or a function of the job that says it.
-        first: The first of them, or a function of the job: later ones are fresh where settings were chosen
-            while looking at some.
+        seeds: How many seeds each has.
+        first: The first of them: later ones are fresh where settings were chosen while looking at some.
     """
 
     jobs: Callable[[], Sequence[Job]]
-    seeds: int | Callable[[Job], int]
-    first: int | Callable[[Job], int] = 1
+    seeds: int
+    first: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +108,7 @@ class Recipe:
 
 def assemble(
     package: str,
-    scales: Mapping[str, Scale] | Sequence[Scale],
+    groups: Sequence[Scale],
     scale: str,
     seeds: int | None,
     *,
@@ -121,20 +120,17 @@ def assemble(
 
     Args:
         package: The recipe's package, `__package__` of its module, with `notes.md` beside the code.
-        scales: Jobs and seeds by scale, or of this scale, group by group.
-        scale: The scale that is wanted.
+        groups: Jobs and seeds of the scale, group by group.
+        scale: The scale.
         seeds: Seeds of every job, or None for the scale's own number.
         title: Heading of the report; the scale is put behind it.
         read: Reads the finished runs.
         metrics: Key and unit of each metric that is tabulated.
     """
-    groups = [scales[scale]] if isinstance(scales, Mapping) else scales
     jobs = []
     for build, own, first in groups:
         for job in build():
-            begin = first(job) if callable(first) else first
-            count = seeds or (own(job) if callable(own) else own)
-            jobs += [job.with_seed(seed) for seed in range(begin, begin + count)]
+            jobs += [job.with_seed(seed) for seed in range(first, first + (seeds or own))]
     notes = read_notes(package)
     return Recipe(
         name=package.rpartition(".")[2],

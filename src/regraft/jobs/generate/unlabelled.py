@@ -53,7 +53,7 @@ class UnlabelledTerm:
         digest = None if self.classifier is None else weights_digest(self.classifier)
         source, ssl = to_json(self.source), to_json(self.ssl)
         how = {"source": source, "ssl": ssl, "classifier": digest}
-        return {**how, "unreadable": self.unreadable}
+        return how if self.unreadable == "refuse" else {**how, "unreadable": self.unreadable}
 
     def term(self, model: nn.Module, context: TermContext) -> PseudoTerm:
         """Return the loss for a network that is about to be trained.

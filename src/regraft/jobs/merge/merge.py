@@ -146,8 +146,8 @@ def _merged(
         frames = {k: share_rows(v, models.names, models.head) for k, v in frames.items()}
     merged = _combined(config, models, aligned, frames["after"])
     if models.data:
-        few = f"at most {config.statistics_images} training images"
-        remark(progress, f"taking statistics of {few} of each set")
+        most = f"at most {config.statistics_images} training images"
+        remark(progress, f"taking statistics of {most} of each set")
     state, repaired = _repaired(config, models, merged, frames["after"])
     result = Merged(models, aligned, state, repaired)
     if models.data:

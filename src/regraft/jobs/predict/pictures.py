@@ -134,4 +134,4 @@ def decoded(
                 pixels = part.decoded()
             yield pixels
     if unreadable and len(unreadable) == len(set(paths)):
-        raise InputError("no image can be read: give others")
+        raise InputError(f"no image can be read: {few(unreadable.values(), 2, '; ')}: give others")

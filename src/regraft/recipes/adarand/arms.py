@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from regraft.config import RuntimeConfig
 from regraft.jobs.base import Job
@@ -66,15 +67,17 @@ def transfer(
     return jobs
 
 
+PUBLISHED: dict[str, Any] = _DATA["published"]
+"""The settings of the paper by arm."""
+
+
 def published(
-    setting: str, task: TunedTask, runtime: RuntimeConfig, *, only: Collection[str] = ()
+    setting: str, task: TunedTask, arms: Sequence[str], runtime: RuntimeConfig
 ) -> list[Job]:
-    """Return arms at the settings of the paper, those of `only` where it names any."""
+    """Return arms at the settings of the paper."""
     jobs: list[Job] = []
-    for name, row in _DATA["published"].items():
-        if only and name not in only:
-            continue
-        own = task
+    for name in arms:
+        row, own = PUBLISHED[name], task
         if row["method"] in ("l2sp", "delta"):
             # These two hold weights to their start; any other decay would pull them off it.
             own = replace(task, optim=replace(task.optim, weight_decay=0.0))

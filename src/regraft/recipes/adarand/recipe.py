@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
+from regraft.errors import InputError
 from regraft.jobs.base import Job
 from regraft.jobs.finetune.tuned_task import TunedTask
 from regraft.jobs.train import TrainJob
@@ -20,7 +21,7 @@ from regraft.recipes.notes import arm_names, named_rows, read_rows
 from regraft.recipes.recipe import Recipe, Scale, assemble
 from regraft.recipes.trials import Budget, Staged
 
-from .arms import published, transfer
+from .arms import ARMS, PUBLISHED, published, transfer
 from .claims import read
 
 _SCALES = (__package__ or "", "scales.toml")
@@ -112,20 +113,29 @@ class AdaRandSetting:
 
     def jobs(self) -> list[Job]:
         """Return every arm."""
-        names = arm_names(*_SCALES, self.arms)
+        known = PUBLISHED if self.published else ARMS
+        names = arm_names(*_SCALES, self.arms, known=known)
         points = dict.fromkeys(_ANALYSED, self.points) if self.points else {}
         budget = self.staged or self.budget
         jobs: list[Job] = []
         for setting, task in self.tasks():
             if self.published:
-                jobs += published(setting, task, self.runtime, only=names)
+                jobs += published(setting, task, names, self.runtime)
             else:
                 more: dict[str, Any] = {"budget": budget, "runtime": self.runtime}
                 jobs += transfer(setting, task, names, points=points, **more)
         return jobs
 
     def tasks(self) -> list[tuple[str, TunedTask]]:
-        """Return the name of each setting, and what its arms share."""
+        """Return the name of each setting, and what its arms share.
+
+        Raises:
+            InputError: Neither shots nor shares, or several networks of one name.
+        """
+        if bool(self.shots) == bool(self.shares) or (self.shots and len(self.models) > 1):
+            raise InputError(
+                f"{_SCALES[1]}: a row of {', '.join(self.targets)} needs shots, of one network, or shares"
+            )
         start = (
             None
             if self.source is None

@@ -25,7 +25,7 @@ from regraft.jobs.generate.regularised import RegularisedJob
 from regraft.recipes.notes import arm_names, read_data, read_rows
 from regraft.recipes.recipe import Recipe, Scale, assemble
 
-from .arms import LossWeights, make
+from .arms import LossWeights, make, plans
 from .claims import read
 
 _FILE = "scales.toml"
@@ -103,7 +103,8 @@ class MGRSetting:
 
     def names(self) -> list[str]:
         """Return the names of the arms."""
-        return arm_names(__package__ or "", _FILE, self.arms)
+        known = plans(LossWeights())
+        return arm_names(__package__ or "", _FILE, self.arms, known=known)
 
     @property
     def base(self) -> RegularisedJob:
