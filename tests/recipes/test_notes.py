@@ -134,5 +134,7 @@ def test_a_list_of_arms_stands_for_its_arms(monkeypatch):
     assert arm_names("a.b", "c.toml", ["mgr", "core"], known=known) == ["mgr", "base", "gda"]
     with pytest.raises(InputError, match=r"a/b/c.toml: no arm 'bse': expected base"):
         arm_names("a.b", "c.toml", ["bse"])
+    with pytest.raises(InputError, match="no arm 'zz': expected one of base, gda, core"):
+        arm_names("a.b", "c.toml", ["zz"])
     with pytest.raises(InputError, match="no arms in a row: expected one of base, gda, mgr, core"):
         arm_names("a.b", "c.toml", [], known=known)

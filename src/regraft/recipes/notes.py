@@ -88,7 +88,7 @@ def arm_names(
     """
     lists = read_data(package, name)["arms"]
     names = [arm for word in words for arm in lists.get(word, (word,))]
-    known = known or {arm for arms in lists.values() for arm in arms}
+    known = known or list(dict.fromkeys(arm for arms in lists.values() for arm in arms))
     unknown = [arm for arm in names if arm not in known]
     if unknown or not names:
         near = difflib.get_close_matches((unknown or [""])[0], [*known, *lists], n=1)
