@@ -46,10 +46,10 @@ def test_every_trained_arm_has_its_rate_chosen_among_as_many(scale):
                 assert job.choice is None
                 continue
             trials = job.choice.trials
-            assert len(trials) == 8
+            assert len(trials) == 15
             seeds = {t.runtime.seed for t in trials}
-            assert len({t.outer.lr for t in trials}) == 4
-            assert len(seeds) == 2
+            assert len({t.outer.lr for t in trials}) == 5
+            assert len(seeds) == 3
             assert seeds.isdisjoint(range(1, 10))
             assert {t.fewshot.method for t in trials} == {job.fewshot.method}
             assert all(not t.tests for t in trials)  # held-out classes of the training set choose
