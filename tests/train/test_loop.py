@@ -327,10 +327,21 @@ def test_a_process_without_an_image_adds_nothing_to_the_step(tmp_path):
             for i, (x, y, size) in enumerate(super().batches(epoch, start=start)):
                 yield (x[:0], y[:0], size) if (start + i) % 2 else (x, y, size)
 
-    model = plain_network()
+    class Counted(torch.nn.CrossEntropyLoss):
+        """Terms of a loss may wait for other processes: no share may be left out."""
+
+        images = ()
+
+        def forward(self, output, targets):
+            self.images += (len(targets),)
+            return super().forward(output, targets)
+
+    model, loss = plain_network(), Counted()
     optim = OptimConfig(lr=0.1, epochs=2, momentum=0.0, weight_decay=0.0)
     with RunFolder(tmp_path, config={}, setting="s", arm="a", seed=1) as folder:
-        fit(model, Batches(Share()), optim=optim, runtime=runtime(log_every=1), folder=folder)
+        how = {"optim": optim, "runtime": runtime(log_every=1), "folder": folder, "loss": loss}
+        fit(model, Batches(Share()), **how)
+    assert loss.images == (5, 0, 5, 0, 3) * 2
     assert all(torch.isfinite(p).all() for p in model.parameters())
     losses = [row["loss"] for row in rows(tmp_path)]
     # Five batches an epoch, of which the second and the fourth are empty here.

@@ -271,8 +271,10 @@ class _Training:
             with fabric.no_backward_sync(self.forward, enabled=not last and world > 1):
                 output = self.forward(cast(x, fabric))
                 # Gradients are averaged over processes: a chunk counts by its share of the whole.
-                # A process may have no image of a last, small batch; the mean of none is no number.
-                mean = self.loss(output, y) if len(y) else output.sum() * 0.0
+                # A process may have no image of a last, small batch. Its loss is computed all the same, as
+                # terms of a method may wait for other processes; the mean of none is no number.
+                mean = self.loss(output, y)
+                mean = mean if len(y) else mean.nan_to_num(0.0)
                 part = mean * (len(y) * world / size)
                 labels = y if y.dim() == 1 else y.argmax(1)
                 sums[1] += (output.detach().argmax(1) == labels).sum()
