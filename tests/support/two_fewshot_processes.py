@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from regraft.fewshot import MAML, EpisodeSampler, MetaTicket, ProtoNet
+from regraft.fewshot import MAML, EpisodeSampler, MetaTicket, MGAug, ProtoNet
 from regraft.models import MLP
 
 
@@ -17,6 +17,7 @@ def learners():
         ("maml", lambda net: MAML(net, lr=0.3)),
         ("meta-sgd", lambda net: MAML(net, lr=0.3, learn_rates=True, path="vmap")),
         ("meta-ticket", lambda net: MetaTicket(net, seed=1, sparsity=0.3, lr=0.3)),
+        ("mgaug", lambda net: MGAug(net, seed=1, pruned=0.2, lr=0.3)),
         ("protonet", ProtoNet),
     ):
         torch.manual_seed(0)

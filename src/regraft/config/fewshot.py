@@ -15,6 +15,7 @@ FewshotMethod = Literal[
     "anil",
     "boil",
     "meta-sgd",
+    "mgaug",
     "reptile",
     "protonet",
     "logistic",

@@ -7,6 +7,7 @@ from .learner import Learner, accuracy, head_name
 from .linear_step import LinearLayer, adapted_logits, read_stack
 from .maml import MAML, Clone
 from .metaticket import FirstScores, MetaTicket
+from .mgaug import MGAug
 from .omniglot import omniglot, one_shot_runs
 from .protonet import ProtoNet, prototypes
 from .reptile import Reptile
@@ -22,6 +23,7 @@ __all__ = [
     "FrozenEncoder",
     "Learner",
     "LinearLayer",
+    "MGAug",
     "MetaTicket",
     "Policy",
     "ProtoNet",

@@ -43,7 +43,7 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["meta-ticket", "maml", "meta-sgd", "protonet"])
+@pytest.mark.parametrize("method", ["meta-ticket", "maml", "meta-sgd", "mgaug", "protonet"])
 def test_an_interrupted_run_ends_with_the_same_numbers(tmp_path, method):
     job = JOB if method == "meta-ticket" else of(method)
 
@@ -107,7 +107,7 @@ def test_a_network_is_saved_with_what_adapts_it(tmp_path):
     assert "rates.head.weight" in stored
 
 
-@pytest.mark.parametrize("method", ["anil", "boil", "reptile", "logistic", "prototypes"])
+@pytest.mark.parametrize("method", ["anil", "boil", "mgaug", "reptile", "logistic", "prototypes"])
 def test_every_method_runs(tmp_path, method):
     metrics = of(method).run(tmp_path)["metrics"]
     assert 20 < metrics["test_accuracy"] <= 100

@@ -28,6 +28,7 @@ METHODS = {
     "anil": "initial weights, of which the classifier alone adapts",
     "boil": "initial weights, all of which but the classifier adapt",
     "meta-sgd": "initial weights and a step size for each",
+    "mgaug": "initial weights, also through randomly pruned sub-networks",
     "reptile": "initial weights, by plain training on each task",
     "protonet": "an embedding whose class means classify",
     "logistic": "nothing; new classes get a logistic regression on the frozen network",

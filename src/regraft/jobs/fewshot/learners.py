@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from regraft import streams
 from regraft.config import FewshotConfig
 from regraft.config.fewshot import FROZEN
-from regraft.fewshot import MAML, FrozenEncoder, Learner, MetaTicket, ProtoNet, Reptile, head_name
+from regraft.fewshot import (
+    MAML,
+    FrozenEncoder,
+    Learner,
+    MetaTicket,
+    MGAug,
+    ProtoNet,
+    Reptile,
+    head_name,
+)
 from regraft.tickets import WeightSource
 from regraft.tickets.edge_popup import choose
 
@@ -65,6 +74,8 @@ def make_learner(
         random_weights_(network, config.weight_init, seed)
     if method == "reptile":
         return Reptile(network, **how)
+    if method == "mgaug":
+        return MGAug(network, seed=seed, masks=masks, **how)
     return MAML(network, learn_rates=method == "meta-sgd", masks=masks, **how)
 
 

@@ -20,6 +20,7 @@ _ARMS = (
     "maml-equal-time",
     "anil",
     "boil",
+    "mgaug",
     "shuffled-mask",
 )
 _BY_SUPPORT = "_by_support"
@@ -36,6 +37,7 @@ _IN_DOMAIN = (
     ("maml-equal-time", "Meta-ticket is better than MAML of as many seconds on new classes"),
     ("anil", "Meta-ticket is better than ANIL on new classes of its own domain, at equal steps"),
     ("boil", "Meta-ticket is better than BOIL on new classes of its own domain, at equal steps"),
+    ("mgaug", "Meta-ticket is better than MGAug on new classes of its own domain, at equal steps"),
 )
 
 
@@ -270,7 +272,7 @@ def _matched(runs: list[Run], setting: str) -> list[Panel]:
     panels = []
     for name in ("emnist", "mnist"):
         drawn = []
-        for arm in ("untrained", "meta-ticket", "maml", "anil", "boil"):
+        for arm in ("untrained", "meta-ticket", "maml", "anil", "boil", "mgaug"):
             own = [r for r in _whole(runs, arm) if r.setting == setting and r.finished]
             curves = [
                 {row["step"]: (row["accuracy"], row[f"{name}_accuracy"]) for row in r.history
