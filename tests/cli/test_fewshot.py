@@ -41,7 +41,7 @@ def train(data, method, *words):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["meta-ticket", "meta-sgd", "logistic"])
+@pytest.mark.parametrize("method", ["meta-ticket", "meta-sgd", "mgaug", "logistic"])
 def test_new_classes_are_learned_and_predicted(data, regraft, method):
     code, text, _ = regraft(*train(data, method))
     assert code == 0
