@@ -58,10 +58,11 @@ class _Selection:
     test_tasks: int
     rates: Mapping[str, Sequence[float]]
 
-    def choice(self, job: FewshotJob) -> RateChoice | None:
+    def choice(self, job: FewshotJob, steps: int | None, network: str | None) -> RateChoice | None:
         """Return the choice of a job's rate; None for a method that trains nothing.
 
-        It is one for all settings of equal ways, shots and width, whatever their steps and statistics.
+        It is one for all settings of equal ways, shots, width, network and length of the trials,
+        whatever their statistics.
 
         Raises:
             InputError: There are no rates for the method.
@@ -73,7 +74,9 @@ class _Selection:
         if method not in self.rates:
             file = "regraft/recipes/metaticket/scales.toml"
             raise InputError(f"{file}: [selection.rates]: key {method!r} is missing")
-        setting = f"{SELECTION}omniglot/{ways}way-{shots}shot/width={width:g}"
+        setting = f"{SELECTION}omniglot/{ways}way-{shots}shot/{network or f'width={width:g}'}"
+        if steps is not None:
+            setting += f"/steps={steps}"
         trials = [
             replace(
                 job,
@@ -83,7 +86,7 @@ class _Selection:
                 data=replace(job.data, name="omniglot"),
                 episodes=replace(job.episodes, rotations=True),
                 fewshot=replace(job.fewshot, batchnorm="transductive"),
-                outer=replace(job.outer, steps=self.steps, lr=rate),
+                outer=replace(job.outer, steps=steps or self.steps, lr=rate),
                 tests=(),
                 test_tasks=self.test_tasks,
                 curve_points=1,
@@ -105,6 +108,8 @@ class _Row:
     widths: Sequence[float] = ()
     data: DataConfig
     model: ModelConfig
+    network: str | None = None
+    trial_steps: int | None = None
     episodes: EpisodeConfig
     fewshot: FewshotConfig = field(default_factory=FewshotConfig)
     outer: OuterConfig
@@ -131,8 +136,8 @@ class _Row:
             source = ticket if method.endswith("-mask") else None
             jobs.append(ticket if method == "meta-ticket" else job(method, source=source))
         if self.equal_time is not None:
-            outer = replace(self.outer, steps=round(self.equal_time * self.outer.steps))
-            jobs.append(job("maml", arm="maml-equal-time", outer=outer))
+            longer = replace(self.outer, steps=round(self.equal_time * self.outer.steps))
+            jobs.append(job("maml", arm="maml-equal-time", outer=longer))
         return jobs
 
     def _job(self, selection: _Selection, method: FewshotMethod, **more: Any) -> FewshotJob:
@@ -157,4 +162,6 @@ class _Row:
             runtime=self.runtime,
             **how,
         )
-        return replace(job, choice=selection.choice(job)) if self.tuned else job
+        if not self.tuned:
+            return job
+        return replace(job, choice=selection.choice(job, self.trial_steps, self.network))
