@@ -271,11 +271,9 @@ class _Training:
             with fabric.no_backward_sync(self.forward, enabled=not last and world > 1):
                 output = self.forward(cast(x, fabric))
                 # Gradients are averaged over processes: a chunk counts by its share of the whole.
-                # A process may have no image of a last, small batch. Its loss is computed all the same, as
-                # terms of a method may wait for other processes; the mean of none is no number.
+                # Also of a process's empty share, whose mean is no number: others may wait for its terms.
                 mean = self.loss(output, y)
-                mean = mean if len(y) else mean.nan_to_num(0.0)
-                part = mean * (len(y) * world / size)
+                part = (mean if len(y) else mean.nan_to_num(0.0)) * (len(y) * world / size)
                 labels = y if y.dim() == 1 else y.argmax(1)
                 sums[1] += (output.detach().argmax(1) == labels).sum()
                 if last and self.penalty is not None:
