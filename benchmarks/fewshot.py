@@ -251,6 +251,7 @@ def main() -> None:
                 if t == 4:
                     goal = GOALS[method, shots]
                     rows[-len(others)] = with_goal(rows[-len(others)], goal)
+                if t == 4 and not options.quick:
                     arms["ours"] = make(mlp(), tasks, "auto", compiled=True)["ours"]
                     loop = {"loop": others["loop"]}
                     rows += timed(f"{method}, compiled", rows[-1].setting, arms, loop, n)
