@@ -248,8 +248,8 @@ def main() -> None:
                     others |= {n: step for n, (step, _) in rival_arms("mlp", tasks).items()}
                 n = options.rounds if t <= 4 else max(5, options.rounds // t)
                 rows += timed(method, f"mlp, 5-way {shots}-shot, T={t}", arms, others, n)
+                goal = GOALS[method, shots]
                 if t == 4:
-                    goal = GOALS[method, shots]
                     rows[-len(others)] = with_goal(rows[-len(others)], goal)
                 if t == 4 and not options.quick:
                     arms["ours"] = make(mlp(), tasks, "auto", compiled=True)["ours"]
