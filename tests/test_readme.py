@@ -82,6 +82,7 @@ def merging():
             "parent_b",
             "average",
             "weight_matching",
+            "weight_matching_repair",
             "ste_condensed",
             "ste_herding",
             "ste_full",
@@ -89,9 +90,12 @@ def merging():
         )
     }
     yield "| either network by itself", [f"{mean(own['parent_a'])}, {mean(own['parent_b'])}"]
+    repaired = row("merging", "mnist+fashion_mnist/mlp", "average_repair")
+    yield "| plain average, activations", [mean(repaired)]
     yield "| aligned by weights, no data", [mean(own["weight_matching"])]
     for words, arm in (
-        ("plain average", "average"),
+        ("plain average |", "average"),
+        ("aligned by weights, with REPAIR", "weight_matching_repair"),
         ("aligned on 10 condensed", "ste_condensed"),
         ("aligned on 10 real", "ste_herding"),
         ("aligned on all data", "ste_full"),
@@ -305,7 +309,7 @@ def test_counts_in_words_are_those_of_the_results():
     for name, setting, arm, metric, said in (
         ("iterand", "fashion_mnist/conv_small/uniform/width=1", "iterand", None, "weights, {} seeds"),
         ("frozen", "cora/full/gcn", "frozen", None, "float32 values, {} seeds"),
-        ("merging", "mnist+fashion_mnist/mlp", "ste_full", None, "{} seeds, 95% intervals; condensed"),
+        ("merging", "mnist+fashion_mnist/mlp", "ste_full", None, "{} seeds, 95% intervals. Ten condensed"),
         ("transfer", "mnist/mlp=1024", "fgmt", "untrained_best_accuracy", "{} pairs of networks"),
         ("adarand", "emnist-to-mnist/shots=5", "adarand", None, "{} seeds, 95% intervals, every arm"),
         ("mgr", "mnist/50", "mgr", None, "{} seeds, against the baseline"),

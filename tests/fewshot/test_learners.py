@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fewshot_twin import WAYS, close, conv, episodes, mlp, twin_loss
+from fewshot_twin import WAYS, close, conv, episodes, mlp, plain, twin_loss
 from torch.nn import functional as F
 
 from regraft.errors import InputError

@@ -6,7 +6,7 @@ from fewshot_twin import close, conv, episodes, mlp, twin_loss
 from torch import nn
 
 from regraft import streams
-from regraft.errors import InputError
+from regraft.errors import DivergenceError, InputError
 from regraft.fewshot import MAML, MGAug
 
 
@@ -43,6 +43,23 @@ def test_what_adapts_is_the_whole_network():
     learner, whole = MGAug(conv(), seed=1, lr=0.2, pruned=0.5), MAML(conv(), lr=0.2)
     learner(tasks)
     torch.testing.assert_close(learner.logits(tasks), whole.logits(tasks))
+
+
+def test_a_loss_that_teaches_nothing_is_that_of_the_whole_network_and_draws_nothing():
+    tasks = episodes()
+    learner, whole = MGAug(mlp(), seed=1, pruned=0.5), MAML(mlp())
+    with torch.no_grad():
+        assert learner(tasks).item() == whole(tasks).item()
+    assert learner.eval()(tasks).item() == whole(tasks).item()
+    assert learner.train()(tasks).item() == MGAug(mlp(), seed=1, pruned=0.5)(tasks).item()
+
+
+def test_an_inner_loop_that_explodes_in_a_sub_network_is_named_with_its_step():
+    learner = MGAug(mlp(), seed=1)
+    learner(episodes())
+    learner._losses[1] = (learner._losses[1][0] * float("nan"), learner._losses[1][1])
+    with pytest.raises(DivergenceError, match="support loss of task 0 is nan before the first"):
+        learner.check()
 
 
 def test_masks_go_on_from_a_state_dict():

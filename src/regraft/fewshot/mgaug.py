@@ -25,15 +25,16 @@ from regraft.errors import InputError
 from regraft.tickets.edge_popup import choose
 
 from .episodes import Episodes
-from .maml import MAML
+from .maml import MAML, check_inner
 
 
 class MGAug(MAML):
     """MAML whose meta-gradient is averaged with those of randomly pruned sub-networks.
 
-    What `adapt` and `logits` use is the whole network. Masks are a function of the seed and of how
-    many losses were computed before, which the state dict holds: an interrupted training goes on with
-    the same masks, and the processes of DDP have the same.
+    What `adapt`, `logits` and `clone` use is the whole network, and so does a loss in evaluation mode
+    or without gradients. Masks are a function of the seed and of how many were drawn before, which the
+    state dict holds: an interrupted training goes on with the same masks, and the processes of DDP,
+    which compute equally many losses, have the same.
 
     Args:
         network: An ordinary network, whose parameters are the initial values that are meta-learned.
@@ -50,8 +51,6 @@ class MGAug(MAML):
         >>> learner = MGAug(network, seed=1, lr=0.4, steps=1, test_steps=3)
         >>> learner(sampler.batch(4 * step, 4)).backward()
     """
-
-    draws: Tensor
 
     def __init__(
         self,
@@ -75,7 +74,16 @@ class MGAug(MAML):
             )
         self.seed, self.pruned, self.subnetworks = seed, pruned, subnetworks
         self._drawn: dict[str, Tensor] = {}
-        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        self._draws = 0
+        self._losses: list[tuple[Tensor, Tensor]] = []
+
+    def get_extra_state(self) -> Tensor:
+        """Return how many sub-networks were drawn."""
+        return torch.tensor(self._draws)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on after as many sub-networks."""
+        self._draws = int(state)
 
     def masks(self) -> dict[str, Tensor]:
         """Return the masks by parameter name: those of `MAML`, times a sub-network's within `loss`."""
@@ -89,21 +97,24 @@ class MGAug(MAML):
         Raises:
             DivergenceError: A support loss is not finite; the step is named.
         """
-        losses, inner = [super().loss(episodes)], [self._last[0]]
-        first = int(self.draws)
-        for event in range(first, first + self.subnetworks):
-            self._drawn = self._draw(event)
+        losses, self._losses = [super().loss(episodes)], [self._last]
+        pruned = self.subnetworks if self.training and torch.is_grad_enabled() else 0
+        for _ in range(pruned):
+            self._drawn = self._draw()
             try:
                 losses.append(super().loss(episodes))
             finally:
                 self._drawn = {}
-            inner.append(self._last[0])
-        self.draws += self.subnetworks
-        loss = torch.stack(losses).mean()
-        self._last = (torch.cat(inner, 1), loss.detach())
-        return loss
+            self._losses.append(self._last)
+        return torch.stack(losses).mean()
 
-    def _draw(self, event: int) -> dict[str, Tensor]:
+    def check(self) -> None:
+        """Refuse the last loss if an inner loop exploded; see `MAML.check`."""
+        for last in self._losses:
+            check_inner(*last)
+
+    def _draw(self) -> dict[str, Tensor]:
+        event, self._draws = self._draws, self._draws + 1
         keep = 1.0 - self.pruned
         masks = {}
         for name, shape in self._prunable.items():

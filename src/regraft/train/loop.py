@@ -74,7 +74,7 @@ def fit(
         folder: An open run folder.
         steppers: By name, what is stepped once after every optimiser step.
         loss: Module (outputs [b, K], targets) -> scalar mean; cross-entropy by default. Targets are
-            labels [b], or probabilities [b, K] where the training batches are mixed.
+            labels [b], or probabilities [b, K] where batches are mixed; b may be 0 in a process.
         penalty: Added to the loss of every step, e.g. `score_penalty`.
         progress: Called after every step.
         fabric: A launched Fabric; one is made from `runtime` by default.
