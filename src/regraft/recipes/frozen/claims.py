@@ -105,8 +105,8 @@ def _against_rivals(runs: list[Run], here: dict[str, Row], setting: str) -> list
         claims.append(
             Claim(
                 paper=(
-                    f"Same-bytes control: {arm} is more accurate than every trained network of its "
-                    f"size or smaller ({setting})"
+                    f"Same-bytes control: {arm} is more accurate than every trained network of at most a "
+                    f"tenth more bytes ({setting})"
                 ),
                 held=above()(estimate),
                 evidence=[setting],
@@ -167,8 +167,8 @@ def _best_at_each_share(runs: list[Run], rows: list[Row], settings: list[str]) -
     if not states:
         return []
     paper = (
-        "Same-bytes control: the best ticket is more accurate than every trained network of its size, at "
-        "every share"
+        "Same-bytes control: the best ticket is more accurate than every trained network of about its "
+        "size, at every share"
     )
     return [Claim(paper=paper, held=every(states), evidence=evidence, note=f"{'; '.join(notes)}.")]
 

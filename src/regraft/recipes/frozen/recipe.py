@@ -33,7 +33,7 @@ def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
     package = __package__ or ""
     if scale == "cpu":
-        groups = [Scale(lambda c=chosen: twins(cora_task(c)), 10) for chosen in CORA_CHOSEN]
+        groups = [Scale(lambda c=c: twins(cora_task(c)), c.seeds) for c in CORA_CHOSEN]
     else:
         rows = read_rows(package, _FILE, scale, FrozenSetting)
         groups = [Scale(row.jobs, row.seeds) for row in rows]
@@ -91,6 +91,7 @@ class _Chosen:
 
     split: str
     name: str
+    seeds: int
     search: float
     train: float
     controls: Mapping[str, Sequence[float]]
