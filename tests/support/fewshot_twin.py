@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from regraft.fewshot import EpisodeSampler
+from regraft.fewshot import EpisodeSampler, MetaTicket
 from regraft.models import MLP
 
 WAYS = 3
@@ -90,3 +90,9 @@ def close(ours, theirs):
     scale = max(float(b.abs().max()) for b in theirs)
     for a, b in zip(ours, theirs, strict=True):
         assert float((a - b).abs().max()) < 1e-10 * scale
+
+
+def masked(network, **how):
+    learner = MetaTicket(network, seed=3, sparsity=0.5, lr=0.3, **how).double()
+    assert 0.4 < learner.sparsity()["features.1.weight"] < 0.6
+    return learner

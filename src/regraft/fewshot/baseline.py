@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from regraft.errors import InputError
@@ -53,6 +54,7 @@ class FrozenEncoder(Learner):
         self.network = network.requires_grad_(False).eval()
         self.head = head_name(network) if head is None else head
         self.classifier, self.decay = classifier, decay
+        # In a tuple: it is no child, and computes with the tensors that the network has by then.
         self._encoder = (replaced(network, self.head, nn.Identity()).eval(),)
 
     def loss(self, episodes: Episodes) -> Tensor:
@@ -63,8 +65,12 @@ class FrozenEncoder(Learner):
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """Return what the classifier is fed, [b, d], for images [b, ...]."""
-        encoder = self._encoder[0].to(x.device)
-        return torch.cat([encoder(part).flatten(1) for part in x.split(_BATCH)])
+        encoder = self._encoder[0]
+        names = {n for n, _ in (*encoder.named_parameters(), *encoder.named_buffers())}
+        state = (*self.network.named_parameters(), *self.network.named_buffers())
+        values = {n: t for n, t in state if n in names}
+        parts = (functional_call(encoder, values, (part,)) for part in x.split(_BATCH))
+        return torch.cat([part.flatten(1) for part in parts])
 
     def logits(
         self, episodes: Episodes, *, steps: int | None = None, batchnorm: Policy | None = None

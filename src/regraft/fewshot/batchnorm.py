@@ -29,7 +29,8 @@ Policy = Literal["transductive", "support"]
 class EpisodeNorm(nn.Module):
     """BatchNorm without running statistics: y = gamma (x - mean) / sqrt(var + eps) + beta.
 
-    Mean and biased variance are those of the first `rows` of the batch, or of all of it.
+    Mean and biased variance are those of the first `rows` of the batch, or of all of it. What timm's
+    BatchNormAct2d does after it, `drop` and `act`, is done here too.
 
     Attributes:
         rows: How many rows, from the first on, give the statistics; None for all.
@@ -44,9 +45,19 @@ class EpisodeNorm(nn.Module):
         self.eps = norm.eps
         self.weight = norm.weight
         self.bias = norm.bias
+        self.after = () if _is_torchs(norm) else _AFTER
+        for name in self.after:
+            self.add_module(name, getattr(norm, name))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [b, C, ...] over all but its channels."""
+        y = self.normalised(x)
+        for name in self.after:
+            y = self.get_submodule(name)(y)
+        return y
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """Return gamma (x - mean) / sqrt(var + eps) + beta."""
         if self.fused and self.rows is None:
             weight, bias = self.weight, self.bias
             return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
@@ -69,14 +80,14 @@ def episodic(network: nn.Module) -> nn.Module:
 
     Raises:
         InputError: A layer that has no meaning in tasks that run side by side: dropout, or running
-            statistics of anything but BatchNorm.
+            statistics of anything but BatchNorm; a BatchNorm that computes something of its own.
     """
     for name, module in network.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+        if share := _dropped(module):
             raise InputError(
-                f"layer {name!r} is dropout with p={module.p}: tasks run side by side through one "
+                f"layer {name!r} is dropout with p={share}: tasks run side by side through one "
                 "network, and one mask would be shared by tasks and change between the inner steps; "
-                "set p=0 (timm: drop_rate=0)"
+                "set p=0 (timm: drop_rate=0, drop_path_rate=0)"
             )
         other = isinstance(module, _NormBase) and not isinstance(module, _BatchNorm)
         if (other and module.track_running_stats) or isinstance(module, nn.SyncBatchNorm):
@@ -85,16 +96,51 @@ def episodic(network: nn.Module) -> nn.Module:
                 "side would all write to them; build it with track_running_stats=False, or use BatchNorm, "
                 "whose statistics are taken in each episode as `batchnorm` says"
             )
+        if isinstance(module, _BatchNorm) and not (_is_torchs(module) or _is_timms(module)):
+            raise InputError(
+                f"layer {name!r} ({type(module).__name__}) is a BatchNorm with a forward pass of its own, "
+                "which an episode would leave out: put a torch.nn BatchNorm and a layer after it instead"
+            )
     copied = copy.deepcopy(network)
-    if isinstance(copied, _BatchNorm):
-        return EpisodeNorm(copied)
+    # By identity: what a network calls twice stays one layer, and is called twice.
+    norms = {id(m): EpisodeNorm(m) for m in copied.modules() if isinstance(m, _BatchNorm)}
+    if id(copied) in norms:
+        return norms[id(copied)].train()
     for module in list(copied.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, _BatchNorm):
-                setattr(module, name, EpisodeNorm(child))
-            elif worth_expanding(child):
+        if id(module) in norms:
+            continue
+        for name, child in module._modules.items():
+            if id(child) in norms:
+                setattr(module, name, norms[id(child)])
+            elif child is not None and worth_expanding(child):
                 child.__class__ = ExpandedConv
     return copied.train()
+
+
+_AFTER = ("drop", "act")
+
+
+def _is_torchs(norm: _BatchNorm) -> bool:
+    """Whether a layer computes what torch's BatchNorm does."""
+    return type(norm).forward is _BatchNorm.forward
+
+
+def _is_timms(norm: _BatchNorm) -> bool:
+    """Whether a layer is timm's BatchNorm with a dropout and an activation after it."""
+    own = "forward" not in vars(type(norm)) or type(norm).__module__.startswith("timm.")
+    return own and set(norm._modules) == set(_AFTER)
+
+
+def _dropped(module: nn.Module) -> float:
+    """Return the share that a layer drops at random while training."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout
+    if type(module).__name__ in ("DropPath", "DropBlock2d"):  # timm
+        return float(getattr(module, "drop_prob", 0.0) or 0.0)
+    # torchvision
+    return float(module.p) if type(module).__name__ == "StochasticDepth" else 0.0  # pyrefly: ignore
 
 
 def set_rows(network: nn.Module, rows: int | None, *, fused: bool = False) -> None:

@@ -63,7 +63,10 @@ def read_stack(plain: nn.Module) -> tuple[LinearLayer, ...] | None:
         plain: What `episodic` made of an `nn.Sequential` (nested ones too) or `regraft.models.MLP`.
     """
     leaves = _leaves(plain, "")
-    if leaves is None:
+    if leaves is None or any(m._forward_hooks or m._forward_pre_hooks for m in plain.modules()):
+        return None
+    own = [id(p) for _, leaf in leaves for p in leaf.parameters(recurse=False)]
+    if len(own) != len(set(own)):  # a layer or a weight that is used twice has two inputs
         return None
     layers: list[LinearLayer] = []
     flat = False
@@ -76,7 +79,7 @@ def read_stack(plain: nn.Module) -> tuple[LinearLayer, ...] | None:
                 return None
             layers.append(LinearLayer(name))
         elif isinstance(module, EpisodeNorm) and last and not last.norm and not last.relu:
-            if module.weight is None:
+            if module.weight is None or module.after:
                 return None
             layers[-1] = LinearLayer(last.linear, name, module.eps)
         elif isinstance(module, nn.ReLU) and last and not last.relu:
@@ -92,7 +95,7 @@ def _leaves(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]] | Non
     if type(module) is MLP:
         children = [("features", module.features), ("head", module.head)]
     elif type(module) is nn.Sequential:
-        children = list(module.named_children())
+        children = [(n, m) for n, m in module._modules.items() if m is not None]
     else:
         return [(prefix, module)] if prefix else None
     leaves: list[tuple[str, nn.Module]] = []
@@ -201,9 +204,12 @@ class _Stack:
                 move(f"{layer.norm}.bias", mean, normal.shape[1])
             elif layer.relu:
                 delta = torch.ops.aten.threshold_backward(delta, outputs, 0)
-            # Below BatchNorm, which takes any shift away, a bias has no gradient.
+            # Below BatchNorm, which takes any shift away, a bias has no gradient. A step size of its own
+            # stays in the graph: DDP waits for the gradient of every parameter.
             if normal is None and bias in self.values:
                 move(bias, delta.sum(1, keepdim=True))
+            elif bias in self.values and isinstance(self.rates.get(bias), Tensor):
+                move(bias, torch.zeros_like(self.values[bias]))
             if self._moves(f"{layer.linear}.weight"):
                 pair = (inputs.detach(), delta.detach()) if first_order else (inputs, delta)
                 if layer.linear in self.steps:

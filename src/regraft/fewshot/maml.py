@@ -31,7 +31,7 @@ from .episodes import Episodes
 from .learner import Learner, as_network, in_ways, objective
 from .linear_step import Rate, adapted_logits, read_stack
 from .recompute import recomputed
-from .weights import effective, weights_and_rates
+from .weights import check_mask, effective, weights_and_rates
 
 Adapts = Literal["all", "head", "body"]
 Path = Literal["auto", "exact", "vmap", "loop"]
@@ -108,6 +108,7 @@ class MAML(Learner):
                 "regraft.models.MLP), which this network is not: take auto, vmap or loop"
             )
         for name, mask in (masks or {}).items():
+            check_mask(network, name, mask)
             self.register_buffer(f"mask:{name.replace('.', ':')}", mask)
         self.rates = nn.ParameterDict()
         if learn_rates:
@@ -219,7 +220,8 @@ class MAML(Learner):
     ) -> tuple[Tensor, Tensor]:
         """Return what `_run` does, of tasks that are computed together: support x and y, query x."""
         if self._layers is not None and self.path in ("auto", "exact"):
-            weights, scaled = weights_and_rates(values, masks, rates)
+            first = self.first_order
+            weights, scaled = weights_and_rates(values, masks, rates, first_order=first)
             # Only training has the same shapes and steps all the time.
             compiled = self.compiled and torch.is_grad_enabled()
             return (_compiled() if compiled else adapted_logits)(
@@ -229,7 +231,7 @@ class MAML(Learner):
                 tensors[:2],
                 tensors[2],
                 steps=steps,
-                first_order=self.first_order,
+                first_order=first,
                 own_statistics=policy == "transductive",
             )
 

@@ -93,6 +93,8 @@ class MetaTicket(MAML):
         meta_learned: Sequence[str] = (),
         **how: Any,
     ) -> None:
+        if how.get("masks"):
+            raise InputError("masks: a Meta-ticket learns its own; give masks to MAML")
         head = how.pop("head", None) or head_name(network)
         spared = () if mask_head or params is not None else (f"{head}.*",)
         _mask(network, seed, sparsity, weight_init, score_init, params, spared, meta_learned)
