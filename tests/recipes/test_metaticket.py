@@ -9,7 +9,7 @@ from regraft.errors import InputError
 from regraft.jobs.base import with_sources
 from regraft.jobs.fewshot.job import FewshotJob
 from regraft.recipes import load_recipe
-from regraft.recipes.metaticket.claims import read
+from regraft.recipes.metaticket.claims import AT_RATE, read
 from regraft.recipes.notes import read_data
 from regraft.report import Result, Run
 
@@ -81,6 +81,45 @@ def test_no_domain_has_fewer_classes_than_ways(scale):
     for job in load_recipe("metaticket", scale, 1).jobs:
         if isinstance(job, FewshotJob) and job.episodes.ways > 10:
             assert {"mnist", "fashion_mnist", "digits"}.isdisjoint(job.tests)
+
+
+def test_maml_has_rates_of_its_own_beside_the_chosen_one():
+    jobs = load_recipe("metaticket", "rates", 1).jobs
+    maml = {j.arm: j for j in jobs if isinstance(j, FewshotJob) and j.fewshot.method == "maml"}
+    fixed = {a: j for a, j in maml.items() if a.startswith(AT_RATE)}
+    assert {f"{AT_RATE}{j.outer.lr:g}" for j in fixed.values()} == set(fixed)
+    assert len(fixed) == 3
+    assert maml["maml"].choice is not None
+    assert all(j.choice is None for j in fixed.values())
+    alike = replace(maml["maml"], arm="", choice=None)
+    assert all(replace(j, arm="", outer=alike.outer) == alike for j in fixed.values())
+
+
+@pytest.mark.parametrize(("low", "held"), [(50.0, True), (60.0, None), (70.0, False)])
+def test_the_ticket_is_held_against_maml_at_every_rate(low, held):
+    every = [
+        replace(r, result=Result(metrics={**r.result.metrics, "lr": 0.1, **better(r, 5.0)}))
+        if r.arm == "meta-ticket"
+        else replace(r, result=Result(metrics={**r.result.metrics, "lr": 0.1}))
+        for r in runs()
+    ]
+    for r in [r for r in every if r.arm == "maml"]:
+        metrics = dict.fromkeys(r.result.metrics, low + r.seed - 2)
+        every.append(replace(r, arm=f"{AT_RATE}0.001", result=Result(metrics=metrics)))
+    findings = read(every, [])
+    claims = [c for c in findings.claims if "at every outer rate" in c.paper]
+    assert len(claims) == 4  # two sets, two policies
+    mnist = next(c for c in claims if "better on mnist" in c.paper)
+    assert mnist.held is held
+    assert "chosen at home: " in mnist.note
+    assert f"| {AT_RATE}0.001 |" in findings.text
+    assert "rates" in findings.figures
+    assert not [c for c in read(runs(), []).claims if "at every outer rate" in c.paper]
+
+
+def better(run, points):
+    """A run's accuracies on other domains, so much higher."""
+    return {k: v + points for k, v in run.result.metrics.items() if "mnist" in k}
 
 
 def runs():

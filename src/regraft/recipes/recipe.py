@@ -47,6 +47,7 @@ SCALES = ("smoke", "cpu", "gpu", "paper")
 MORE_SCALES = {
     "adarand": ("photographs", "characters"),
     "frozen": ("images",),
+    "metaticket": ("rates",),
     "pseudo": ("foreign",),
 }
 """Scales of one recipe alone, which `cpu` would take too long with."""

@@ -29,12 +29,13 @@ from regraft.recipes.notes import read_rows
 from regraft.recipes.recipe import Recipe, Scale, assemble
 from regraft.recipes.selection import SELECTION
 
-from .claims import DOMAINS, read
+from .claims import AT_RATE, DOMAINS, read
 
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
     """Return the recipe at a scale."""
-    names = {"cpu": ("test", *DOMAINS[:3]), "gpu": ("test", *DOMAINS)}.get(scale, ("test",))
+    near = ("test", *DOMAINS[:3])
+    names = {"cpu": near, "rates": near, "gpu": ("test", *DOMAINS)}.get(scale, ("test",))
     metrics = [(f"{n}_accuracy{end}", "%") for n in names for end in ("", "_by_support")]
     title = "Meta-ticket against MAML and mask controls"
     package, groups = __package__ or "", _groups(scale)
@@ -115,6 +116,7 @@ class _Row:
     outer: OuterConfig
     tuned: bool
     equal_time: float | None = None
+    rates: Sequence[float] = ()
     tests: tuple[str, ...] = ()
     held_out: float = 0.2
     test_tasks: int
@@ -138,6 +140,10 @@ class _Row:
         if self.equal_time is not None:
             longer = replace(self.outer, steps=round(self.equal_time * self.outer.steps))
             jobs.append(job("maml", arm="maml-equal-time", outer=longer))
+        fixed = replace(self, tuned=False)
+        for rate in self.rates:
+            outer = replace(self.outer, lr=rate)
+            jobs.append(fixed._job(selection, "maml", arm=f"{AT_RATE}{rate:g}", outer=outer))
         return jobs
 
     def _job(self, selection: _Selection, method: FewshotMethod, **more: Any) -> FewshotJob:
