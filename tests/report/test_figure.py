@@ -156,3 +156,14 @@ def luminance(color):
     channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_bars_at_one_value_are_drawn_beside_each_other_within_bounds():
+    line = [Line(label=str(i), x=[1.0, 2.0], y=[1.0, 1.0]) for i in range(16)]
+    figure = lines(
+        [Panel(title="t", lines=line)], x_label="x", y_label="y", spread="bars", legend=False
+    )
+    marks = sorted({float(x) for x in re.findall(r'<use [^>]*x="([\d.]+)"', figure)})
+    first = [m for m in marks if m < sum(marks) / len(marks)]
+    assert len(first) == 16
+    assert max(first) - min(first) == pytest.approx(21.0, abs=0.5)

@@ -1,4 +1,6 @@
+import itertools
 import json
+import re
 
 import pytest
 
@@ -96,3 +98,17 @@ def test_positions(setting, value):
 
 def test_a_setting_without_a_part():
     assert without("a/width=1/b", "width") == "a/b"
+
+
+def test_points_stand_at_their_cost_however_many_arms_there_are():
+    sizes = [1000 * 2**i for i in range(12)]
+    rows = [row(arm=f"arm {i}", stored_bytes=size) for i, size in enumerate(sizes)]
+    figure = efficiency(rows, "stored_bytes", along="width", legend=False)
+    marks = [float(x) for x in re.findall(r'<use [^>]*x="([\d.]+)"', figure)]
+    labels = re.findall(r' x="([\d.]+)" y="[\d.]+"[^>]*>[\d.]+ [kM]B<', figure)
+    assert len(marks) == 12
+    assert len(labels) >= 4
+    for at in map(float, labels):
+        assert min(abs(at - mark) for mark in marks) < 0.5
+    steps = [b - a for a, b in itertools.pairwise(marks)]
+    assert max(steps) - min(steps) < 0.1  # twice the size is as far everywhere

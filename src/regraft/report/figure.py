@@ -65,6 +65,7 @@ def lines(
     y_label: str,
     spread: Literal["band", "bars"] = "band",
     joined: bool = True,
+    beside: bool = True,
     log_x: bool = False,
     x_text: Callable[[float], str] | None = None,
     skip: float = 0.0,
@@ -80,6 +81,8 @@ def lines(
         y_label: Label of the vertical axes.
         spread: Draw the bounds as a band, or as bars with a marker at each point.
         joined: Connect the points of a line; without it they stand alone, as in a trade-off plot.
+        beside: Move the bars of joined lines a little to the side, since those at one value would hide
+            each other; not for an axis of measured values.
         log_x: Use a logarithmic horizontal axis, with ticks at values that occur.
         x_text: How to write a value of such an axis; by default with three digits.
         skip: This share of the horizontal range, at its start, does not set the vertical one.
@@ -120,7 +123,8 @@ def lines(
             if i >= len(panels):
                 axes.remove()
                 continue
-            _panel(axes, panels[i], labels, handles, spread=spread, joined=joined)
+            move = beside and joined and spread == "bars"
+            _panel(axes, panels[i], labels, handles, spread=spread, joined=joined, beside=move)
             if log_x:
                 _log_ticks(axes, panels[i], x_text or "{:.3g}".format)
             if skip:
@@ -170,6 +174,10 @@ def _check(panels: Sequence[Panel], *, log_x: bool) -> None:
                 )
 
 
+_BESIDE, _ASIDE = 3.5, 21.0
+"""Points between two bars at one value, and at most between the outermost."""
+
+
 def _panel(
     axes: Axes,
     panel: Panel,
@@ -178,16 +186,18 @@ def _panel(
     *,
     spread: str,
     joined: bool,
+    beside: bool,
 ) -> None:
     from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import ScaledTranslation
 
+    others = len(panel.lines) - 1
+    step = min(_BESIDE, _ASIDE / max(others, 1)) if beside else 0.0
     for place, line in enumerate(panel.lines):
         i = labels.index(line.label)
         color = PALETTE[i % len(PALETTE)]
         bars = spread == "bars"
-        # Bars at one position would hide each other.
-        aside = 3.5 * (place - (len(panel.lines) - 1) / 2) / 72 if bars and joined else 0.0
+        aside = step * (place - others / 2) / 72
         transform = axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans)
         (drawn,) = axes.plot(
             line.x,

@@ -117,7 +117,7 @@ def efficiency(
         for title, arms in panels.items()
     ]
     options.setdefault("log_x", True)
-    return lines(drawn, spread="bars", **options)
+    return lines(drawn, spread="bars", beside=x not in _WRITERS, **options)
 
 
 def without(setting: str, name: str) -> str:
