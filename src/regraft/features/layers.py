@@ -115,17 +115,19 @@ def channel_attention(
     features: list[Tensor] = []
     labels: list[Tensor] = []
     kept: list[tuple[Any, Tensor]] = []
-    shapes = LayerTap(tap.model, layers)
     with preserved(tap.model, "eval"):
-        for inputs, y in at_least_two(samples):
-            call(tap.model, inputs)
-            f = tap.take().features
-            features.append(f.to(wide(f)))
-            labels.append(y)
-            if len(kept) < batches:
-                kept.append((inputs, y))
-        channels = {name: channels_first(m).shape[1] for name, m in shapes.take().items()}
-        shapes.remove()
+        shapes = LayerTap(tap.model, layers)
+        try:
+            for inputs, y in at_least_two(samples):
+                call(tap.model, inputs)
+                f = tap.take().features
+                features.append(f.to(wide(f)))
+                labels.append(y)
+                if len(kept) < batches:
+                    kept.append((inputs, y))
+            channels = {name: channels_first(m).shape[1] for name, m in shapes.take().items()}
+        finally:
+            shapes.remove()
         f, y = gather_rows(torch.cat(features)), gather_rows(torch.cat(labels))
         w, b, _ = fit_probe(f, y, num_classes, seed=seed)
 

@@ -131,15 +131,19 @@ class Method(nn.Module):
             raise InputError(f"steps={steps}: expected the optimiser steps of the run, at least 1")
         samples = None if loader is None else Samples(loader, unwrap(model))
         self.remove()
-        # A DataLoader draws its order from torch's generator.
-        with torch.random.fork_rng(devices=[]):
-            example = None if samples is None else samples.example()
-            self.tap = tap(model, classifier=classifier, example=example)
-            size = head_size(self.tap.classifier)
-            self.num_features, self.num_classes = size or (0, 0)
-            self.num_classes = num_classes or self.num_classes
-            self._draws = self._steps = 0
-            self._prepare(samples, steps, mode)
+        try:
+            # A DataLoader draws its order from torch's generator.
+            with torch.random.fork_rng(devices=[]):
+                example = None if samples is None else samples.example()
+                self.tap = tap(model, classifier=classifier, example=example)
+                size = head_size(self.tap.classifier)
+                self.num_features, self.num_classes = size or (0, 0)
+                self.num_classes = num_classes or self.num_classes
+                self._draws = self._steps = 0
+                self._prepare(samples, steps, mode)
+        except BaseException:  # no hook stays, and nobody takes the method for a prepared one
+            self.remove()
+            raise
         self.tap.clear()
         return self
 

@@ -19,6 +19,7 @@ from regraft.jobs.data import loaders
 from regraft.models.copying import copy_module
 from regraft.protocols import BatchSource
 from regraft.train import Average, Batches, RunFolder, fit, layerwise_groups, outputs
+from regraft.train.fabric import cast
 from regraft.train.loop import Progress
 
 from .analysis import Recorder, means_of, moved
@@ -38,6 +39,7 @@ class Tuner:
     Attributes:
         start: The network that each training copies.
         splits: The target.
+        once: Batches of every training image, each once: what a method takes its references from.
         batches: Training batches as they are; for validation, and for the final figure.
         mixed: The training batches that are trained on, where that are others.
         finetune: Method and what goes with it.
@@ -51,6 +53,7 @@ class Tuner:
 
     start: Start
     splits: Splits
+    once: BatchSource
     batches: Batches
     mixed: BatchSource | None
     finetune: FinetuneConfig
@@ -194,7 +197,8 @@ class Tuner:
         model.train()
         while taken < _PROBED_STEPS and time.monotonic() - began < _PROBED_SECONDS:
             for x, y, _ in source.batches(0):
-                loss = objective(model(self.fabric.to_device(x)), self.fabric.to_device(y))
+                images = cast(self.fabric.to_device(x), self.fabric)
+                loss = objective(model(images), self.fabric.to_device(y))
                 (loss if extras is None else loss + extras(model)).backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -224,7 +228,7 @@ class Tuner:
             freeze_batchnorm_(model)
         method = make_method(self.finetune, weight, self.runtime.seed, self.start.source)
         steps = max(len(self.batches.train) * epochs, 1)
-        method.prepare(model, self.batches.train, steps=steps, classifier=self.start.classifier)
+        method.prepare(model, self.once, steps=steps, classifier=self.start.classifier)
         method = method.to(self.fabric.device)
         if not self.extras:
             return model, method, None
@@ -256,17 +260,25 @@ def tuner(
     Raises:
         InputError: There are no training images.
     """
-    data, drawn = DataConfig(augment=augment), splits
+    data = DataConfig(augment=augment)
+    if runtime.precision == "64-true":  # before a method takes its references from the network
+        start.model.double()
+        if start.source is not None:
+            start.source.double()
+
+    def drawn(splits: Splits) -> Batches:
+        return loaders(splits, data, optim, seed=runtime.seed, device=fabric.device)
+
+    once = batches = drawn(splits)
     if finetune.balanced_sampling:
-        drawn = replace(splits, train=splits.train.subset(repeated(splits.train.labels)))
-    batches = loaders(drawn, data, optim, seed=runtime.seed, device=fabric.device)
+        rows = repeated(splits.train.labels)
+        batches = drawn(replace(splits, train=splits.train.subset(rows)))
     mixed = None
     if finetune.mixup is not None:
         classes, seed = splits.num_classes, runtime.seed
         mixed = Mixup(batches.train, alpha=finetune.mixup, num_classes=classes, seed=seed)
-    return Tuner(
-        start, splits, batches, mixed, finetune, optim, runtime, fabric, augment, metric, extras
-    )
+    target = (splits, once.train, batches, mixed)
+    return Tuner(start, *target, finetune, optim, runtime, fabric, augment, metric, extras)
 
 
 def repeated(labels: torch.Tensor) -> torch.Tensor:

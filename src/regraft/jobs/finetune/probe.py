@@ -14,6 +14,7 @@ from regraft.features.samples import preserved
 from regraft.features.tap import head_size, tap
 from regraft.models.copying import copy_module
 from regraft.protocols import BatchSource
+from regraft.train.fabric import cast
 
 from .engine import Tuner
 
@@ -83,7 +84,7 @@ def probe_of(tuner: Tuner) -> Probe | None:
 def _features(network: nn.Module, tapped: Any, source: BatchSource, fabric: Any) -> Any:
     features, labels = [], []
     for x, y, _ in source.batches(0):
-        network(fabric.to_device(x))
+        network(cast(fabric.to_device(x), fabric))
         features.append(tapped.take().features.float().cpu())
         labels.append(y.cpu())
     return torch.cat(features), torch.cat(labels)
