@@ -32,14 +32,16 @@ class LayerTap:
     def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
         self.maps: dict[str, Tensor] = {}
         self._handles = []
+        wanted = []
         for name in layers:
             try:
-                layer = model.get_submodule(name)
+                wanted.append(model.get_submodule(name))
             except AttributeError:
                 raise InputError(
                     f"layers has {name!r}: {type(model).__name__} has no such module; "
                     "model.named_modules() lists them"
                 ) from None
+        for name, layer in zip(layers, wanted, strict=True):
             self._handles.append(layer.register_forward_hook(_Record(self, name)))
 
     def take(self) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from regraft.checkpoints.read import read_checkpoint
+from regraft.checkpoints.write import write_model
 from regraft.config import (
     DataConfig,
     EpisodeConfig,
@@ -15,6 +16,7 @@ from regraft.config import (
     RuntimeConfig,
 )
 from regraft.errors import DivergenceError, InputError
+from regraft.fewshot import Episodes, EpisodeSampler
 from regraft.jobs.fewshot.choice import RateChoice
 from regraft.jobs.fewshot.job import FewshotJob
 from regraft.jobs.fewshot.loop import lr_share
@@ -113,6 +115,60 @@ def test_every_method_runs(tmp_path, method):
     assert 20 < metrics["test_accuracy"] <= 100
 
 
+@pytest.mark.parametrize("method", ["maml", "prototypes"])
+def test_images_are_normalised_as_the_weights_of_the_start_were(tmp_path, method, monkeypatch):
+    first = of("maml")
+    first.run(tmp_path)
+    stored = read_checkpoint(first.folder(tmp_path))
+    about = {**stored.about, "mean": [0.25], "std": [0.75]}
+    state = {n: stored[n] for n in stored if not n.startswith("rates.")}
+    write_model(tmp_path / "weights.safetensors", state, about)
+    drawn = []
+    sampler = FewshotJob.sampler
+    monkeypatch.setattr(
+        FewshotJob, "sampler", lambda s, i, *a: drawn.append((i.mean, i.std)) or sampler(s, i, *a)
+    )
+    job = of(method, checkpoint=str(tmp_path / "weights.safetensors"))
+    job.run(tmp_path / "second")
+    assert set(drawn) == {((0.25,), (0.75,))}
+    assert len(drawn) >= 3
+    after = read_checkpoint(job.folder(tmp_path / "second")).about
+    assert (after["mean"], after["std"]) == ([0.25], [0.75])
+
+
+def test_the_official_runs_are_prepared_as_the_set_is(monkeypatch):
+    paper = torch.ones(2, 20, 1, 10, 10)
+    paper[..., 2:4, 2:4] = 0.0  # a drawing: ink black on white paper
+    y = torch.arange(20).expand(2, -1)
+    sizes = []
+
+    def runs(root, *, size):
+        sizes.append(size)
+        return Episodes(paper, y, paper, y)
+
+    monkeypatch.setattr("regraft.jobs.fewshot.job.one_shot_runs", runs)
+    job = replace(JOB, data=DataConfig(name="omniglot"), episodes=EpisodeConfig(ways=20, shots=1))
+    images = torch.zeros(40, 3, 10, 10, dtype=torch.uint8)
+    labels = torch.arange(20).repeat_interleave(2)
+    how = {"ways": 20, "shots": 1, "queries": 1, "seed": 1}
+    sampler = EpisodeSampler(images, labels, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5), **how)
+    notes = []
+    official = job._official(sampler, notes)
+    assert (sizes, notes) == ([10], [])
+    assert official.support_x.shape == official.query_x.shape == (2, 20, 3, 10, 10)
+    for at, ink in (((2, 2), 1.0), ((0, 0), 0.0)):
+        want = (ink - torch.tensor([0.1, 0.2, 0.3])) / 0.5
+        torch.testing.assert_close(official.query_x[0, 0, :, at[0], at[1]], want)
+    assert replace(job, episodes=EpisodeConfig(ways=5))._official(sampler, notes) is None
+
+    def missing(root, *, size):
+        raise InputError("all_runs.zip cannot be read")
+
+    monkeypatch.setattr("regraft.jobs.fewshot.job.one_shot_runs", missing)
+    assert job._official(sampler, notes) is None
+    assert notes == ["the official one-shot runs were not measured: all_runs.zip cannot be read"]
+
+
 def test_the_learning_rate_warms_up_and_falls():
     outer = OuterConfig(steps=10, warmup=3)
     shares = [lr_share(outer, s) for s in range(10)]
@@ -126,6 +182,8 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path):
         of("random-mask").run(tmp_path)
     with pytest.raises(InputError, match="keeps random weights"):
         replace(JOB, checkpoint="hub").run(tmp_path)
+    with pytest.raises(InputError, match="in float32"):
+        replace(JOB, runtime=replace(JOB.runtime, precision="64-true")).run(tmp_path)
     with pytest.raises(InputError, match="--ways 1: expected at least 2"):
         replace(JOB, episodes=EpisodeConfig(ways=1)).run(tmp_path)
     assert not any(tmp_path.iterdir())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from regraft.checkpoints.read import read_checkpoint
 from regraft.checkpoints.write import write_model
@@ -22,8 +22,16 @@ from regraft.config import (
 )
 from regraft.config.check import AT_LEAST_1, BELOW_1, check
 from regraft.config.fewshot import FROZEN, UNTRAINED
-from regraft.errors import DivergenceError, InputError
-from regraft.fewshot import MAML, EpisodeSampler, Learner, MetaTicket, Policy, one_shot_runs
+from regraft.errors import DivergenceError, InputError, MissingExtraError
+from regraft.fewshot import (
+    MAML,
+    Episodes,
+    EpisodeSampler,
+    Learner,
+    MetaTicket,
+    Policy,
+    one_shot_runs,
+)
 from regraft.fewshot.learner import accuracy
 from regraft.jobs.base import Job
 from regraft.models import build
@@ -37,6 +45,9 @@ from .images import ClassImages, class_images, domain, parted
 from .learners import make_learner, random_masks_at
 from .loop import fit_episodes
 from .measure import measured, one_episode
+
+Moments = tuple[float, ...] | None
+Start = tuple[nn.Module, Moments, Moments]
 
 _TEST_SEED = 9_000_001
 _CURVE_SEED = 9_000_002
@@ -84,7 +95,7 @@ class FewshotJob(Job):
         """Refuse what cannot be run; see `Job.check`."""
         super().check()
         check(self)
-        if self.runtime.precision not in ("32-true", "64-true") or self.runtime.devices != 1:
+        if self.runtime.precision != "32-true" or self.runtime.devices != 1:
             raise InputError("episodes are computed by one process, in float32: leave out the rest")
         if self.fewshot.method in ("random-mask", "shuffled-mask") and self.source is None:
             raise InputError(
@@ -138,8 +149,13 @@ class FewshotJob(Job):
             raise InputError("--accelerator cuda: no GPU is available here; use cpu or auto")
         device = torch.device("cuda" if cuda else "cpu")
         train, tests, notes = self.sets()
+        network, mean, std = self.start(train)
+        if mean is not None and std is not None:  # images as the weights know them
+            train = replace(train, mean=mean, std=std)
+            tests = {n: replace(images, mean=mean, std=std) for n, images in tests.items()}
         sampler = self.sampler(train, self.runtime.seed, device)
-        learner = self.learner(train, root).to(device)
+        learner = self.learner(train, root, network).to(device)
+        official = self._official(sampler, notes)
         ends = {n: self.sampler(images, _TEST_SEED, device) for n, images in tests.items()}
         points = {n: self.sampler(images, _CURVE_SEED, device) for n, images in tests.items()}
 
@@ -173,6 +189,9 @@ class FewshotJob(Job):
             folder.truncate_metrics(0)
             folder.log({"step": 0, "epoch": 0, "split": "validation", **curve()})
         metrics = self._measure(learner, ends)
+        if official is not None:
+            right = accuracy(learner.logits(official.to(device)), official.query_y.to(device))
+            metrics["official_runs_accuracy"] = float(right.mean())
         if isinstance(learner, MetaTicket):
             metrics |= {f"sparsity/{n}": s for n, s in learner.sparsity().items()}
         if self.choice is not None:
@@ -228,9 +247,15 @@ class FewshotJob(Job):
             names=images.classes,
         )
 
-    def learner(self, train: ClassImages, root: Path) -> Learner:
-        """Return the learner at its start; a control takes the masks of its source below `root`."""
-        network = self.network(train)
+    def learner(self, train: ClassImages, root: Path, network: nn.Module | None = None) -> Learner:
+        """Return the learner at its start; a control takes the masks of its source below `root`.
+
+        Args:
+            train: The images to train on.
+            root: Where runs lie.
+            network: What `start` returned; it is built by default.
+        """
+        network = self.start(train)[0] if network is None else network
         method, seed = self.fewshot.method, self.runtime.seed
         if self.source is None or method not in ("random-mask", "shuffled-mask"):
             return make_learner(network, self.fewshot, seed=seed, keep=self.checkpoint is not None)
@@ -243,27 +268,34 @@ class FewshotJob(Job):
         masked = make_learner(network, self.source.fewshot, seed=seed)
         _put_masks(masked, ticket.masks())
         masks = shuffled_masks(masked.network, seed=seed)
-        return make_learner(self.network(train), maml, seed=seed, masks=masks)
+        return make_learner(self.start(train)[0], maml, seed=seed, masks=masks)
 
-    def network(self, train: ClassImages) -> nn.Module:
-        """Return the network at the job's seed, with the weights of `checkpoint` where there is one."""
+    def start(self, train: ClassImages) -> Start:
+        """Return the network at the job's seed, with the weights of `checkpoint` where there is one.
+
+        With it come the mean and std that these weights were trained with, None where unknown.
+        """
         channels, size = train.images.channels, train.images.image_size
         torch.manual_seed(self.runtime.seed)
         if self.checkpoint is None:
-            return build(
-                self.model, num_classes=self.episodes.ways, channels=channels, image_size=size
+            ways = self.episodes.ways
+            return (
+                build(self.model, num_classes=ways, channels=channels, image_size=size),
+                None,
+                None,
             )
         from regraft.jobs.finetune.start import start_from
 
         hub = self.checkpoint == "hub"
-        return start_from(
+        start = start_from(
             self.model,
             classes=[str(i) for i in range(self.episodes.ways)],
             channels=channels,
             image_size=size,
             checkpoint=None if hub else read_checkpoint(self.checkpoint),
             pretrained=hub,
-        ).model
+        )
+        return start.model, start.mean, start.std
 
     def _measure(self, learner: Learner, ends: dict[str, EpisodeSampler]) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -280,12 +312,28 @@ class FewshotJob(Job):
                 values = measured(learner, sampler, tasks, policy=policy)
                 metrics[f"{key}_accuracy{suffix}"] = values["accuracy"]
                 metrics[f"{key}_ci{suffix}"] = values["ci"]
-        if self.data.name == "omniglot" and (self.episodes.ways, self.episodes.shots) == (20, 1):
-            runs = one_shot_runs(self.data.root).to(next(learner.parameters()).device)
-            runs = replace(runs, support_x=1 - runs.support_x, query_x=1 - runs.query_x)
-            right = accuracy(learner.logits(runs), runs.query_y)
-            metrics["official_runs_accuracy"] = float(right.mean())
         return metrics
+
+    def _official(self, sampler: EpisodeSampler, notes: list[str]) -> Episodes | None:
+        """Return Omniglot's official one-shot runs as the network takes them; None for other tasks.
+
+        Where they cannot be read, the notes say why: the rest of the test does without.
+        """
+        ways, shots = self.episodes.ways, self.episodes.shots
+        if self.data.name != "omniglot" or (ways, shots) != (20, 1):
+            return None
+        channels, size = sampler.images.shape[1], sampler.images.shape[-1]
+        try:
+            runs = one_shot_runs(self.data.root, size=size)
+        except (InputError, MissingExtraError) as error:
+            notes.append(f"the official one-shot runs were not measured: {error}")
+            return None
+
+        def inked(x: Tensor) -> Tensor:
+            """Return drawings, paper white, as the set has them: ink white, in its channels."""
+            return sampler.prepared((1 - x).expand(-1, -1, channels, -1, -1))
+
+        return replace(runs, support_x=inked(runs.support_x), query_x=inked(runs.query_x))
 
     def _store(self, learner: Learner, train: ClassImages, path: Path) -> int:
         model = self.model
@@ -314,7 +362,7 @@ class FewshotJob(Job):
 
 
 @torch.no_grad()
-def _put_masks(learner: Learner, masks: dict[str, torch.Tensor]) -> None:
+def _put_masks(learner: Learner, masks: dict[str, Tensor]) -> None:
     """Give a freshly made Meta-ticket these masks, through its scores."""
     from regraft.tickets import named_masks
 
