@@ -83,13 +83,14 @@ def test_card_and_page_hold_the_same_figures_and_no_script(answer, clear, tmp_pa
     assert page.count("<svg") == 2
 
 
+DOUBLE = ("--precision", "64-true")
 METHODS = [
     ("plain", ("--precision", "bf16-mixed")), ("adarand", ("--mixup", 0.3, "--ema", 0.8)),
     ("l2sp", ("--layer-decay", 0.5)),
-    ("bss", ()), ("supcon", ("--head-factor", 5)), ("core_tuning", ()), ("dr_tune", ()),
+    ("bss", ()), ("supcon", ("--head-factor", 5)), ("core_tuning", DOUBLE), ("dr_tune", DOUBLE),
     ("delta", ()), ("lp_ft", ("--freeze-batchnorm",)), ("linear_probe", ()), ("bitfit", ()),
     ("randreg", ("--method-options", '{"kind": "class"}')), ("feature_norm", ("--optimizer", "adamw")),
-    ("co_tuning", ("--checkpoint", "source.safetensors")),
+    ("co_tuning", ("--checkpoint", "source.safetensors", *DOUBLE)),
 ]  # fmt: skip
 NO_WEIGHT = {"plain", "lp_ft", "linear_probe", "bitfit"}
 

@@ -4,6 +4,7 @@ from torch import nn
 from training import Points, Stop, plain_network, runtime, stop_at
 from training import train as fit_points
 
+from features import METHODS as CASES
 from features import STEPS, batch, loader, network, sgd
 from regraft.errors import InputError
 from regraft.features import METHODS, AdaRand, Objective, build
@@ -64,3 +65,40 @@ def test_an_optimiser_that_a_method_follows_steps_it():
     handle.remove()
     optimizer.step()
     assert method._steps == 1
+
+
+def hooks(net):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
+
+
+class BrokenError(Exception):
+    pass
+
+
+def broken(n):
+    """Batches, and after some of them the disk fails."""
+    yield from loader()[:n]
+    raise BrokenError
+
+
+@pytest.mark.parametrize("n", [0, 1, 4])
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda c: c.name)
+def test_a_prepare_that_fails_leaves_no_hook_and_can_be_made_again(case, n):
+    net, method = network(1), case.make(1)
+    before = hooks(net)
+    try:
+        method.prepare(net, broken(n), steps=STEPS)
+    except BrokenError:
+        assert method.tap is None
+        assert hooks(net) == before
+    fresh = network(1)
+    for model, one in ((net, method), (fresh, case.make(1))):
+        one.prepare(model, loader(), steps=STEPS).remove()
+    assert hooks(net) == hooks(fresh)
+
+
+def test_a_layer_that_is_not_there_leaves_no_hook():
+    net = network(1)
+    with pytest.raises(InputError, match="'nine'"):
+        build("delta", layers=["0", "nine"]).prepare(net, loader(), steps=STEPS)
+    assert hooks(net) == 0

@@ -2,18 +2,27 @@
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from regraft.cli.finetune import FinetuneVerb
-from regraft.config import DataConfig, ModelConfig, OptimConfig, RuntimeConfig, TicketConfig
+from regraft.config import (
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+    TicketConfig,
+)
 from regraft.data import load
+from regraft.jobs.finetune.engine import tuner
 from regraft.jobs.finetune.tuned_job import TunedJob
 from regraft.jobs.finetune.tuned_task import TunedTask, Tuning
 from regraft.jobs.train import TrainJob
-from regraft.train import finished_state, load_state
+from regraft.train import finished_state, load_state, make_fabric
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("jinja2")
@@ -179,3 +188,30 @@ def test_a_further_loss_trains_and_goes_on_after_an_interruption(task, tmp_path)
     assert all(torch.equal(again[k], whole[k]) for k in whole)
     # Another strength is another run.
     assert job_of(settings, extras=(Drawn(1.0),)).config() != job.config()
+
+
+def test_a_method_takes_its_references_from_every_image_once():
+    splits = load(DataConfig(name="digits", only_classes=(0, 1), validation=0.1))
+    labels = splits.train.labels
+    rows = torch.cat([(labels == 0).nonzero()[:12, 0], (labels == 1).nonzero()[:1, 0]])
+    splits = replace(splits, train=splits.train.subset(rows))
+    start = TunedTask(data=DataConfig(name="digits"), model=MODEL).start(
+        splits, Path(), seed=1, want_source=False
+    )
+    engine = tuner(
+        start,
+        splits,
+        FinetuneConfig(method="adarand", balanced_sampling=True),
+        replace(TUNED, batch_size=4),
+        CPU,
+        make_fabric(CPU),
+    )
+    shown, taken = (
+        torch.cat([y for _, y, _ in source.batches(0)]).bincount().tolist()
+        for source in (engine.batches.train, engine.once)
+    )
+    assert shown == [12, 12]
+    assert taken == [12, 1]
+    _, method, _ = engine._prepared(None, 1)
+    # A class of one image takes the pooled spread; shown over again its own would be about zero.
+    assert float(method.std[1].mean()) > 0.1 * float(method.std[0].mean())
