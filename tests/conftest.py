@@ -59,6 +59,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # own `fsync` in this place; processes that tests start keep the real one.
 os.fsync = lambda _: None
 
+# What collection imports stays: looking through it again and again takes a quarter of the time.
+gc.disable()
+
+
+def pytest_collection_finish():
+    """Collect garbage from here on."""
+    gc.enable()
+
+
 _frozen = {"modules": 0}
 
 

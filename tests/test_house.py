@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,12 @@ MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_RECIPE = 600
 
 FILES = {p.relative_to(SOURCE).as_posix(): p for p in sorted(SOURCE.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Return what the files say, parsed by the first test that looks and not while tests are collected."""
+    return {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
 def _file_of(module: list[str]) -> str | None:
@@ -78,7 +84,7 @@ def _file_of(module: list[str]) -> str | None:
 def _imports(name: str) -> set[str]:
     """Return the files that a file imports, anywhere in it, for types only included."""
     files: set[str | None] = set()
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(trees()[name]):
         if isinstance(node, ast.Import):
             dotted = [a.name.split(".") for a in node.names]
             files |= {_file_of(d[1:]) for d in dotted if d[0] == "regraft"}
@@ -160,7 +166,7 @@ def test_every_arrow_follows_the_law():
 
 def test_no_class_has_the_name_of_another():
     classes: dict[str, list[str]] = defaultdict(list)
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes[node.name].append(name)
@@ -175,7 +181,7 @@ def test_no_page_is_written_twice():
 def test_whole_model_files_have_one_writer():
     both = {
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         if "checkpoints/model_card.py" in IMPORTS[name]
         and {"header", "write_tensors"}
         <= {
@@ -191,7 +197,7 @@ def test_modes_of_networks_have_one_keeper():
     """Who lists `module.training` of many modules keeps them, which `models/modes.py` does."""
     keepers = {
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ListComp | ast.DictComp | ast.GeneratorExp)
         and any(
@@ -206,7 +212,7 @@ def test_where_images_lie_is_decided_in_one_place():
     """Who names both loaders chooses between memory and files, which `data/memory.py` does."""
     both = {
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         if {"TensorLoader", "FolderLoader"}
         <= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     }
@@ -215,7 +221,7 @@ def test_where_images_lie_is_decided_in_one_place():
 
 def test_names_are_the_fields_words():
     broken = {
-        f"{name}: {word}" for name, tree in TREES.items() for word in _identifiers(tree) & BANNED
+        f"{name}: {word}" for name, tree in trees().items() for word in _identifiers(tree) & BANNED
     } | {name for name in FILES if Path(name).stem.lower() in {w.lower() for w in BANNED}}
     _exactly(broken, NAMES)
 

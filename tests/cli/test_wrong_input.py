@@ -1,6 +1,7 @@
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from regraft.cli import main
+from regraft.cli import _warnings_in_one_line, main
 from regraft.cli.doctor import Doctor
 from regraft.config import ModelConfig
 from regraft.models import build
@@ -165,6 +166,14 @@ def test_an_unreadable_image_is_named_and_refused_or_skipped(
     assert err.startswith(f"regraft: left out 1 unreadable image(s): {bad}")
     assert err.count("\n") == 1
     assert json.loads(out)["method"] == "iterand"
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_warning_is_shown_once_in_a_command(capsys):
+    with _warnings_in_one_line():
+        for text in ("left out 1", "left out 1", "left out 2"):
+            warnings.warn(text, UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "regraft: left out 1\nregraft: left out 2\n"
 
 
 @pytest.mark.filterwarnings("default:left out:UserWarning")

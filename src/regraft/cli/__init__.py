@@ -184,9 +184,10 @@ def _discard_output() -> None:
 
 @contextlib.contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Show warnings to the user as errors are shown; those to programmers say where they arise."""
+    """Show warnings to the user as errors are shown, each once; others say where they arise."""
     with warnings.catch_warnings():
         show = warnings.showwarning
+        shown: set[str] = set()
 
         def brief(
             message: Warning | str,
@@ -197,6 +198,9 @@ def _warnings_in_one_line() -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             if category is UserWarning:
+                if str(message) in shown:  # each training of a search may say it
+                    return
+                shown.add(str(message))
                 print(f"regraft: {printable(message)}", file=sys.stderr)
             else:
                 show(message, category, filename, lineno, file, line)
