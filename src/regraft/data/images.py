@@ -13,7 +13,28 @@ from .lazy import FileSet
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class LabelledPixels:
+    """What sets of images in one tensor have in common: `images` [N, C, H, W] and `labels` [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Height of the images in pixels."""
+        return self.images.shape[2]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet(LabelledPixels):
     """Labelled images as one tensor.
 
     Args:
@@ -25,8 +46,6 @@ class ImageSet:
         InputError: A wrong shape or dtype, lengths that differ, or labels out of range.
     """
 
-    images: Tensor
-    labels: Tensor
     num_classes: int
 
     def __post_init__(self) -> None:
@@ -48,19 +67,6 @@ class ImageSet:
                 f"labels out of range: labels[{first}] is {int(labels[first])}, expected "
                 f"0 to {self.num_classes - 1} for num_classes={self.num_classes}"
             )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-        return self.images.shape[1]
-
-    @property
-    def image_size(self) -> int:
-        """Height of the images in pixels."""
-        return self.images.shape[2]
 
     def subset(self, indices: Tensor) -> ImageSet:
         """Return the images at `indices`, int64 [n], as a new set."""

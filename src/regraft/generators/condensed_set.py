@@ -14,6 +14,7 @@ from torch import Tensor
 
 from regraft.config import Augmentation
 from regraft.data import ImageSet, TensorLoader
+from regraft.data.images import LabelledPixels
 from regraft.errors import InputError
 from regraft.files import parse_json, read_tensors, reading, write_tensors
 
@@ -22,7 +23,7 @@ _KIND = "condensed set"
 
 
 @dataclass(frozen=True, eq=False)
-class CondensedSet:
+class CondensedSet(LabelledPixels):
     """Synthetic images that stand for a whole data set.
 
     Pixels are in the scale in which real ones lie in [0, 1]. They are optimised freely and stored
@@ -43,8 +44,6 @@ class CondensedSet:
             of different sizes, or mean or std for another number of channels.
     """
 
-    images: Tensor
-    labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -82,9 +81,6 @@ class CondensedSet:
                 f"{images.shape[1]} channel(s), std above 0"
             )
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     @property
     def num_classes(self) -> int:
         """Number of classes."""
@@ -94,16 +90,6 @@ class CondensedSet:
     def per_class(self) -> int:
         """Images of each class."""
         return len(self) // self.num_classes
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-        return self.images.shape[1]
-
-    @property
-    def image_size(self) -> int:
-        """Height of the images in pixels."""
-        return self.images.shape[2]
 
     def clipped(self) -> Tensor:
         """Return the images with values cut to [0, 1], float32 [K n, C, H, W]."""
@@ -209,23 +195,10 @@ class CondensedSet:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pixels:
+class _Pixels(LabelledPixels):
     """Float images in the scale of the uint8 ones, 0 to 255, with what a loader asks of a set."""
 
-    images: Tensor
-    labels: Tensor
     num_classes: int
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def channels(self) -> int:
-        return self.images.shape[1]
-
-    @property
-    def image_size(self) -> int:
-        return self.images.shape[2]
 
     def to(self, device: torch.device | str | None) -> _Pixels:
         return _Pixels(self.images.to(device), self.labels.to(device), self.num_classes)

@@ -89,14 +89,6 @@ class FrozenPattern:
         """Return the flat free positions in ascending order, int64 [numel - pruned - locked]."""
         return np.flatnonzero(self.parts() == 0)
 
-    def pruned_positions(self) -> np.ndarray:
-        """Return the flat positions pruned for good in ascending order, int64 [pruned]."""
-        return np.flatnonzero(self.parts() == -1)
-
-    def locked_positions(self) -> np.ndarray:
-        """Return the flat locked positions in ascending order, int64 [locked]."""
-        return np.flatnonzero(self.parts() == 1)
-
 
 def _lowest(words: np.ndarray, high: np.ndarray, upto: np.ndarray, count: int) -> np.ndarray:
     """Return the flags of the `count` lowest words, by the histogram of their upper halves."""

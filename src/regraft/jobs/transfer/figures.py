@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,36 +11,30 @@ from regraft.report.surface import Surface, surfaces
 
 from .config import LABELS
 
+_BY = {"accuracy": "Accuracy (%)", "loss": "Loss (nats)"}
+
 
 def figures_of(facts: dict[str, Any]) -> list[Figure]:
     """Return what is drawn of a transfer with data, as soon as a page is made."""
     figures = _pair(
         "Before any training",
         "The target along the source's steps, permuted by each method; nothing is trained.",
-        {
-            name: partial(_along, facts, key, name)
-            for key, name in (("accuracy", "Accuracy (%)"), ("loss", "Loss (nats)"))
-        },
+        partial(_along, facts),
     )
     if facts["then_train"]:
         figures += _pair(
             "Trained on",
             "All see the same batches; seconds count the transfer, tracing, and the scores by which its "
             "step was chosen.",
-            {
-                name: partial(_trained, facts, key, name)
-                for key, name in (("epoch", "Epochs of training"), ("seconds", "Seconds"))
-            },
+            partial(_trained, facts),
+            {"epoch": "Epochs of training", "seconds": "Seconds"},
         )
     if facts["paths"]:
         figures += _pair(
             "Paths",
             "Straight lines that end (at 1) at the transferred network: from the permuted source and from "
             "the trained target; `between` is the line from the latter to the former.",
-            {
-                name: partial(_path, facts, key, name)
-                for key, name in (("accuracy", "Accuracy (%)"), ("loss", "Loss (nats)"))
-            },
+            partial(_path, facts),
         )
     plane = facts["plane"]
     if plane:
@@ -49,18 +43,17 @@ def figures_of(facts: dict[str, Any]) -> list[Figure]:
             "Plane",
             f"The plane through three networks, its axes in lengths of weight space. {named}. Measured at "
             f"{len(plane['x'])} x {len(plane['y'])} points; between them it is drawn by interpolation.",
-            {
-                name: partial(_surface, plane, key, name)
-                for key, name in (("accuracy", "Accuracy (%)"), ("loss", "Loss (nats)"))
-            },
+            partial(_surface, plane),
         )
     return figures
 
 
-def _pair(title: str, note: str, drawn: Mapping[str, Any]) -> list[Figure]:
+def _pair(
+    title: str, note: str, draw: Callable[[str, str], str], by: Mapping[str, str] = _BY
+) -> list[Figure]:
     return [
-        Figure(title=title, content=draw, caption=caption, note="" if i else note)
-        for i, (caption, draw) in enumerate(drawn.items())
+        Figure(title=title, content=partial(draw, key, name), caption=name, note="" if i else note)
+        for i, (key, name) in enumerate(by.items())
     ]
 
 
