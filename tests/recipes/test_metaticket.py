@@ -9,7 +9,8 @@ from regraft.errors import InputError
 from regraft.jobs.base import with_sources
 from regraft.jobs.fewshot.job import FewshotJob
 from regraft.recipes import load_recipe
-from regraft.recipes.metaticket.claims import AT_RATE, read
+from regraft.recipes.metaticket.claims import read
+from regraft.recipes.metaticket.rates import AT_RATE
 from regraft.recipes.notes import read_data
 from regraft.report import Result, Run
 
@@ -83,16 +84,16 @@ def test_no_domain_has_fewer_classes_than_ways(scale):
             assert {"mnist", "fashion_mnist", "digits"}.isdisjoint(job.tests)
 
 
-def test_maml_has_rates_of_its_own_beside_the_chosen_one():
-    jobs = load_recipe("metaticket", "rates", 1).jobs
-    maml = {j.arm: j for j in jobs if isinstance(j, FewshotJob) and j.fewshot.method == "maml"}
-    fixed = {a: j for a, j in maml.items() if a.startswith(AT_RATE)}
-    assert {f"{AT_RATE}{j.outer.lr:g}" for j in fixed.values()} == set(fixed)
-    assert len(fixed) == 3
-    assert maml["maml"].choice is not None
-    assert all(j.choice is None for j in fixed.values())
-    alike = replace(maml["maml"], arm="", choice=None)
-    assert all(replace(j, arm="", outer=alike.outer) == alike for j in fixed.values())
+@pytest.mark.parametrize("method", ["maml", "meta-ticket"])
+def test_methods_have_rates_beside_the_chosen_one(method):
+    jobs = [j for j in load_recipe("metaticket", "rates", 1).jobs if isinstance(j, FewshotJob)]
+    own = {j.arm: j for j in jobs if j.fewshot.method == method}
+    chosen = own.pop(method)
+    assert set(own) == {f"{method}{AT_RATE}{j.outer.lr:g}" for j in own.values()}
+    assert len(own) == 3
+    assert chosen.choice is not None
+    alike = replace(chosen, arm="", choice=None)
+    assert all(replace(j, arm="", outer=alike.outer) == alike for j in own.values())
 
 
 @pytest.mark.parametrize(("low", "held"), [(50.0, True), (60.0, None), (70.0, False)])
@@ -105,16 +106,37 @@ def test_the_ticket_is_held_against_maml_at_every_rate(low, held):
     ]
     for r in [r for r in every if r.arm == "maml"]:
         metrics = dict.fromkeys(r.result.metrics, low + r.seed - 2)
-        every.append(replace(r, arm=f"{AT_RATE}0.001", result=Result(metrics=metrics)))
+        every.append(replace(r, arm=f"maml{AT_RATE}0.001", result=Result(metrics=metrics)))
     findings = read(every, [])
     claims = [c for c in findings.claims if "at every outer rate" in c.paper]
     assert len(claims) == 6  # the own domain and two sets, two policies
     mnist = next(c for c in claims if "better on mnist" in c.paper)
     assert mnist.held is held
     assert "chosen at home: " in mnist.note
-    assert f"| {AT_RATE}0.001 |" in findings.text
-    assert "rates" in findings.figures
+    assert f"| maml{AT_RATE}0.001 |" in findings.text
+    assert "trade-off" in findings.figures
+    assert "trade-off" not in read(runs(), []).figures
     assert not [c for c in read(runs(), []).claims if "at every outer rate" in c.paper]
+
+
+@pytest.mark.parametrize(
+    ("home", "away", "held"), [(60, 50, True), (60, 66, None), (60, 90, False)]
+)
+def test_the_ticket_is_held_against_maml_of_its_accuracy_at_home(home, away, held):
+    """MAML has 80 at home and 40 on MNIST, or `home` and `away`; the ticket 70 and 55, half way."""
+    every = []
+    for seed, shift in ((1, -0.1), (2, 0.0), (3, 0.1)):
+        for arm, here, there in (
+            ("meta-ticket", 70.0, 55.0),
+            ("maml", 80.0, 40.0),
+            (f"maml{AT_RATE}0.001", float(home), float(away)),
+        ):
+            wide = 40 * shift if arm == "meta-ticket" else 0.0
+            metrics = {"test_accuracy": here + shift, "mnist_accuracy": there + wide, "lr": 0.1}
+            every.append(replace(runs()[0], arm=arm, seed=seed, result=Result(metrics=metrics)))
+    (claim,) = [c for c in read(every, []).claims if "of the same accuracy" in c.paper]
+    assert claim.held is held
+    assert f"rates around it: {55 - (away + 40) / 2:+.2f} [" in claim.note
 
 
 def better(run, points):

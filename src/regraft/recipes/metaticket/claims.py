@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from regraft.recipes.claims import above, difference, every, over_settings
-from regraft.recipes.compare import gap, level, line_of, plain, signed, values, verdict
+from regraft.recipes.claims import difference, over_settings
+from regraft.recipes.compare import gap, level, line_of, plain, signed, values
 from regraft.recipes.recipe import Findings
 from regraft.recipes.selection import SELECTION, diverged
 from regraft.report import Claim, Line, Panel, Row, Run, estimate, lines
+
+from .rates import at_rates, rate_claims, rate_figures
 
 DOMAINS = ("emnist", "mnist", "fashion_mnist", "digits")
 _ARMS = (
@@ -23,8 +25,6 @@ _ARMS = (
     "mgaug",
     "shuffled-mask",
 )
-AT_RATE = "maml-lr="
-"""Begins the name of MAML at an outer rate that was not chosen."""
 _BY_SUPPORT = "_by_support"
 _BY = {"transductive": "test_accuracy", "support": f"test_accuracy{_BY_SUPPORT}"}
 _JUDGED = {"": "judged with transductive BatchNorm", _BY_SUPPORT: "judged image by image"}
@@ -85,9 +85,7 @@ def read(runs: list[Run], rows: list[Row]) -> Findings:
             for end in ("", _BY_SUPPORT):
                 claims += _across(runs, own, domain, arm, other, end)
     for setting in own:
-        for name in ("test", *DOMAINS):
-            for end in ("", _BY_SUPPORT):
-                claims += _at_every_rate(runs, setting, name, end)
+        claims += rate_claims(runs, setting, DOMAINS, _JUDGED)
     parts = [*(_text(runs, s) for s in settings), _rates(runs), diverged(runs)]
     text = "\n\n".join(part for part in parts if part)
     return Findings(claims=claims, text=text, figures=_figures(runs, settings))
@@ -163,33 +161,9 @@ def _across(
     )
 
 
-def _fixed(runs: list[Run], setting: str) -> dict[str, float]:
-    """Return MAML's arms at rates that were not chosen, and the rates."""
-    arms = dict.fromkeys(r.arm for r in runs if r.setting == setting)
-    return {a: float(a.removeprefix(AT_RATE)) for a in arms if a.startswith(AT_RATE)}
-
-
-def _at_every_rate(runs: list[Run], setting: str, name: str, end: str) -> list[Claim]:
-    """Return the claim that the ticket is above MAML on a set, whatever MAML's outer rate."""
-    metric, fixed = f"{name}_accuracy{end}", _fixed(runs, setting)
-    domain = "new classes of its own domain" if name == "test" else name
-    others = {"maml": "chosen at home", **{a: f"{rate:g}" for a, rate in fixed.items()}}
-    gaps = {n: gap(runs, setting, "meta-ticket", a, metric) for a, n in others.items()}
-    if not fixed or not all(gaps.values()):
-        return []
-    paper = (
-        f"Trained on Omniglot, meta-ticket is better on {domain} than maml at every outer rate that was "
-        f"tried, {_JUDGED[end]} ({setting})"
-    )
-    said = "; ".join(f"{n}: {signed(e)}, {verdict(e)}" for n, e in gaps.items())
-    held = every(above()(e) for e in gaps.values())
-    note = f"meta-ticket minus maml at the rate {said}."
-    return [Claim(paper=paper, held=held, evidence=[setting], note=note)]
-
-
 def _text(runs: list[Run], setting: str) -> str:
     """Return a setting's accuracies in a table: arms against domains, both BatchNorm policies."""
-    arms = [a for a in (*_ARMS, *_fixed(runs, setting)) if values(runs, setting, a)]
+    arms = [a for a in (*_ARMS, *at_rates(runs, setting)) if values(runs, setting, a)]
     names = ["test", *(d for d in DOMAINS if level(runs, setting, arms[0], f"{d}_accuracy"))]
     first = (
         "own domain" if _own(setting) else setting.split("/", maxsplit=1)[0].partition("-to-")[2]
@@ -243,10 +217,8 @@ def _figures(runs: list[Run], settings: Sequence[str]) -> dict[str, str]:
         )
     if widths := _width_panels(runs, settings):
         figures["width"] = lines(widths, x_label="Width", y_label="Accuracy (%)", spread="bars")
-    if rates := [p for s in settings for p in _rate_panels(runs, s)]:
-        figures["rates"] = lines(
-            rates, x_label="MAML's outer rate", y_label="Accuracy (%)", spread="bars", log_x=True
-        )
+    for setting in settings:
+        figures |= rate_figures(runs, setting, DOMAINS)
     matched = [p for s in settings for p in _matched(runs, s)]
     if matched:
         figures["matched"] = lines(
@@ -279,27 +251,6 @@ def _width_panels(runs: list[Run], settings: Sequence[str]) -> list[Panel]:
             if drawn:
                 where = "own domain" if name == "test" else name
                 panels.append(Panel(title=f"{where}, {_JUDGED[end]}", lines=drawn))
-    return panels
-
-
-def _rate_panels(runs: list[Run], setting: str) -> list[Panel]:
-    """Return MAML by its outer rate, the chosen one among them, with the ticket across all of them."""
-    fixed = _fixed(runs, setting)
-    own = [r.result for r in _whole(runs, "maml") if r.setting == setting and r.result is not None]
-    if not fixed or not own:
-        return []
-    at = {own[0].metrics["lr"]: "maml", **{rate: a for a, rate in fixed.items()}}
-    panels = []
-    for name in ("test", *DOMAINS):
-        metric = f"{name}_accuracy"
-        ticket = level(runs, setting, "meta-ticket", metric)
-        points = {rate: level(runs, setting, a, metric) for rate, a in sorted(at.items())}
-        known = {rate: e for rate, e in points.items() if e is not None}
-        if ticket is None or not known:
-            continue
-        flat = line_of("meta-ticket", dict.fromkeys(known, ticket))
-        title = f"{setting}: {'own domain' if name == 'test' else name}"
-        panels.append(Panel(title=title, lines=[line_of("maml", known), flat]))
     return panels
 
 

@@ -29,7 +29,8 @@ from regraft.recipes.notes import read_rows
 from regraft.recipes.recipe import Recipe, Scale, assemble
 from regraft.recipes.selection import SELECTION
 
-from .claims import AT_RATE, DOMAINS, read
+from .claims import DOMAINS, read
+from .rates import AT_RATE
 
 
 def recipe(scale: str, seeds: int | None = None) -> Recipe:
@@ -116,7 +117,7 @@ class _Row:
     outer: OuterConfig
     tuned: bool
     equal_time: float | None = None
-    rates: Sequence[float] = ()
+    rates: Mapping[FewshotMethod, Sequence[float]] = field(default_factory=dict)
     tests: tuple[str, ...] = ()
     held_out: float = 0.2
     test_tasks: int
@@ -141,9 +142,12 @@ class _Row:
             longer = replace(self.outer, steps=round(self.equal_time * self.outer.steps))
             jobs.append(job("maml", arm="maml-equal-time", outer=longer))
         fixed = replace(self, tuned=False)
-        for rate in self.rates:
-            outer = replace(self.outer, lr=rate)
-            jobs.append(fixed._job(selection, "maml", arm=f"{AT_RATE}{rate:g}", outer=outer))
+        for method, rates in self.rates.items():
+            for rate in rates:
+                outer = replace(self.outer, lr=rate)
+                jobs.append(
+                    fixed._job(selection, method, arm=f"{method}{AT_RATE}{rate:g}", outer=outer)
+                )
         return jobs
 
     def _job(self, selection: _Selection, method: FewshotMethod, **more: Any) -> FewshotJob:
