@@ -17,8 +17,9 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -281,3 +282,23 @@ def _quantile(p: np.ndarray) -> np.ndarray:
         value = np.where(near, _horner(rn, _C) / _horner(rn, _D), _horner(rf, _E) / _horner(rf, _F))
         out[tail] = np.where(qt < 0, -value, value)
     return out
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *devices: torch.device) -> Iterator[None]:
+    """Seed torch's own generators in this context, for code that draws from them, and put them back.
+
+    That of the CPU is, and those of the devices that are named; no other is touched, which
+    `torch.manual_seed` would do.
+
+    Args:
+        seed: The seed.
+        devices: Where the code computes; other kinds than CUDA are left out.
+    """
+    on_gpu = [device for device in dict.fromkeys(devices) if device.type == "cuda"]
+    with torch.random.fork_rng(devices=on_gpu, device_type="cuda"):
+        torch.default_generator.manual_seed(seed)
+        for device in on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

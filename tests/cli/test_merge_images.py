@@ -89,3 +89,37 @@ def test_grey_pictures_fit_networks_of_one_channel(answer, factory, image_folder
     assert answer("merge", *paths, *words)["out"] == "runs/merge-1-2"
     words = (*words[:-4], "--match", "naive", "--points", 0, "--from-init", paths[0])
     assert answer("transfer", *words, "--from-final", paths[1], "--to", paths[0])["curves"]
+
+
+def with_part(folder, part):
+    """Make a plain folder of classes one of parts, of which `part` is another."""
+    inside = [path for path in folder.iterdir() if path.is_dir()]
+    (folder / "train").mkdir()
+    for path in inside:
+        path.rename(folder / "train" / path.name)
+    shutil.copytree(folder / "train", folder / part)
+
+
+@pytest.mark.parametrize("verb", ["merge", "align", "transfer"], indirect=True)
+def test_scores_on_the_images_that_chose_are_said_to_be_flattering(verb, answer, image_folder):
+    how = () if verb[0] == "transfer" else ("--match", "ste", "--ste-steps", 2)
+
+    def said(out):
+        notes = answer(*verb, *how, "--data", image_folder, "--out", out)["notes"]
+        return [note for note in notes if "on the same validation images that the scores" in note]
+
+    assert len(said("plain")) == (0 if verb[0] == "align" else 1)
+    with_part(image_folder, "test")
+    assert said("whole") == []
+
+
+@pytest.mark.parametrize("verb", ["merge"], indirect=True)
+@pytest.mark.parametrize("match", ["weights", "activations", "few"])
+def test_a_match_that_chose_on_none_of_the_scored_images_says_nothing(
+    match, verb, answer, image_folder
+):
+    how = ("--match", match)
+    if match == "few":
+        how = ("--match", "ste", "--ste-steps", 2, "--surrogate", "random", "--per-class", 2)
+    notes = answer(*verb, *how, "--data", image_folder, "--out", "out")["notes"]
+    assert not any("that the scores are of" in note for note in notes)

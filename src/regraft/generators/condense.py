@@ -159,12 +159,12 @@ class Condenser:
         )
         refuse_misfit(first, self.real.shape, self.real.num_classes)
         self._dtype = next(iter(weights.values())).dtype
-        if method == "dm":  # refused now, not after the images have been drawn
-            blank = torch.zeros(1, *self.real.shape, dtype=self._dtype, device=self.device)
-            distribution_matching.embed(first, blank)
         self.losses: list[float] = []
         self.seconds = 0.0
         self.images = self._start()
+        self._classifier: str | None = None
+        if method == "dm":
+            self._classifier = distribution_matching.classifier_of(first, self.images.flatten(0, 1))
         self._velocity = torch.zeros_like(self.images)
         self._identity = {
             "method": method,
@@ -317,8 +317,8 @@ class Condenser:
             synthetic = siamese.transform(kind, images.flatten(0, 1), rows).view_as(images)
         if self.method == "dm":
             with torch.no_grad():
-                target = distribution_matching.class_means(network, real)
-            means = distribution_matching.class_means(network, list(synthetic))
+                target = distribution_matching.class_means(network, real, self._classifier)
+            means = distribution_matching.class_means(network, list(synthetic), self._classifier)
             loss = distribution_matching.distance(means, target)
         else:
             wanted = gradient_matching.real_gradients(network, real)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from regraft.errors import InputError
+from regraft.streams import seeded
 
 from .gradient_matching import matched
 
@@ -21,11 +22,7 @@ def fresh(factory: Callable[[], nn.Module], seed: int, device: torch.device) -> 
     Raises:
         InputError: `factory` returned something else.
     """
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
-            torch.cuda.manual_seed(seed)
+    with seeded(seed, device):
         network = factory()
     if not isinstance(network, nn.Module):
         raise InputError(

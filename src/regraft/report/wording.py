@@ -89,3 +89,19 @@ def _scaled(count: float | None, units: list[str]) -> str:
         power += 1
     digits = 2 if count < 9.995 else 1 if count < 99.95 else 0
     return f"{count:.{digits}f} {units[power]}"
+
+
+def chosen_on_tested(name: str, part: str, chosen: str) -> str:
+    """Return what to say of scores on the images that something was chosen on.
+
+    Args:
+        name: The data set.
+        part: The part that scores are of: `train` or `validation`.
+        chosen: What was chosen, as in "the best step was chosen".
+    """
+    lacking = "validation or test" if part == "train" else "test"
+    kind = {"train": "training"}.get(part, part)
+    return (
+        f"{name} has no {lacking} images: {chosen} on the same {kind} images that the scores are of, "
+        "which flatters them; give it a test part"
+    )

@@ -198,3 +198,65 @@ def test_step_0_is_gone_on_from_once_the_network_is_the_initial_one(tmp_path):
     with recorder:
         train(model, 2, after=lambda step: recorder.step())
     assert Trajectory.open(tmp_path / "t", cut="refuse").steps == (0, 2)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def resumed(folder, kept, count, *, every=1):
+    model = network(9)
+    recorder = TrajectoryRecorder(folder, model, every=every)
+    model.load_state_dict(kept[count])
+    recorder.load_state_dict({"count": count})
+    return model, recorder
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_does_not_go_on_past_a_damaged_state_and_nothing_is_lost(tmp_path, every):
+    kept = recorded(tmp_path / "t", steps=8, every=every)
+    whole = files(tmp_path / "t")
+    cut(tmp_path / "t/step-00000002.safetensors")
+    before = files(tmp_path / "t")
+    for count in (3, 4, 8):
+        with pytest.raises(InputError, match=rf"step-00000002.*step {count}.*before step 2"):
+            resumed(tmp_path / "t", kept, count, every=every)
+    assert files(tmp_path / "t") == before
+    (tmp_path / "t/step-00000002.safetensors").write_bytes(whole["step-00000002.safetensors"])
+    model, recorder = resumed(tmp_path / "t", kept, 4, every=every)
+    with recorder:
+        train(model, 8, start=4, after=lambda step: recorder.step())
+    assert files(tmp_path / "t") == whole
+
+
+def test_a_run_that_goes_on_before_a_damaged_state_records_it_again(tmp_path):
+    kept = recorded(tmp_path / "t", steps=6, every=1)
+    whole = files(tmp_path / "t")
+    cut(tmp_path / "t/step-00000003.safetensors")
+    model, recorder = resumed(tmp_path / "t", kept, 2)
+    assert [one["step"] for one in load_json(tmp_path / "t/index.json")["steps"]] == [1, 2]
+    with recorder:
+        train(model, 6, start=2, after=lambda step: recorder.step())
+    assert files(tmp_path / "t") == whole
+
+
+def test_the_damaged_state_at_which_a_run_goes_on_is_recorded_again_if_it_is_the_networks(tmp_path):
+    kept = recorded(tmp_path / "t", steps=7, every=2)
+    whole = files(tmp_path / "t")
+    for count in (4, 7):
+        cut(tmp_path / f"t/step-{count:08d}.safetensors")
+        model, recorder = resumed(tmp_path / "t", kept, count, every=2)
+        with recorder:
+            train(model, 7, start=count, after=lambda step, recorder=recorder: recorder.step())
+        assert files(tmp_path / "t") == whole
+    cut(tmp_path / "t/step-00000004.safetensors")
+    with pytest.raises(InputError, match=r"step-00000004.*before step 4"):
+        resumed(tmp_path / "t", {4: kept[2]}, 4, every=2)
+
+
+def test_a_run_does_not_go_on_with_states_that_were_never_recorded(tmp_path):
+    kept = recorded(tmp_path / "t", steps=4)
+    with pytest.raises(InputError, match=r"has no state of step 6.*before step 6"):
+        resumed(tmp_path / "t", {6: kept[4]}, 6, every=2)
+    with pytest.raises(InputError, match=r"has no state of step 1"):
+        resumed(tmp_path / "other", kept, 4)

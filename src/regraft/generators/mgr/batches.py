@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regraft.data.views import checked
 from regraft.errors import InputError
+from regraft.streams import seeded
 
 
 class ReplayedViews(Protocol):
@@ -48,8 +49,7 @@ class SeededViews:
         Raises:
             InputError: The transform changes the shape, or passes no gradient on.
         """
-        with torch.random.fork_rng():
-            torch.manual_seed(record)
+        with seeded(record, images.device):
             return self._transform(images)
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regraft.errors import InputError, RegraftError
-from regraft.streams import Counter
+from regraft.streams import Counter, seeded
 
 from .source import Source
 
@@ -77,7 +77,8 @@ class ModuleSource(Source):
             m for m in module.modules() if isinstance(m, nn.Embedding) and _rows(m, self.classes)
         ]
         self._tail, self._one_hot = 0, False
-        raw = self._look(labels)
+        with seeded(0, self.device):  # what it draws while it is looked at
+            raw = self._look(labels)
         self.image_shape = image_shape or _image_shape(raw)
         if raw[0].numel() != math.prod(self.image_shape):
             raise InputError(
@@ -85,7 +86,8 @@ class ModuleSource(Source):
                 f"{'x'.join(map(str, self.image_shape))}: set the image shape"
             )
         self._low, self._high = self._find_range(raw, pixels)
-        self._probe()
+        with seeded(0, self.device):
+            self._probe()
 
     def generate(self, latents: Tensor, condition: Tensor) -> Tensor:
         """Make images; see `Source.generate`."""
@@ -128,8 +130,7 @@ class ModuleSource(Source):
         word = int.from_bytes(
             hashlib.blake2b(z.detach().cpu().numpy().tobytes(), digest_size=7).digest()
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(word)
+        with seeded(word, self.device):
             return _tensor(self._call(z, y))
 
     def _look(self, labels: str | None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regraft.config import SourceConfig
 from regraft.errors import InputError, MissingExtraError, RegraftError
+from regraft.streams import seeded
 
 from .source import Source
 
@@ -50,6 +51,8 @@ class PipelineSource(Source):
         super().__init__()
         self.device = torch.device(device or "cpu")
         self.pipeline, self.prompts = pipeline, prompts
+        own = getattr(pipeline, "device", None)
+        self._devices = (self.device, *([own] if isinstance(own, torch.device) else []))
         self.options = dict(options or {})
         takes = inspect.signature(type(pipeline).__call__).parameters
         self._key = next((k for k in _LABELS if k in takes), "")
@@ -74,10 +77,10 @@ class PipelineSource(Source):
         ]
         self.image_shape = (1, 1, 1)
         blank = (torch.zeros(1, *self.latent_shape), torch.zeros(1, dtype=torch.int64))
-        first = self._made(*blank)
+        with seeded(0, *self._devices):
+            first = self._made(*blank)
         self.image_shape = (first.shape[1], first.shape[2], first.shape[3])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(1, *self._devices):
             again = self._made(*blank)
         if not torch.equal(first, again):
             self.deterministic = False
@@ -151,8 +154,7 @@ class PipelineSource(Source):
         try:
             if self.deterministic:
                 return self.pipeline(**arguments)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seeds[0] if seeds else 0)
+            with seeded(seeds[0] if seeds else 0, *self._devices):
                 return self.pipeline(**arguments)
         # The pipeline is somebody else's code, which may raise anything.
         except Exception as error:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from regraft.data import ImageSet, stratified_split
 from regraft.errors import InputError
 from regraft.models import MLP
-from regraft.streams import Counter, permutation
+from regraft.streams import Counter, permutation, seeded
 
 from .source import Source, draw_labels
 
@@ -193,11 +193,9 @@ def within_class(images: ImageSet, seed: int) -> Tensor:
 
 def train_classifier(images: ImageSet, *, seed: int) -> nn.Module:
     """Return a small MLP trained on images: two layers of 256, Adam, 12 epochs (at least 400 steps)."""
-    torch_state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
     size = images.images[0].numel()
-    net = MLP(size, (256, 256), images.num_classes, norm="batch")
-    torch.random.set_rng_state(torch_state)
+    with seeded(seed):
+        net = MLP(size, (256, 256), images.num_classes, norm="batch")
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     batch = min(128, len(images))
     epochs = max(_EPOCHS, -(-400 * batch // len(images)))

@@ -10,11 +10,12 @@ from typing import Any
 from regraft.checkpoints.model_card import EITHER, is_elsewhere
 from regraft.config import to_dict
 from regraft.report import Figure, Line, Panel, ResultCard, Table, command_of, lines
-from regraft.report.wording import size
+from regraft.report.wording import chosen_on_tested, size
 from regraft.symmetry.merge.merge import is_statistic
 from regraft.symmetry.merge.repair import FEW_IMAGES
 
 from .align import Aligned
+from .data import distinct
 from .models import Models
 
 State = dict[str, Any]
@@ -91,6 +92,8 @@ def facts_of(kind: str, models: Models, aligned: Aligned, more: dict[str, Any]) 
         )
     if kind == "merge" and not models.data:
         notes.append("without --data nothing was measured: no barrier, no scores, no repair")
+    if kind == "merge":
+        notes += _flattered(models, aligned)
     apart = more.get("merge", {}).get("heads") == "separate"
     return {
         "models": [
@@ -122,6 +125,17 @@ def facts_of(kind: str, models: Models, aligned: Aligned, more: dict[str, Any]) 
         **more,
         "notes": notes,
     }
+
+
+def _flattered(models: Models, aligned: Aligned) -> list[str]:
+    """Return what to say where the images that scores are of chose the alignment."""
+    chosen_on = {record.get("chosen_on") for record in aligned.record.get("models", ())}
+    how = "straight-through matching chose its permutation"
+    return [
+        chosen_on_tested(data.splits.name, data.tested_on, how)
+        for data in distinct(models.data, lambda data: data.images)
+        if data.tested_on in chosen_on
+    ]
 
 
 def few_images(count: int) -> str:

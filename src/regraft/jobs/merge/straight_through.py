@@ -60,6 +60,9 @@ def learn(
     steps = epoch_steps * optim.epochs if settings.steps is None else settings.steps
     if settings.steps is not None:
         optim, epoch_steps = replace(optim, epochs=1), steps
+    # A few images stand for all data, so candidates are compared on them; with all data at hand
+    # those that were held out are the better judge.
+    judges = held_out(config, models) if settings.surrogate == "full" else None
     run = StraightThrough(
         spec,
         models.model,
@@ -76,9 +79,7 @@ def learn(
             seed=seed,
             workers=config.runtime.threads or 1,
         ),
-        # A few images stand for all data, so candidates are compared on them; with all data at hand
-        # those that were held out are the better judge.
-        score=held_out(config, models) if settings.surrogate == "full" else None,
+        score=judges,
         schedule=lr_factor(optim, epoch_steps),
     )
     seconds, scores = 0.0, []
@@ -122,6 +123,7 @@ def learn(
     record = {
         "surrogate": settings.surrogate,
         "images": images,
+        "chosen_on": "train" if judges is None else "validation",
         "sweeps": steps,
         "scores": scores,
         "best_step": run.at.best_step,

@@ -166,14 +166,15 @@ def _make(
     network = models.config
     if network is None:
         raise InputError("--surrogate condensed needs a network: name it with --model")
-    shape: dict[str, Any] = {**models.shape, "num_classes": data.splits.num_classes}
+    train, classes = present(data.splits.train)
+    shape: dict[str, Any] = {**models.shape, "num_classes": len(classes)}
     images = generators.condense(
-        data.splits.train,
+        train,
         lambda: build(network, **shape),
         per_class=config.ste.per_class,
         mean=data.mean,
         std=data.std,
-        classes=data.splits.classes,
+        classes=[data.splits.classes[c] for c in classes.tolist()],
         seed=config.runtime.seed,
         device=models.device,
         checkpoint=unfinished,

@@ -79,11 +79,8 @@ def transfer(
     result = TransferResult(untrained=networks.with_statistics(networks.target))
     images, model = networks.images, networks.model
     if images is not None:
-        if images.chosen_on == "training":
-            result.notes.append(
-                f"{images.splits.name} has no validation images: the best step was chosen on training "
-                "ones"
-            )
+        note = images.note_on_choices(_chosen(networks, config))
+        result.notes += [note] if note else []
         result.first = images.score(model, result.untrained)
         measured = {"target, untrained": result.untrained}
         if config.controls:
@@ -117,6 +114,13 @@ def transfer(
     if config.then is not None:
         _train(networks, config, runtime, folder, result, progress)
     return result
+
+
+def _chosen(networks: Networks, config: TransferConfig) -> list[str]:
+    """Return what is chosen by scores."""
+    steps = ["the best step"] if _methods(networks, config) else []
+    epochs = config.then is not None and config.then.select == "best"
+    return [*steps, *(["the best epoch"] if epochs else [])]
 
 
 def _methods(networks: Networks, config: TransferConfig) -> list[TransferMethod]:

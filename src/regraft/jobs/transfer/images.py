@@ -13,6 +13,7 @@ from regraft import streams
 from regraft.config import Augmentation, OptimConfig
 from regraft.data import FileSet, ImageSet, Splits, batches
 from regraft.protocols import BatchSource
+from regraft.report.wording import chosen_on_tested
 from regraft.symmetry.merge.connectivity import Kept, measure
 from regraft.train import Batches, outputs
 
@@ -113,6 +114,21 @@ class Images:
         model.load_state_dict(state)
         logits, labels = outputs(model, self._all["validation"])
         return logits.argmax(1) == labels
+
+    def note_on_choices(self, chosen: Sequence[str]) -> str | None:
+        """Return what to say where choices were not made on validation images apart from the test.
+
+        Args:
+            chosen: What was chosen, as in "the best step"; nothing where there was no choice.
+        """
+        if not chosen:
+            return None
+        what = f"{' and '.join(chosen)} {'were' if len(chosen) > 1 else 'was'} chosen"
+        if self._parts["validation"] is self._parts["test"]:
+            return chosen_on_tested(self.splits.name, self.tested_on, what)
+        if self.chosen_on == "training":
+            return f"{self.splits.name} has no validation images: {what} on training ones"
+        return None
 
     def describe(self) -> dict[str, Any]:
         """Return what the images are, for the card."""

@@ -77,13 +77,14 @@ class Repaired:
 
 
 def reset_batch_norm_(model: nn.Module, batches: Batches) -> int:
-    """Take running statistics anew, as the mean over all batches (momentum None).
+    """Take running statistics anew, as the mean over all batches, each by its number of images.
 
     Everything else of the network is in evaluation mode meanwhile, so dropout does not disturb them.
-    A network without such statistics is left as it is. Modes and momenta are kept.
+    A network without such statistics is left as it is, and so is a normalisation that does not run.
+    Modes and momenta are kept.
 
     Args:
-        model: The network, changed in place.
+        model: The network, changed in place; not where an error is raised.
         batches: One pass over what the statistics are to come from.
 
     Returns:
@@ -96,25 +97,44 @@ def reset_batch_norm_(model: nn.Module, batches: Batches) -> int:
     if not norms:
         return 0
     momenta = [norm.momentum for norm in norms]
+    before = [{k: v.clone() for k, v in norm.named_buffers(recurse=False)} for norm in norms]
+    weights = dict.fromkeys(norms, 0)
+    size = 0
+
+    def weigh(norm: Any, _: Any) -> None:
+        weights[norm] += size
+        norm.momentum = size / weights[norm]
+
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model), contextlib.ExitStack() as stack:
             for norm in norms:
                 norm.reset_running_stats()
-                norm.momentum = None
+                norm.momentum = None  # for one whose hooks do not run
                 norm.train()
-            count = sum(len(model(x)) for x in images(batches, model))
-    except ValueError as error:  # torch refuses a batch with a single value for a channel
-        raise InputError(
-            f"BatchNorm statistics cannot be taken from these batches ({error}): use larger ones"
-        ) from error
+                stack.callback(norm.register_forward_pre_hook(weigh).remove)
+            for x in filter(len, images(batches, model)):
+                size = len(x)
+                model(x)
+        ran = [bool(weights[norm] or getattr(norm, "num_batches_tracked", 0)) for norm in norms]
+        if not size:
+            raise InputError(
+                "there are no batches to take BatchNorm statistics from: give at least one"
+            )
+    except BaseException as error:
+        ran = [False for _ in norms]
+        # torch refuses a batch with a single value for a channel.
+        if isinstance(error, ValueError) and not isinstance(error, InputError):
+            raise InputError(
+                f"BatchNorm statistics cannot be taken from these batches ({error}): use larger ones"
+            ) from error
+        raise
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, was, anew in zip(norms, momenta, before, ran, strict=True):
             norm.momentum = momentum
-    if not count:
-        raise InputError(
-            "there are no batches to take BatchNorm statistics from: give at least one"
-        )
-    return len(norms)
+            if not anew:
+                for name, value in was.items():
+                    norm.get_buffer(name).copy_(value)
+    return sum(ran)
 
 
 def repair_(
@@ -279,15 +299,16 @@ def _one_pass(
     """Correct every batch by its own statistics on the way, then fuse their cumulative mean."""
     sums: dict[str, list[Tensor]] = {}
     counts = dict.fromkeys(sites, 0)
+    size = 0
 
     def correct(name: str, site: Channels) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
             measured = site.of(output)
             variance = measured.std.square()
             total = sums.setdefault(name, [torch.zeros_like(measured.mean) for _ in range(2)])
-            total[0] += measured.mean
-            total[1] += variance
-            counts[name] += 1
+            total[0] += size * measured.mean
+            total[1] += size * variance
+            counts[name] += size
             return site.corrected(output, measured, goals[name])
 
         return hook
@@ -295,7 +316,8 @@ def _one_pass(
     with contextlib.ExitStack() as stack:
         for name, site in sites.items():
             stack.callback(site.module.register_forward_hook(correct(name, site)).remove)
-        for x in images(batches, model):
+        for x in filter(len, images(batches, model)):
+            size = len(x)
             model(x)
     for name, site in sites.items():
         mean, variance = (total / counts[name] for total in sums[name])

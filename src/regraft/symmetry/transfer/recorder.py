@@ -81,6 +81,7 @@ class TrajectoryRecorder:
         self._writes = is_first_process()
         self._initial: Checkpoint | None = None
         self._index: dict[str, Any] = {}
+        self._damaged: dict[int, str] = {}
         self._opened: Literal["anew", "further"] | None = None
         self._last = model
         if self._writes:
@@ -131,8 +132,11 @@ class TrajectoryRecorder:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the step of `state_dict`; what was recorded after it is forgotten.
 
+        Load the network first: a damaged state of this very step is recorded again from it.
+
         Raises:
-            InputError: It is of step 0, and the network is not the recorded initial one.
+            InputError: It is of step 0, and the network is not the recorded initial one; or a state
+                until it is damaged or missing, and can no longer be recorded.
         """
         count = int(state["count"])
         if self._opened == "further" and count == 0 and not self._is_initial(_named(self._last)):
@@ -140,11 +144,9 @@ class TrajectoryRecorder:
                 f"{self.folder} was recorded from another initial network: load that one before "
                 "going on from step 0, or choose another folder"
             )
-        self.count, self._opened = count, None
         if self._writes:
-            kept = [one for one in self._index["steps"] if one["step"] <= self.count]
-            if len(kept) < len(self._index["steps"]):
-                self._update(steps=kept)
+            self._forget_after(count)
+        self.count, self._opened = count, None
 
     def __enter__(self) -> TrajectoryRecorder:
         return self
@@ -197,18 +199,43 @@ class TrajectoryRecorder:
             raise InputError(f"{self.folder}: {wrong}: remove the folder to start again")
         shapes = {k: tuple(v.shape) for k, v in state.items()}
         check_state(read_checkpoint(self.folder / INITIAL).sketch, shapes, str(self.folder))
-        # Whatever is damaged is recorded again, with everything after it.
-        kept = []
         for one in index["steps"]:
-            if problem(self.folder, one, verify=True):
-                break
-            kept.append(one)
-        whole = {"finished": True} if index.get("finished") and kept == index["steps"] else {}
-        index.pop("finished", None)
-        self._index = {**index, "steps": kept, **whole}
+            wrong = problem(self.folder, one, verify=True)
+            if wrong:
+                self._damaged[one["step"]] = wrong
+        if self._damaged:
+            index.pop("finished", None)
+        self._index = index
         anew = self._is_initial(state)
         self._opened = "anew" if anew else "further"
-        self.count = kept[-1]["step"] if kept and not anew else 0
+        until = min(self._damaged, default=math.inf)
+        whole = [one["step"] for one in index["steps"] if one["step"] < until]
+        self.count = whole[-1] if whole and not anew else 0
+
+    def _forget_after(self, count: int) -> None:
+        """Forget what was recorded after a step, and refuse to go on from it with a gap before it."""
+        kept = {one["step"]: one for one in self._index["steps"] if one["step"] <= count}
+        lost = {step: wrong for step, wrong in self._damaged.items() if step in kept}
+        for step in range(self.every, count + 1, self.every):
+            if step not in kept:
+                lost[step] = f"it has no state of step {step}"
+        if set(lost) == {count} and count in kept:
+            again = self._written(self._last, count)
+            if again["blake2b"] == kept[count]["blake2b"]:
+                lost = {}
+            elif count % self.every:  # the end of a run, which goes on now
+                lost = {}
+                del kept[count]
+        if lost:
+            step = min(lost)
+            raise InputError(
+                f"{self.folder}: {lost[step]}, and a run that goes on from step {count} does not record "
+                f"it again: put the file back, go on from a checkpoint before step {step} (the network "
+                "loaded before the recorder), or start again from the initial network"
+            )
+        self._damaged = {}
+        if list(kept.values()) != self._index["steps"]:
+            self._update(steps=list(kept.values()))
 
     def _is_initial(self, state: dict[str, Tensor]) -> bool:
         initial = read_checkpoint(self.folder / INITIAL)
@@ -227,19 +254,23 @@ class TrajectoryRecorder:
                 stacklevel=3,
             )
         self._index = {**self._index, "steps": []}
+        self._damaged = {}
 
     def _trained(self, state: dict[str, Tensor]) -> list[str]:
         buffers = frozenset(buffer_names(_inner(self.model)))
         return [k for k, v in state.items() if is_trained(k, v, buffers)]
 
     def _record(self, model: nn.Module) -> None:
+        kept = [one for one in self._index["steps"] if one["step"] < self.count]
+        self._update(steps=[*kept, self._written(model, self.count)])
+
+    def _written(self, model: nn.Module, step: int) -> dict[str, Any]:
+        """Write the file of a state, and return what the index says of it."""
         state = _named(model)
-        initial = self._initial
-        if initial is None:
-            return
+        initial = self._initial or read_checkpoint(self.folder / INITIAL)
         shapes = {k: tuple(v.shape) for k, v in initial.sketch.items()}
         check_state(state, shapes, "the network that is recorded")
-        _refuse_not_finite(state, self.count)
+        _refuse_not_finite(state, step)
         trained = set(self._index["trained"])
         stored = _STORAGE.get(self.storage)
         sketch = _sketch(state)
@@ -258,7 +289,7 @@ class TrajectoryRecorder:
                 small = delta.to(sketch[name].dtype)
                 if not bool(torch.isfinite(small).all()):
                     raise DivergenceError(
-                        f"{name} has moved too far for storage={self.storage!r} at step {self.count}: "
+                        f"{name} has moved too far for storage={self.storage!r} at step {step}: "
                         "record with storage='full' or 'bfloat16'"
                     )
                 restored = (first + small.to(first.dtype)).to(tensor.dtype)
@@ -266,11 +297,10 @@ class TrajectoryRecorder:
                 sums[1] += float(delta.double().square().sum())
                 yield name, small
 
-        file = self.folder / f"step-{self.count:08d}.safetensors"
-        write_stream(file, sketch, tensors(), {"regraft.trajectory": str(self.count)})
+        file = self.folder / f"step-{step:08d}.safetensors"
+        write_stream(file, sketch, tensors(), {"regraft.trajectory": str(step)})
         error = math.sqrt(sums[0] / sums[1]) if sums[1] else 0.0
-        kept = [one for one in self._index["steps"] if one["step"] < self.count]
-        self._update(steps=[*kept, entry(file, step=self.count, error=error)])
+        return entry(file, step=step, error=error)
 
     def _update(self, *, steps: list[dict[str, Any]]) -> None:
         self._index = {**self._index, "steps": steps}
