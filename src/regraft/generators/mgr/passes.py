@@ -16,6 +16,8 @@ from regraft.config.mgr import NormPolicy
 from regraft.models.classifier import as_vectors, find_classifier, logits_of, unwrap
 from regraft.models.modes import kept_modes
 
+from .head import at_least_float32
+
 Weights = Mapping[str, Tensor]
 """Trained tensors by their names in the network."""
 
@@ -136,8 +138,3 @@ def autocast(device: torch.device, narrow: torch.dtype | None) -> Any:
     return torch.autocast(
         device.type, narrow or torch.bfloat16, enabled=narrow is not None, cache_enabled=False
     )
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return numbers of half precision as float32, others as they are."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from regraft.config import SslConfig
 from regraft.data.views import Views, strong, weak
 from regraft.errors import InputError
+from regraft.generators.mgr.head import LearningHead
 from regraft.models.classifier import find_classifier, unwrap
 from regraft.streams import Counter
 
@@ -79,7 +80,7 @@ class PseudoTerm:
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
         self.own_head, self.head_lr = own_head, head_lr
-        self.head: nn.Linear | None = None
+        self.head: LearningHead | None = None
         self._optimizer: torch.optim.SGD | None = None
         self._waiting: dict[str, Any] | None = None
 
@@ -116,8 +117,10 @@ class PseudoTerm:
         share = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         with unrecorded(model):
             student = self._student(model) if self.own_head else None
-            value = self.ssl(model, weaker, stronger, student)
-        return value * (self.weight * share)
+            value = self.ssl(model, weaker, stronger, student) * (self.weight * share)
+        if self.head is not None:
+            self.head.learn(value)
+        return value
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images - self._mean.to(images)) / self._std.to(images)
@@ -125,9 +128,9 @@ class PseudoTerm:
     def _student(self, model: nn.Module) -> Any:
         """Return the network with the head of the images' own; what that head learned is taken in."""
         _, classifier = find_classifier(model)
-        if self.head is None:
-            self._make_head(classifier)
+        head = self._make_head(classifier) if self.head is None else self.head
         self._settle()
+        head.listen(True)
 
         def student(images: Tensor) -> Tensor:
             features: list[Tensor] = []
@@ -136,17 +139,17 @@ class PseudoTerm:
                 model(images)
             finally:
                 handle.remove()
-            return self.head(features[-1].flatten(1))  # pyrefly: ignore
+            return head(features[-1].flatten(1))
 
         return student
 
-    def _make_head(self, classifier: nn.Module) -> None:
+    def _make_head(self, classifier: nn.Module) -> LearningHead:
         weights: Any = classifier.weight
-        self.head = nn.Linear(weights.shape[1], weights.shape[0]).to(weights)
+        self.head = head = LearningHead(weights.shape[1], weights.shape[0]).to(weights)
         generator = torch.Generator().manual_seed(self.seed)
         bound = weights.shape[1] ** -0.5
         with torch.no_grad():
-            for p in self.head.parameters():
+            for p in head.parameters():
                 drawn = torch.rand(p.shape, generator=generator) * 2 * bound - bound
                 p.copy_(drawn.to(p))
         self._optimizer = torch.optim.SGD(self.head.parameters(), lr=self.head_lr, momentum=0.9)
@@ -154,11 +157,12 @@ class PseudoTerm:
             self.head.load_state_dict(self._waiting["head"])
             self._optimizer.load_state_dict(self._waiting["optimizer"])
             self._waiting = None
+        return head
 
     def _settle(self) -> None:
         """Take the step that the last backward pass has left for the head."""
         if self._optimizer is not None and self.head is not None:
-            if any(p.grad is not None for p in self.head.parameters()):
+            if self.head.ready():
                 self._optimizer.step()
             self._optimizer.zero_grad()
 
