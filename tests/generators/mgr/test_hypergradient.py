@@ -166,3 +166,24 @@ def test_functional_passes_give_the_networks_own_outputs():
     out = Passes(net)(x)
     torch.testing.assert_close(out.logits, functional_call(net, {}, (x,)))
     torch.testing.assert_close(out.features, net.body(x))
+
+
+def test_both_sides_of_a_finite_difference_drop_the_same_units():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(20, 32), torch.nn.SiLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 8)
+    ).double()
+    weights = {n: p.detach() for n, p in net.named_parameters()}
+    direction = {n: torch.randn_like(w) for n, w in weights.items()}
+    x = torch.randn(16, 20, dtype=torch.float64)
+
+    def inner(weights, images):
+        return functional_call(net, weights, (images,)).square().mean()
+
+    torch.manual_seed(1)
+    (wanted,) = exact(inner, weights, direction, (x,))
+    after = torch.get_rng_state()
+    torch.manual_seed(1)
+    (got,) = finite_difference(inner, weights, direction, (x,))
+    assert torch.cosine_similarity(wanted.flatten(), got.flatten(), 0) > 0.99
+    assert torch.equal(torch.get_rng_state(), after)  # advanced as by one side

@@ -280,3 +280,40 @@ def test_real_images_can_stand_in_for_generated_ones():
         near = ((images - image).abs() < 0.003).flatten(1).all(1).nonzero().flatten()
         assert label in labels[near]
     assert mgr.loss(net, 0).isfinite()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_network_may_compute_in_double_precision(name):
+    plain, net = net32(), net32().double()
+    wanted = made(plain, every=1, **VARIANTS[name]).loss(plain, 0)
+    mgr = made(net, every=1, **VARIANTS[name])
+    value = mgr.loss(net, 0)
+    value.backward()
+    assert value.dtype is torch.float64
+    torch.testing.assert_close(value.float(), wanted, rtol=1e-3, atol=1e-5)
+    mgr.loss(net, 1).backward()
+
+
+class Spectral(torch.nn.Module):
+    """A convolution under a spectral norm and a normalisation that records."""
+
+    def __init__(self):
+        super().__init__()
+        conv = torch.nn.Conv2d(1, 4, 3)
+        self.body = torch.nn.utils.parametrizations.spectral_norm(conv)
+        self.norm = torch.nn.InstanceNorm2d(4, track_running_stats=True)
+        self.fc = torch.nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.fc(self.norm(self.body(x)).relu().square().mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["mgr", "copies", "pcr"])
+def test_no_buffer_is_written(name):
+    torch.manual_seed(0)
+    net = Spectral().train()
+    mgr = made(net, every=1, **VARIANTS[name])
+    before = {n: b.clone() for n, b in net.named_buffers()}
+    mgr.loss(net, 0).backward()
+    assert len(before) == 5
+    assert all(torch.equal(b, before[n]) for n, b in net.named_buffers())

@@ -1,3 +1,6 @@
+import copy
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,3 +55,36 @@ def test_wrong_use_is_refused():
     student(X)
     with pytest.raises(InputError, match="not those of the student's last images"):
         loss(torch.zeros(2, 3), Y[:2])
+
+
+def test_the_student_is_listened_to_until_the_loss_is_closed_or_gone():
+    student, teacher = nets()
+    loss = Distillation(student, teacher)
+    loss.close()
+    loss.close()
+    assert not student._forward_pre_hooks
+    with pytest.raises(InputError, match="not those of the student's last images"):
+        loss(student(X), Y)
+    loss = Distillation(student, teacher)
+    assert student._forward_pre_hooks
+    del loss
+    gc.collect()
+    assert not student._forward_pre_hooks
+
+
+def test_a_copy_of_the_student_has_no_teacher_and_does_not_disturb():
+    student, teacher = nets()
+    loss = Distillation(student, teacher, kind="logits")
+    out = student(X.clone().requires_grad_() * 1.0)
+    other = copy.deepcopy(student)
+    (hook,) = other._forward_pre_hooks.values()
+    assert not any(isinstance(v, nn.Module) for v in vars(hook).values())
+    other(X[:2])
+    assert loss(out, Y) > 0
+
+
+def test_the_images_may_be_a_keyword():
+    student, teacher = nets()
+    loss = Distillation(student, teacher, kind="logits")
+    plain = loss(student(X), Y)
+    torch.testing.assert_close(loss(student(input=X), Y), plain)

@@ -32,9 +32,11 @@ def test_a_network_learns_the_classes_of_a_generator():
     assert all(p.grad is None for p in g.module.parameters())
 
 
-def test_an_interrupted_one_goes_on_to_the_same_bits():
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_interrupted_one_goes_on_to_the_same_bits(dropout):
     def work():
-        return Pretraining(network(), source(), steps=8, batch_size=16)
+        net = torch.nn.Sequential(network(), torch.nn.Dropout(dropout), torch.nn.Linear(4, 4))
+        return Pretraining(net, source(), steps=8, batch_size=16)
 
     whole = work()
     while not whole.done:
@@ -43,6 +45,7 @@ def test_an_interrupted_one_goes_on_to_the_same_bits():
     for _ in range(3):
         half.step()
     rest = work()
+    torch.manual_seed(99)
     rest.load_state_dict(copy.deepcopy(half.state_dict()))
     while not rest.done:
         rest.step()
@@ -83,3 +86,25 @@ def test_a_loss_that_is_not_finite_stops_it():
     net.head.weight.data.fill_(float("nan"))
     with pytest.raises(DivergenceError, match="at step 2 of the pre-training"):
         work.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_may_compute_in_another_type(dtype):
+    net = network().to(dtype)
+    work = Pretraining(net, source(), steps=1)
+    work.step()
+    assert work.done
+    assert net.head.weight.dtype is dtype
+
+
+def test_dropout_draws_other_numbers_at_every_step_and_leaves_torchs_alone():
+    net = torch.nn.Sequential(network(), torch.nn.Dropout(0.5))
+    dropped = []
+    net[1].register_forward_hook(lambda _, args, out: dropped.append(out == 0))
+    work = Pretraining(net, source(), steps=2)
+    dropped.clear()
+    before = torch.get_rng_state()
+    work.step()
+    work.step()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(*dropped)

@@ -106,3 +106,83 @@ def test_an_interrupted_training_goes_on_to_the_same_bits():
 def test_a_weight_that_is_none_is_refused(options):
     with pytest.raises(InputError, match="expected a number above 0"):
         term(**options)
+
+
+class Normed(nn.Module):
+    """A convolution, a normalisation, and a classifier of a name of its own, registered first."""
+
+    def __init__(self, kind="batch"):
+        super().__init__()
+        self.out = nn.Linear(8, 4)
+        conv = nn.Conv2d(1, 8, 3)
+        self.body = nn.utils.parametrizations.spectral_norm(conv) if kind == "spectral" else conv
+        norms = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
+        self.norm = nn.Identity()
+        if kind in norms:
+            self.norm = norms[kind](8, track_running_stats=True)
+        self.more = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.out(self.more(self.norm(self.body(x)).relu().mean((2, 3))))
+
+
+@pytest.mark.parametrize("kind", ["batch", "instance", "spectral"])
+def test_no_buffer_is_written(kind):
+    model = Normed(kind).train()
+    before, own = copy.deepcopy(model.state_dict()), dict(model.named_buffers())
+    term().loss(model, 0).backward()
+    assert own
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(v is own[k] for k, v in model.named_buffers())
+    model(torch.randn(8, 1, 12, 12))
+    assert any(not torch.equal(v, before[k]) for k, v in model.named_buffers())
+
+
+def test_the_classifier_may_be_named():
+    with pytest.raises(InputError, match="does not tell which"):
+        term(own_head=True).loss(Normed(), 0)
+    model = Normed()
+    term(own_head=True, classifier="out").loss(model, 0).backward()
+    assert model.out.weight.grad is None
+    assert model.more.weight.grad.abs().sum() > 0
+
+
+def test_a_classifier_on_maps_is_replaced_by_a_head_on_their_means():
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.add_module("features", nn.Conv2d(1, 8, 3))
+    model.add_module("classifier", nn.Conv2d(8, 4, 1))
+    model.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    t = term(own_head=True)
+    t.loss(model, 0).backward()
+    assert t.head.weight.shape == (4, 8)
+    assert t.head.weight.grad.abs().sum() > 0
+    assert model.classifier.weight.grad is None
+
+
+def test_what_was_loaded_is_given_back_before_the_first_loss():
+    _, t = _train(2)
+    state, other = t.state_dict(), term(own_head=True)
+    other.load_state_dict(copy.deepcopy(state))
+    back = other.state_dict()
+    assert back.keys() == state.keys()
+    assert torch.equal(back["head"]["weight"], state["head"]["weight"])
+    a, b = (x["optimizer"]["state"][0]["momentum_buffer"] for x in (back, state))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("own_head", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_may_compute_in_another_type(dtype, own_head):
+    model = network().to(dtype).train()
+    t = term(own_head=own_head)
+    for step in range(2):
+        t.loss(model, step).backward()
+    grad = model.features[0].weight.grad
+    assert grad.dtype is dtype
+    assert grad.abs().sum() > 0
+    if dtype is torch.float64:
+        plain = network().train()
+        value = term(own_head=own_head).loss(plain, 0)
+        again = term(own_head=own_head).loss(network().to(dtype).train(), 0)
+        torch.testing.assert_close(again.float(), value, rtol=1e-4, atol=1e-6)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from regraft.config import (
     DataConfig,
     GeneratorConfig,
+    MGRConfig,
     ModelConfig,
     OptimConfig,
     PretrainConfig,
@@ -19,7 +20,7 @@ from regraft.errors import InputError
 from regraft.jobs.base import with_sources
 from regraft.jobs.generate.generator import GeneratorJob
 from regraft.jobs.generate.pretrain import PretrainJob
-from regraft.jobs.generate.regularised import RegularisedJob
+from regraft.jobs.generate.regularised import ImageTerm, RegularisedJob
 from regraft.jobs.generate.sets import StepBatches, load_set
 from regraft.jobs.generate.target import TargetJob, start_body
 from regraft.models import build
@@ -226,3 +227,21 @@ def test_a_target_of_one_class_is_refused(tmp_path, groups):
 def test_a_pre_training_is_from_a_generator_or_from_images(tmp_path):
     with pytest.raises(InputError, match="give one of them"):
         replace(jobs().start, real=COARSE).run(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["target", "regularised"])
+def test_double_precision_is_computed_in(tmp_path, kind):
+    runtime = replace(RUNTIME, precision="64-true")
+    common = {"setting": "t", "arm": "a", "target": FINE, "test": TEST, "model": NET, "steps": 2}
+    if kind == "target":
+        ssl = SslConfig(ssl_batch=8, ssl_threshold=0.0, own_head=True)
+        job = TargetJob(**common, unlabelled="target", ssl=ssl, runtime=runtime)
+    else:
+        terms = tuple(
+            ImageTerm(images="target", loss=MGRConfig(every=1, **more))
+            for more in ({"select": "gradient", "copies": True}, {"select": "uniform"})
+        )
+        job = RegularisedJob(**common, terms=terms, runtime=runtime)
+    job.run(tmp_path)
+    stored = load_file(job.folder(tmp_path) / "model.safetensors")
+    assert {v.dtype for v in stored.values() if v.is_floating_point()} == {torch.float64}

@@ -132,6 +132,7 @@ def test_a_folder_of_pictures_is_learned_from_whatever_its_labels_are(tmp_path):
     assert made.unlabelled.take(0, 5).shape == (5, 1, 8, 8)
     assert made.loss(net(), 0).ndim == 0
     assert made.summary()["images"] == 4
+    assert made.classifier == "head"
 
 
 def test_a_picture_without_labels_that_cannot_be_read_may_be_left_out(tmp_path):

@@ -124,21 +124,28 @@ def finite_difference(
     """Return the same by (dR/dimage at theta + h v - that at theta - h v) / 2h with h = epsilon / ||v||.
 
     With networks that have kinks (ReLU) this is far from the exact value at the usual epsilon; the
-    arguments are those of `exact`.
+    arguments are those of `exact`. Both sides draw the same random numbers (dropout), those of one call.
     """
     length = norm(direction)
     if length == 0.0:
         return [torch.zeros_like(x) for x in images]
     step = epsilon / length
-    sides = []
-    for sign in (1.0, -1.0):
+
+    def side(by: float) -> list[Tensor]:
         leaves = [x.detach().requires_grad_() for x in images]
-        value = inner(moved(weights, direction, sign * step), *leaves)
+        value = inner(moved(weights, direction, by), *leaves)
         slopes = torch.autograd.grad(value, leaves, allow_unused=True)
-        sides.append(
-            [torch.zeros_like(x) if s is None else s for x, s in zip(leaves, slopes, strict=True)]
-        )
-    return [(p - m) / (2 * step) for p, m in zip(*sides, strict=True)]
+        return [
+            torch.zeros_like(x) if s is None else s for x, s in zip(leaves, slopes, strict=True)
+        ]
+
+    # Both sides drop the same units: the difference of two draws, over 2h, would be noise.
+    tensors = (*weights.values(), *images)
+    devices = {t.device.index for t in tensors if t.is_cuda}
+    with torch.random.fork_rng(sorted(devices)):
+        plus = side(step)
+    minus = side(-step)
+    return [(p - m) / (2 * step) for p, m in zip(plus, minus, strict=True)]
 
 
 def directional(

@@ -12,10 +12,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from regraft.config.mgr import Branch, Distance, PseudoLoss
 
+from .head import LearningHead
 from .passes import Outputs, Passes, Weights
 
 _TEMPERATURE, _CONFIDENT = 0.4, 0.8
@@ -65,7 +66,7 @@ class ImageLosses:
         *,
         distance: Distance = "normalised",
         gradient: Branch = "both",
-        head: nn.Module | None = None,
+        head: LearningHead | None = None,
     ) -> None:
         self.passes, self.kind, self.distance, self.gradient = passes, kind, distance, gradient
         self.head = head
@@ -103,6 +104,8 @@ class ImageLosses:
                 used = {n: w.detach() for n, w in (weights or self.passes.weights()).items()}
             return self.passes(images, used, update=update and not constant)
 
+        if self.head is not None:
+            self.head.listen(weights is None)  # at other weights it does not learn
         return self._loss(call, clean, strong, labels)
 
     def _pcr(

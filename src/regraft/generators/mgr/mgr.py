@@ -29,11 +29,11 @@ from regraft.generators.sources import Source
 from .batches import Fitted, PseudoBatch, ReplayedViews, push_back
 from .finder import Finder, described
 from .folds import Folds
-from .head import OwnHead
+from .head import OwnHead, at_least_float32, mean_over_processes
 from .losses import LABELS, ImageLosses
 from .memory import fitting, ran_out, too_large
 from .meta import MetaStep
-from .passes import Passes, at_least_float32, autocast
+from .passes import Passes, autocast
 from .pool import ChosenImages, best_of_each_class
 from .spread import COLLAPSED, spread_ratio
 
@@ -195,7 +195,10 @@ class MGR:
             self.head.settle(self.config.unroll_lr)
         self._steps = step = self._steps if step is None else step
         try:
-            return self._loss(step, self.batch, self.config.chunk)
+            value = self._loss(step, self.batch, self.config.chunk)
+            if self.head is not None:
+                self.head.learn(value)
+            return value
         except Exception as error:
             if not ran_out(error):
                 raise
@@ -261,7 +264,7 @@ class MGR:
             chunk = None  # images of a batch depend on each other: one at a time they are others
         parameters = list(self.finder.parameters())
         slopes = push_back(made, slopes, self.views, make, parameters, chunk=chunk)
-        _mean_over_processes(slopes)
+        mean_over_processes(slopes)
         for parameter, slope in zip(parameters, slopes, strict=True):
             parameter.grad = slope
         meta.optimizer(self.finder).step()
@@ -391,10 +394,3 @@ def _shape(images: Any) -> tuple[int, int, int]:
             f"images of shape {tuple(one.shape)} each: expected [C, H, W], as uint8 or floats in [0, 1]"
         )
     return (one.shape[0], one.shape[1], one.shape[2])
-
-
-def _mean_over_processes(tensors: list[Tensor]) -> None:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
-            tensor /= dist.get_world_size()

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from regraft.config.mgr import NormPolicy
 from regraft.models.classifier import as_vectors, find_classifier, logits_of, unwrap
 from regraft.models.modes import kept_modes
+
+from .head import at_least_float32
 
 Weights = Mapping[str, Tensor]
 """Trained tensors by their names in the network."""
@@ -39,9 +41,9 @@ class Passes:
     Args:
         model: The network, wrapped or not.
         classifier: Name of its classifier where it is not found by itself.
-        norm: What BatchNorm does: `own` normalises by the batch and keeps nothing of it, `update` keeps
-            it in the running statistics, `running` normalises by these. A BatchNorm in evaluation mode
-            stays as it is.
+        norm: What BatchNorm and the like do: `own` normalises by the batch and keeps nothing of it,
+            `update` keeps it in the running statistics, `running` normalises by these. One in evaluation
+            mode stays as it is.
         example: Input of a pass that finds the classifier, where nothing else does.
 
     Attributes:
@@ -65,14 +67,7 @@ class Passes:
         self.name, self.classifier = find_classifier(
             self.model, classifier=classifier, example=example
         )
-        self._norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
-        kept = {
-            f"{prefix}.{name}" if prefix else name
-            for prefix, module in self.model.named_modules()
-            if isinstance(module, _BatchNorm)
-            for name, _ in module.named_buffers(recurse=False)
-        }
-        self._buffers = [name for name, _ in self.model.named_buffers() if name in kept]
+        self._norms = [m for m in self.model.modules() if isinstance(m, _NormBase)]
 
     def weights(self) -> dict[str, Tensor]:
         """Return the trained tensors themselves, by name."""
@@ -84,14 +79,16 @@ class Passes:
         """Return features and logits.
 
         Args:
-            images: What the network takes, [b, C, H, W].
+            images: What the network takes, [b, C, H, W]; they are brought to the type of the weights.
             weights: Used in place of the network's own, those of a part or of all.
             update: Keep statistics of the batch, where the policy is `update`.
         """
         tensors = dict(weights or {})
         if not (update and self.norm == "update"):
-            own = dict(self.model.named_buffers())
-            tensors |= {name: own[name].clone() for name in self._buffers}
+            # All of them: a spectral norm keeps what it saw as well.
+            tensors |= {name: own.clone() for name, own in self.model.named_buffers()}
+        if images.is_floating_point():
+            images = images.to(_floats(dict(self.model.named_parameters()) | tensors, images.dtype))
         caught: list[Tensor] = []
         handle = self.classifier.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
         try:
@@ -128,6 +125,11 @@ class Passes:
             yield
 
 
+def _floats(weights: Weights, otherwise: torch.dtype) -> torch.dtype:
+    """Return the type of the first weights that are floating."""
+    return next((w.dtype for w in weights.values() if w.is_floating_point()), otherwise)
+
+
 def autocast(device: torch.device, narrow: torch.dtype | None) -> Any:
     """Return autocast to `narrow`, or without it the end of whatever autocast there is around.
 
@@ -136,8 +138,3 @@ def autocast(device: torch.device, narrow: torch.dtype | None) -> Any:
     return torch.autocast(
         device.type, narrow or torch.bfloat16, enabled=narrow is not None, cache_enabled=False
     )
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return numbers of half precision as float32, others as they are."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -9,8 +9,9 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from regraft.data.views import Views, strong
 from regraft.errors import DivergenceError, InputError
 from regraft.generators.sources import Source, draw_labels
 from regraft.models.modes import evaluating
-from regraft.streams import Counter
+from regraft.streams import Counter, integers
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -75,7 +76,8 @@ class Pretraining:
         self.network, self.source = network, source
         self.steps, self.batch_size, self.at, self.seed = steps, batch_size, 0, seed
         self.views = strong() if views is None else views
-        self._device = next(network.parameters()).device
+        like = next(p for p in network.parameters() if p.is_floating_point())
+        self._device, self._dtype = like.device, like.dtype
         self._mean = torch.tensor(mean).view(1, -1, 1, 1).to(self._device)
         self._std = torch.tensor(std).view(1, -1, 1, 1).to(self._device)
         self._refuse_misfit()
@@ -112,7 +114,9 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr * 0.5 * (1 + math.cos(math.pi * self.at / self.steps))
         self.network.train()
-        logits = self.network((images - self._mean) / self._std)
+        images = ((images - self._mean) / self._std).to(self._dtype)
+        with self._dropout():
+            logits = self.network(images)
         loss = F.cross_entropy(logits, labels)
         value = loss.item()
         if not math.isfinite(value):
@@ -141,10 +145,22 @@ class Pretraining:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
 
+    @contextlib.contextmanager
+    def _dropout(self) -> Iterator[None]:
+        """Let what draws from torch's own generators (dropout) draw numbers of the step."""
+        seed = int(integers(self.seed, "pretrain/dropout", self.at, 1, 2**31 - 1))
+        on_gpu = self._device.type == "cuda"
+        with torch.random.fork_rng([self._device] if on_gpu else []):
+            torch.random.default_generator.manual_seed(seed)
+            if on_gpu:
+                with torch.cuda.device(self._device):
+                    torch.cuda.manual_seed(seed)
+            yield
+
     def _refuse_misfit(self) -> None:
         """Pass one blank batch through the network."""
         shape = self.source.image_shape
-        blank = torch.zeros(2, *shape, device=self._device)
+        blank = torch.zeros(2, *shape, device=self._device, dtype=self._dtype)
         size = "x".join(map(str, shape))
         try:
             with torch.no_grad(), evaluating(self.network):

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from regraft.config import SslConfig
 from regraft.data.views import Views, strong, weak
 from regraft.errors import InputError
-from regraft.models.classifier import find_classifier, unwrap
+from regraft.generators.mgr.head import LearningHead
+from regraft.models.classifier import as_vectors, find_classifier, unwrap
 from regraft.streams import Counter
 
 from .conditional import Unlabelled
@@ -46,6 +47,8 @@ class PseudoTerm:
         own_head: Give the images a head of their own, so that the network's classifier is trained by
             real images alone: it makes the targets, the other head and the body learn from them.
         head_lr: Learning rate of that head, which the term trains itself (SGD, momentum 0.9).
+        classifier: Name of the network's classifier, in the place of which the other head stands, where it
+            is not found by itself.
 
     Raises:
         InputError: A weight, warm-up or batch size out of its range.
@@ -66,6 +69,7 @@ class PseudoTerm:
         seed: int = 0,
         own_head: bool = False,
         head_lr: float = 0.02,
+        classifier: str | None = None,
     ) -> None:
         if not weight > 0:
             raise InputError(f"weight={weight}: expected a number above 0")
@@ -78,8 +82,8 @@ class PseudoTerm:
         self.weak, self.strong, self.seed = weak, strong, seed
         self._mean = torch.tensor(mean).view(1, -1, 1, 1)
         self._std = torch.tensor(std).view(1, -1, 1, 1)
-        self.own_head, self.head_lr = own_head, head_lr
-        self.head: nn.Linear | None = None
+        self.own_head, self.head_lr, self.classifier = own_head, head_lr, classifier
+        self.head: LearningHead | None = None
         self._optimizer: torch.optim.SGD | None = None
         self._waiting: dict[str, Any] | None = None
 
@@ -103,31 +107,36 @@ class PseudoTerm:
         """Return the term of step `step`, counted from 0, a scalar.
 
         The network's normalisation layers use the statistics of these images and do not record them.
+
+        Raises:
+            InputError: A head of their own, and no classifier, several, or one that sees no vectors.
         """
         first, n = step * self.batch_size, self.batch_size
-        device = next(model.parameters()).device
+        like = next(p for p in model.parameters() if p.is_floating_point())
         with torch.no_grad():
-            images = self.unlabelled.take(first, n).to(device)
+            images = self.unlabelled.take(first, n).to(like.device)
             counters = (Counter(self.seed, name, first) for name in ("ssl/weak", "ssl/strong"))
-            weaker = self._normalised(self.weak(images, next(counters)))
+            weaker = self._normalised(self.weak(images, next(counters)), like)
             stronger = weaker
             if self.ssl.uses_strong:
-                stronger = self._normalised(self.strong(images, next(counters)))
+                stronger = self._normalised(self.strong(images, next(counters)), like)
         share = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         with unrecorded(model):
             student = self._student(model) if self.own_head else None
-            value = self.ssl(model, weaker, stronger, student)
-        return value * (self.weight * share)
+            value = self.ssl(model, weaker, stronger, student) * (self.weight * share)
+        if self.head is not None:
+            self.head.learn(value)
+        return value
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        return (images - self._mean.to(images)) / self._std.to(images)
+    def _normalised(self, images: Tensor, like: Tensor) -> Tensor:
+        return ((images - self._mean.to(images)) / self._std.to(images)).to(like)
 
     def _student(self, model: nn.Module) -> Any:
         """Return the network with the head of the images' own; what that head learned is taken in."""
-        _, classifier = find_classifier(model)
-        if self.head is None:
-            self._make_head(classifier)
+        name, classifier = find_classifier(model, classifier=self.classifier)
+        head = self._make_head(classifier) if self.head is None else self.head
         self._settle()
+        head.listen(True)
 
         def student(images: Tensor) -> Tensor:
             features: list[Tensor] = []
@@ -136,17 +145,17 @@ class PseudoTerm:
                 model(images)
             finally:
                 handle.remove()
-            return self.head(features[-1].flatten(1))  # pyrefly: ignore
+            return head(as_vectors(features[-1], name))
 
         return student
 
-    def _make_head(self, classifier: nn.Module) -> None:
+    def _make_head(self, classifier: nn.Module) -> LearningHead:
         weights: Any = classifier.weight
-        self.head = nn.Linear(weights.shape[1], weights.shape[0]).to(weights)
+        self.head = head = LearningHead(weights.shape[1], weights.shape[0]).to(weights)
         generator = torch.Generator().manual_seed(self.seed)
         bound = weights.shape[1] ** -0.5
         with torch.no_grad():
-            for p in self.head.parameters():
+            for p in head.parameters():
                 drawn = torch.rand(p.shape, generator=generator) * 2 * bound - bound
                 p.copy_(drawn.to(p))
         self._optimizer = torch.optim.SGD(self.head.parameters(), lr=self.head_lr, momentum=0.9)
@@ -154,11 +163,12 @@ class PseudoTerm:
             self.head.load_state_dict(self._waiting["head"])
             self._optimizer.load_state_dict(self._waiting["optimizer"])
             self._waiting = None
+        return head
 
     def _settle(self) -> None:
         """Take the step that the last backward pass has left for the head."""
         if self._optimizer is not None and self.head is not None:
-            if any(p.grad is not None for p in self.head.parameters()):
+            if self.head.ready():
                 self._optimizer.step()
             self._optimizer.zero_grad()
 
@@ -180,6 +190,8 @@ class PseudoTerm:
                 "head": self.head.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
             }
+        elif self._waiting is not None:
+            state |= {name: self._waiting[name] for name in ("head", "optimizer")}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -196,16 +208,18 @@ class PseudoTerm:
 
 @contextlib.contextmanager
 def unrecorded(model: nn.Module) -> Iterator[None]:
-    """Let normalisation layers use batch statistics without taking them into their running ones."""
-    kept = []
+    """Let a network write to copies of its buffers: running statistics, vectors of a spectral norm."""
+    kept: list[tuple[nn.Module, str, Tensor]] = []
+    copies: dict[Tensor, Tensor] = {}  # by identity: one buffer may be in several modules
     for module in unwrap(model).modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-            kept.append((module, module.momentum, module.num_batches_tracked))
-            module.momentum = 0.0
-            # The counter is stepped in place: let it be another one.
-            module.num_batches_tracked = torch.zeros_like(kept[-1][2])  # pyrefly: ignore
+        for name, own in module.named_buffers(recurse=False):
+            kept.append((module, name, own))
+            copies.setdefault(own, own.clone())
     try:
+        # Other tensors, since writing the old numbers back would spoil what a backward pass needs.
+        for module, name, own in kept:
+            setattr(module, name, copies[own])
         yield
     finally:
-        for module, momentum, count in kept:
-            module.momentum, module.num_batches_tracked = momentum, count
+        for module, name, own in kept:
+            setattr(module, name, own)

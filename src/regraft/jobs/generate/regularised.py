@@ -105,6 +105,8 @@ class RegularisedJob(Job):
         network = build(self.model, num_classes=images.num_classes, **shape)
         if self.start is not None:
             start_body(network, self.start.folder(root) / "model.safetensors")
+        if self.runtime.precision == "64-true":  # before a term or an average copies weights
+            network.double()
         moments: Any = {"mean": (MEAN,) * images.channels, "std": (STD,) * images.channels}
         train = StepBatches(images, self.steps, self.optim.batch_size, **moments, seed=seed)
         tested = TensorLoader(

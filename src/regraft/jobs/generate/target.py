@@ -91,6 +91,8 @@ class TargetJob(Job):
         network = self._network(images)
         if self.start is not None:
             start_body(network, self.start.folder(root) / "model.safetensors")
+        if self.runtime.precision == "64-true":  # before a term or an average copies weights
+            network.double()
         channels = images.channels
         moments: Any = {"mean": (MEAN,) * channels, "std": (STD,) * channels}
         train = StepBatches(
@@ -120,6 +122,8 @@ class TargetJob(Job):
             fabric=fabric,
             average=Average(network, decay=self.ema),
         )
+        if loss is not None:
+            loss.close()
         if term is not None:
             summary = term.ssl.confidence.summary()
             result["confidence"] = summary
@@ -176,7 +180,7 @@ class TargetJob(Job):
         )
         return PseudoSamples(source, q, seed=seed)
 
-    def _distillation(self, network: nn.Module, root: Path) -> nn.Module:
+    def _distillation(self, network: nn.Module, root: Path) -> Distillation:
         if self.teacher is None:
             raise InputError("distilling needs a teacher")
         return Distillation(

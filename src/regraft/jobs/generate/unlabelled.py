@@ -64,7 +64,12 @@ class UnlabelledTerm:
         """
         splits = context.splits
         return PseudoTerm.of(
-            self._images(context), self.ssl, mean=splits.mean, std=splits.std, seed=context.seed
+            self._images(context),
+            self.ssl,
+            mean=splits.mean,
+            std=splits.std,
+            seed=context.seed,
+            classifier=context.classifier,
         )
 
     def _images(self, context: TermContext) -> Unlabelled:
