@@ -70,7 +70,7 @@ FILES = {p.relative_to(SOURCE).as_posix(): p for p in sorted(SOURCE.rglob("*.py"
 
 @cache
 def trees() -> dict[str, ast.Module]:
-    """Return what the files say, parsed by the first test that looks and not while tests are collected."""
+    """Return what the files say, parsed once."""
     return {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 

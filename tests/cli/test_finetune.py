@@ -88,7 +88,8 @@ METHODS = [
     ("plain", ("--precision", "bf16-mixed")), ("adarand", ("--mixup", 0.3, "--ema", 0.8)),
     ("l2sp", ("--layer-decay", 0.5)),
     ("bss", ()), ("supcon", ("--head-factor", 5)), ("core_tuning", DOUBLE), ("dr_tune", DOUBLE),
-    ("delta", ()), ("lp_ft", ("--freeze-batchnorm",)), ("linear_probe", ()), ("bitfit", ()),
+    ("delta", (*DOUBLE, "--class-weights")),
+    ("lp_ft", ("--freeze-batchnorm",)), ("linear_probe", ()), ("bitfit", ()),
     ("randreg", ("--method-options", '{"kind": "class"}')), ("feature_norm", ("--optimizer", "adamw")),
     ("co_tuning", ("--checkpoint", "source.safetensors", *DOUBLE)),
 ]  # fmt: skip

@@ -55,6 +55,16 @@ class Scaled(nn.BatchNorm2d):
         return 2 * super().forward(x)
 
 
+def hooked(norm):
+    norm.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return norm
+
+
+def patched(norm):
+    norm.forward = lambda x: x
+    return norm
+
+
 class DropPath(nn.Module):
     drop_prob = 0.1
 
@@ -65,8 +75,11 @@ class DropPath(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (Scaled(4), "forward pass of its own"),
+        (Scaled(4), "forward pass or hooks of its own"),
+        (hooked(nn.BatchNorm2d(4)), "hooks of its own"),
+        (patched(nn.BatchNorm2d(4)), "hooks of its own"),
         (DropPath(), "dropout with p=0.1"),
+        (nn.RReLU(0.1, 0.3), "dropout with p=0.2"),
         (nn.MultiheadAttention(4, 2, dropout=0.2), "dropout with p=0.2"),
     ],
 )
@@ -112,6 +125,9 @@ def test_a_network_with_hooks_is_no_stack():
     network.head.register_forward_hook(lambda module, inputs, output: 2 * output)
     learner = MAML(network, lr=0.1)
     assert learner._layers is None
+    backward = mlp()
+    backward.head.register_full_backward_hook(lambda module, before, after: None)
+    assert MAML(backward)._layers is None
     values = {**dict(network.named_parameters()), **learner.buffers_of()}
     x = episodes().support_x[0]
     torch.testing.assert_close(learner.call(values, x), network.train()(x))
@@ -175,3 +191,34 @@ def test_weights_loaded_later_are_those_that_embed(make):
     half = make(conv(seed=1)).float().logits(tasks.to(torch.float32))
     assert half.dtype == torch.float32
     torch.testing.assert_close(half.double(), want, rtol=1e-3, atol=1e-3)
+
+
+def test_a_weight_that_the_head_shares_embeds_as_it_is_now():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 9))
+    network[3].weight = network[1].weight
+    encoder = FrozenEncoder(network)
+    x = torch.rand(4, 1, 3, 3)
+    with torch.no_grad():
+        network[1].weight.mul_(2)
+        want = network[:3](x)
+    torch.testing.assert_close(encoder.features(x), want)
+    shared = FrozenEncoder(OwnOrder())
+    with torch.no_grad():
+        shared.network.body.weight.mul_(2)
+        torch.testing.assert_close(shared.features(x), shared.network.body(x.flatten(1)))
+
+
+class OwnOrder(nn.Module):
+    """The head is registered before the body whose weight it shares."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(9, 9, bias=False)
+        self.body = nn.Linear(9, 9, bias=False)
+        self.body.weight = self.head.weight
+
+    def get_classifier(self):
+        return self.head
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)))

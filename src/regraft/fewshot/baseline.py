@@ -66,9 +66,8 @@ class FrozenEncoder(Learner):
     def features(self, x: Tensor) -> Tensor:
         """Return what the classifier is fed, [b, d], for images [b, ...]."""
         encoder = self._encoder[0]
-        names = {n for n, _ in (*encoder.named_parameters(), *encoder.named_buffers())}
-        state = (*self.network.named_parameters(), *self.network.named_buffers())
-        values = {n: t for n, t in state if n in names}
+        own, state = _tensors(self.network), _tensors(encoder)
+        values = {n: own[n] for n in state}
         parts = (functional_call(encoder, values, (part,)) for part in x.split(_BATCH))
         return torch.cat([part.flatten(1) for part in parts])
 
@@ -93,6 +92,12 @@ class FrozenEncoder(Learner):
         if self.classifier == "prototypes":
             return nearest_prototype(prototypes(z[None], y[None], ways)[0])
         return linear_head(*logistic_regression(z, y, ways, self.decay))
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by every name they have."""
+    named = (network.named_parameters, network.named_buffers)
+    return {n: t for of in named for n, t in of(remove_duplicate=False)}
 
 
 def logistic_regression(

@@ -85,7 +85,7 @@ def episodic(network: nn.Module) -> nn.Module:
     for name, module in network.named_modules():
         if share := _dropped(module):
             raise InputError(
-                f"layer {name!r} is dropout with p={share}: tasks run side by side through one "
+                f"layer {name!r} is dropout with p={share:g}: tasks run side by side through one "
                 "network, and one mask would be shared by tasks and change between the inner steps; "
                 "set p=0 (timm: drop_rate=0, drop_path_rate=0)"
             )
@@ -96,10 +96,11 @@ def episodic(network: nn.Module) -> nn.Module:
                 "side would all write to them; build it with track_running_stats=False, or use BatchNorm, "
                 "whose statistics are taken in each episode as `batchnorm` says"
             )
-        if isinstance(module, _BatchNorm) and not (_is_torchs(module) or _is_timms(module)):
+        if isinstance(module, _BatchNorm) and not _is_known(module):
             raise InputError(
-                f"layer {name!r} ({type(module).__name__}) is a BatchNorm with a forward pass of its own, "
-                "which an episode would leave out: put a torch.nn BatchNorm and a layer after it instead"
+                f"layer {name!r} ({type(module).__name__}) is a BatchNorm with a forward pass or hooks of "
+                "its own, which an episode would leave out: put a torch.nn BatchNorm and a layer after "
+                "it instead"
             )
     copied = copy.deepcopy(network)
     # By identity: what a network calls twice stays one layer, and is called twice.
@@ -120,6 +121,17 @@ def episodic(network: nn.Module) -> nn.Module:
 _AFTER = ("drop", "act")
 
 
+def _is_known(norm: _BatchNorm) -> bool:
+    """Whether a layer computes what `EpisodeNorm` does, and nothing is hung on it."""
+    changed = "forward" in vars(norm) or type(norm).__call__ is not nn.Module.__call__
+    hooked = any(getattr(norm, name) for name in HOOKS) or hasattr(norm, "parametrizations")
+    return not (changed or hooked) and (_is_torchs(norm) or _is_timms(norm))
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where a module keeps what runs beside its forward and backward pass."""
+
+
 def _is_torchs(norm: _BatchNorm) -> bool:
     """Whether a layer computes what torch's BatchNorm does."""
     return type(norm).forward is _BatchNorm.forward
@@ -135,8 +147,10 @@ def _dropped(module: nn.Module) -> float:
     """Return the share that a layer drops at random while training."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p
-    if isinstance(module, nn.MultiheadAttention):
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
         return module.dropout
+    if isinstance(module, nn.RReLU):
+        return module.upper - module.lower
     if type(module).__name__ in ("DropPath", "DropBlock2d"):  # timm
         return float(getattr(module, "drop_prob", 0.0) or 0.0)
     # torchvision

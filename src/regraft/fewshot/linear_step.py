@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from regraft.models import MLP
 
-from .batchnorm import EpisodeNorm
+from .batchnorm import HOOKS, EpisodeNorm
 from .norm_step import Norm, NormBack
 
 SHARED_PAIRS = 50
@@ -63,7 +63,7 @@ def read_stack(plain: nn.Module) -> tuple[LinearLayer, ...] | None:
         plain: What `episodic` made of an `nn.Sequential` (nested ones too) or `regraft.models.MLP`.
     """
     leaves = _leaves(plain, "")
-    if leaves is None or any(m._forward_hooks or m._forward_pre_hooks for m in plain.modules()):
+    if leaves is None or any(getattr(m, h) for m in plain.modules() for h in HOOKS):
         return None
     own = [id(p) for _, leaf in leaves for p in leaf.parameters(recurse=False)]
     if len(own) != len(set(own)):  # a layer or a weight that is used twice has two inputs

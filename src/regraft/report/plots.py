@@ -117,7 +117,8 @@ def efficiency(
         for title, arms in panels.items()
     ]
     options.setdefault("log_x", True)
-    return lines(drawn, spread="bars", beside=x not in _WRITERS, **options)
+    options.setdefault("beside", x not in _WRITERS)
+    return lines(drawn, spread="bars", **options)
 
 
 def without(setting: str, name: str) -> str:

@@ -180,7 +180,8 @@ class Tuner:
         labels = self.splits.train.labels
         counts = torch.bincount(labels, minlength=self.splits.num_classes)
         weights = len(labels) / (counts.clamp(min=1) * (counts > 0).sum())
-        return weights.float().to(self.fabric.device)
+        dtype = next(self.start.model.parameters()).dtype
+        return weights.to(self.fabric.device, dtype)
 
     def measure(self) -> tuple[float, float]:
         """Return about how many seconds an epoch takes with its validation, and a start before it.

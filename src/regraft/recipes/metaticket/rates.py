@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import numpy as np
+from itertools import pairwise
 
 from regraft.recipes.claims import above, every
 from regraft.recipes.compare import gap, level, line_of, signed, values, verdict
@@ -61,30 +60,38 @@ def _at_every_rate(runs: list[Run], setting: str, name: str, end: str, how: str)
 
 def _at_equal_home(runs: list[Run], setting: str, name: str, end: str, how: str) -> list[Claim]:
     """Return the claim that the ticket is above MAML of the same accuracy at home, seed by seed."""
-    arms = ("maml", *at_rates(runs, setting, "maml"))
+    rates = at_rates(runs, setting, "maml")
+    chosen = values(runs, setting, "maml", "lr")
     home, away = (f"{n}_accuracy{end}" for n in ("test", name))
     mine = [values(runs, setting, "meta-ticket", metric) for metric in (home, away)]
-    theirs = [[values(runs, setting, a, metric) for a in arms] for metric in (home, away)]
+    theirs = {a: [values(runs, setting, a, m) for m in (home, away)] for a in ("maml", *rates)}
     differences = []
-    for seed in sorted(mine[1]) if len(arms) > 1 else ():
-        points = sorted(
-            (h[seed], o[seed]) for h, o in zip(*theirs, strict=True) if seed in h and seed in o
-        )
-        if points and points[0][0] <= mine[0][seed] <= points[-1][0]:
-            at = float(np.interp(mine[0][seed], [h for h, _ in points], [o for _, o in points]))
-            differences.append(mine[1][seed] - at)
+    for seed in sorted(chosen.keys() & mine[1].keys()) if rates else ():
+        at = {**rates, "maml": chosen[seed]}
+        own = [theirs[a] for a in sorted(at, key=at.__getitem__) if seed in theirs[a][1]]
+        there = _crossing([(h[seed], o[seed]) for h, o in own], mine[0][seed])
+        if there is not None:
+            differences.append(mine[1][seed] - there)
     if not differences:
         return []
     mean = estimate(differences)
     note = (
-        f"meta-ticket minus maml, interpolated between the rates around it: {signed(mean)} points, "
-        f"{verdict(mean)}, n = {len(differences)} seeds."
+        "meta-ticket minus maml, interpolated between the lowest two rates around it: "
+        f"{signed(mean)} points, {verdict(mean)}, n = {len(differences)} seeds."
     )
     paper = (
         f"Trained on Omniglot, meta-ticket is better on {name} than maml of the same accuracy on new "
         f"classes of its own domain, {how} ({setting})"
     )
     return [Claim(paper=paper, held=above()(mean), evidence=[setting], note=note)]
+
+
+def _crossing(points: Sequence[tuple[float, float]], x: float) -> float | None:
+    """Return y where a line through points first has this x, in their order; None if it never does."""
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if min(x0, x1) <= x <= max(x0, x1):
+            return y0 if x0 == x1 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return None
 
 
 def rate_figures(runs: list[Run], setting: str, domains: Sequence[str]) -> dict[str, str]:
@@ -104,9 +111,8 @@ def rate_figures(runs: list[Run], setting: str, domains: Sequence[str]) -> dict[
 
 def _along(runs: list[Run], setting: str, method: str, name: str) -> Line:
     """Return a method's accuracy on a set by that at home, over its outer rates."""
-    points = {}
-    for arm in (method, *at_rates(runs, setting, method)):
-        home, away = (level(runs, setting, arm, f"{n}_accuracy") for n in ("test", name))
-        if home is not None and away is not None:
-            points[home.mean] = away
-    return line_of(method, dict(sorted(points.items())))
+    chosen = values(runs, setting, method, "lr")
+    at = {**at_rates(runs, setting, method), method: next(iter(chosen.values()), 0.0)}
+    arms = sorted(at, key=at.__getitem__)
+    both = [[level(runs, setting, a, f"{n}_accuracy") for n in ("test", name)] for a in arms]
+    return line_of(method, {h.mean: e for h, e in both if h is not None and e is not None})
