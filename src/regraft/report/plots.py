@@ -117,8 +117,8 @@ def efficiency(
         for title, arms in panels.items()
     ]
     options.setdefault("log_x", True)
-    options.setdefault("beside", x not in _WRITERS)
-    return lines(drawn, spread="bars", **options)
+    beside = bool(options.pop("beside", x not in _WRITERS))
+    return lines(drawn, spread="bars", beside=beside, **options)
 
 
 def without(setting: str, name: str) -> str:

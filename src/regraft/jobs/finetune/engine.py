@@ -180,8 +180,7 @@ class Tuner:
         labels = self.splits.train.labels
         counts = torch.bincount(labels, minlength=self.splits.num_classes)
         weights = len(labels) / (counts.clamp(min=1) * (counts > 0).sum())
-        dtype = next(self.start.model.parameters()).dtype
-        return weights.to(self.fabric.device, dtype)
+        return weights.to(self.fabric.device, next(self.start.model.parameters()).dtype)
 
     def measure(self) -> tuple[float, float]:
         """Return about how many seconds an epoch takes with its validation, and a start before it.
