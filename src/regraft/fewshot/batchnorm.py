@@ -139,8 +139,8 @@ def _is_torchs(norm: _BatchNorm) -> bool:
 
 def _is_timms(norm: _BatchNorm) -> bool:
     """Whether a layer is timm's BatchNorm with a dropout and an activation after it."""
-    own = "forward" not in vars(type(norm)) or type(norm).__module__.startswith("timm.")
-    return own and set(norm._modules) == set(_AFTER)
+    owner = next(c for c in type(norm).__mro__ if "forward" in vars(c))
+    return owner.__module__.startswith("timm.") and set(norm._modules) == set(_AFTER)
 
 
 def _dropped(module: nn.Module) -> float:

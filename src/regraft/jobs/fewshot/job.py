@@ -47,7 +47,7 @@ from .loop import fit_episodes
 from .measure import measured, one_episode
 
 Moments = tuple[float, ...] | None
-Start = tuple[nn.Module, Moments, Moments]
+Started = tuple[nn.Module, Moments, Moments]
 
 _TEST_SEED = 9_000_001
 _CURVE_SEED = 9_000_002
@@ -270,7 +270,7 @@ class FewshotJob(Job):
         masks = shuffled_masks(masked.network, seed=seed)
         return make_learner(self.start(train)[0], maml, seed=seed, masks=masks)
 
-    def start(self, train: ClassImages) -> Start:
+    def start(self, train: ClassImages) -> Started:
         """Return the network at the job's seed, with the weights of `checkpoint` where there is one.
 
         With it come the mean and std that these weights were trained with, None where unknown.
@@ -278,12 +278,8 @@ class FewshotJob(Job):
         channels, size = train.images.channels, train.images.image_size
         torch.manual_seed(self.runtime.seed)
         if self.checkpoint is None:
-            ways = self.episodes.ways
-            return (
-                build(self.model, num_classes=ways, channels=channels, image_size=size),
-                None,
-                None,
-            )
+            shape: dict[str, Any] = {"channels": channels, "image_size": size}
+            return build(self.model, num_classes=self.episodes.ways, **shape), None, None
         from regraft.jobs.finetune.start import start_from
 
         hub = self.checkpoint == "hub"
